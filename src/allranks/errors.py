@@ -1,0 +1,128 @@
+"""Every error that allranks raises, in one tree.
+
+::
+
+    AllranksError
+    |-- DetectionError (RuntimeError)          the environment does not say who this process is
+    |-- ConfigError (ValueError)               a setting is wrong, or contradicts the launcher
+    |-- DeviceError (RuntimeError)             no usable device for this rank
+    |-- RendezvousError (ConnectionError, RuntimeError)
+    |   |-- MissingRanksError (TimeoutError)   some ranks did not come in time
+    |   |-- WrongJobError                      the store belongs to another job
+    |   |-- DuplicateRankError                 two processes claim one rank
+    |   `-- WorldMismatchError                 ranks disagree on the world size
+    `-- CollectiveError (RuntimeError)
+        |-- MismatchError (ValueError)         ranks made different calls
+        |-- PeerFailedError                    another rank failed first
+        `-- StalledError (TimeoutError)        a collective did not complete in time
+
+Each leaf also derives from the built-in type that callers would expect, so that code which
+catches ``RuntimeError`` or ``TimeoutError`` around ``torch.distributed`` keeps working.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "AllranksError",
+    "CollectiveError",
+    "ConfigError",
+    "DetectionError",
+    "DeviceError",
+    "DuplicateRankError",
+    "MismatchError",
+    "MissingRanksError",
+    "PeerFailedError",
+    "RendezvousError",
+    "StalledError",
+    "WorldMismatchError",
+    "WrongJobError",
+]
+
+
+class AllranksError(Exception):
+    """The root of every error that allranks raises."""
+
+
+class DetectionError(AllranksError, RuntimeError):
+    """The environment is half-set or contradicts itself, so this process's rank is unknown.
+
+    Attributes:
+        variables: the variables at fault and the values seen; None for one that is not set.
+    """
+
+    def __init__(self, message: str, variables: Mapping[str, str | None] | None = None) -> None:
+        super().__init__(message)
+        self.variables = dict(variables or {})
+
+
+class ConfigError(AllranksError, ValueError):
+    """A setting given to ``setup`` is wrong, or contradicts what the launcher says."""
+
+
+class DeviceError(AllranksError, RuntimeError):
+    """This rank cannot have the device that it needs."""
+
+
+class RendezvousError(AllranksError, ConnectionError, RuntimeError):
+    """The ranks of this job did not find each other."""
+
+
+class MissingRanksError(RendezvousError, TimeoutError):
+    """Some ranks did not arrive before the deadline.
+
+    Attributes:
+        missing: the ranks that did not arrive; empty where this rank cannot know them.
+    """
+
+    def __init__(self, message: str, missing: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+class WrongJobError(RendezvousError):
+    """The store that answered belongs to another job, or to a job that is already complete."""
+
+
+class DuplicateRankError(RendezvousError):
+    """Two processes claim the same rank.
+
+    Attributes:
+        rank: the rank claimed twice.
+    """
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class WorldMismatchError(RendezvousError):
+    """The ranks disagree on the world size."""
+
+
+class CollectiveError(AllranksError, RuntimeError):
+    """A collective call cannot be done; every rank that made the call gets the same error."""
+
+
+class MismatchError(CollectiveError, ValueError):
+    """The ranks called different collectives, or with data that do not fit together."""
+
+
+class PeerFailedError(CollectiveError):
+    """Another rank failed first, so this collective can never complete.
+
+    Attributes:
+        rank: the rank that failed first.
+    """
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class StalledError(CollectiveError, TimeoutError):
+    """A collective did not complete within the group's timeout."""

@@ -1,0 +1,83 @@
+"""allranks: the ``dist_utils.py`` of every PyTorch training repository, done once.
+
+``setup()`` brings the process group up under any launcher; the collectives cannot lie; errors
+name the rank. Importing this package imports no torch: the functions do, when they are called.
+"""
+
+from __future__ import annotations
+
+from allranks import errors
+from allranks._collectives import all_gather, all_reduce, broadcast, synchronize
+from allranks._devices import (
+    CURRENT_DEVICE_TYPE_STR,
+    assign_device_for_local_rank,
+    get_device_for_local_rank,
+    get_device_type,
+)
+from allranks._environ import (
+    os_environ_get_or_throw,
+    setup_env_local,
+    setup_env_local_multi_gpu,
+)
+from allranks._init_method import DISTRIBUTED_PORT, get_init_method
+from allranks._lifecycle import (
+    cleanup,
+    get_local_rank,
+    get_local_world_size,
+    get_node_rank,
+    get_num_nodes,
+    get_rank,
+    get_world_size,
+    initialized,
+    is_master,
+    session,
+    setup,
+    world,
+)
+from allranks._objects import (
+    T,
+    all_gather_objects,
+    broadcast_object,
+    broadcast_object_list,
+    gather_objects,
+)
+from allranks._world import World, detect
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CURRENT_DEVICE_TYPE_STR",
+    "DISTRIBUTED_PORT",
+    "T",
+    "World",
+    "__version__",
+    "all_gather",
+    "all_gather_objects",
+    "all_reduce",
+    "assign_device_for_local_rank",
+    "broadcast",
+    "broadcast_object",
+    "broadcast_object_list",
+    "cleanup",
+    "detect",
+    "errors",
+    "gather_objects",
+    "get_device_for_local_rank",
+    "get_device_type",
+    "get_init_method",
+    "get_local_rank",
+    "get_local_world_size",
+    "get_node_rank",
+    "get_num_nodes",
+    "get_rank",
+    "get_world_size",
+    "initialized",
+    "is_master",
+    "os_environ_get_or_throw",
+    "session",
+    "setup",
+    "setup_env_local",
+    "setup_env_local_multi_gpu",
+    "synchronize",
+    "world",
+]

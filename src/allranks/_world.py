@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from allranks import _launchers
+from allranks._launchers import Fields, Names, fault, joined, on_one_host, place, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from allranks._launchers import Environ
+    from allranks.errors import DetectionError
 
 Launcher = Literal[
     "allranks",
@@ -36,7 +45,7 @@ class World:
         node_rank: this host's number in the job, or None.
         num_nodes: how many hosts the job has, or None.
         job: identifies the job: equal on all its ranks, different on other jobs' where the
-            launcher gives anything to tell them apart.
+            launcher or the user (in ALLRANKS_JOB) gives anything to tell them apart.
         notes: sentences for people: what was ignored and why, what to do for more ranks.
         hosts: where rank 0 may run, likeliest first; empty where the launcher does not say.
         master_addr: the address that the environment gives for rank 0, or None.
@@ -61,3 +70,233 @@ class World:
     agent_store: bool = False
     attempt: int = 0
     store_path: str | None = None
+
+    def environ(self) -> dict[str, str]:
+        """The variables in which torchrun would tell other programs this place.
+
+        Returns:
+            What is known of RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK and
+            NODE_RANK, GROUP_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+        """
+        values = {
+            "RANK": self.rank,
+            "WORLD_SIZE": self.world_size,
+            "LOCAL_RANK": self.local_rank,
+            "LOCAL_WORLD_SIZE": self.local_world_size,
+            "GROUP_RANK": self.node_rank,
+            "NODE_RANK": self.node_rank,
+            "GROUP_WORLD_SIZE": self.num_nodes,
+            "MASTER_ADDR": self.master_addr,
+            "MASTER_PORT": self.master_port,
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+ENV = Names("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_WORLD_SIZE")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def read_env(environ: Environ) -> Fields | None:
+    """The variables of torch's ``env://``, set by the user or by a launcher unknown here."""
+    numbered = "RANK" in environ or "LOCAL_RANK" in environ
+    if not numbered and ("WORLD_SIZE" not in environ or whole(environ, "WORLD_SIZE", 1) == 1):
+        return None
+    _check_complete(environ)
+    names = ENV if ENV.node_rank in environ else ENV._replace(node_rank="GROUP_RANK")
+    here = place(environ, names)
+    unknown = not (here["local_world_size"] or here["num_nodes"] or here["node_rank"])
+    if unknown and here["master_addr"] in LOOPBACK:
+        here = on_one_host(here)
+    here["job"] = joined("env", here["master_addr"], here["master_port"])
+    return here
+
+
+def _check_complete(environ: Environ) -> None:
+    pairs = (("RANK", "WORLD_SIZE"), ("MASTER_ADDR", "MASTER_PORT"))
+    missing = [name for name in pairs[0] if not environ.get(name)]
+    if len({bool(environ.get(name)) for name in pairs[1]}) == 2:
+        missing += [name for name in pairs[1] if not environ.get(name)]
+    if missing:
+        seen = [name for name in (*pairs[0], "LOCAL_RANK", *pairs[1]) if name in environ]
+        raise fault(
+            environ,
+            dict.fromkeys([*seen, *missing]),
+            f"{' and '.join(missing)} must be set too, and not be empty",
+            "Start the script with `allranks run`, torchrun, srun or mpirun, which set them all, "
+            "or unset them all for a world of one.",
+        )
+
+
+def read_nothing(environ: Environ) -> Fields:
+    """No launcher: a world of one, with notes on what looks like more."""
+    here = on_one_host(Fields(rank=0, world_size=1))
+    here["job"] = "single"
+    here["notes"] = tuple(_hints(environ))
+    return here
+
+
+def _hints(environ: Environ) -> Iterator[str]:
+    if environ.get("SLURM_JOB_ID") and not _launchers.in_slurm_step(environ):
+        job = _shown(
+            environ, (name for name in ("SLURM_JOB_ID", "SLURM_NTASKS") if name in environ)
+        )
+        yield (
+            f"In a Slurm job, but not started by srun: a world of one. `srun python ...` would "
+            f"start all the job's tasks ({job})."
+        )
+    if "JOB_COMPLETION_INDEX" in environ:
+        yield (
+            f"JOB_COMPLETION_INDEX={environ['JOB_COMPLETION_INDEX']}, but nothing tells how many "
+            "pods there are: a world of one. Set WORLD_SIZE to the Job's completions for more."
+        )
+    if _launchers.in_ray_worker(environ):
+        yield (
+            "A Ray worker without RANK: a world of one. Ray Train's workers have it; for actors of "
+            "your own, set RANK and WORLD_SIZE."
+        )
+    address = [name for name in ("MASTER_ADDR", "MASTER_PORT") if environ.get(name)]
+    if address:
+        yield f"Ignored {_shown(environ, address)}: no RANK and WORLD_SIZE, a world of one."
+
+
+class Row(NamedTuple):
+    """One launcher.
+
+    Attributes:
+        name: its name.
+        read: its reader, which returns None where it did not start the process.
+        variables: those that tell most. The first is set wherever the launcher left any.
+        brings: the launchers whose variables it sets too.
+    """
+
+    name: Launcher
+    read: Callable[[Environ], Fields | None]
+    variables: tuple[str, ...] = ()
+    brings: tuple[Launcher, ...] = ()
+
+    @property
+    def takes_rank(self) -> bool:
+        """Whether it numbers processes in RANK, which for others is a second opinion."""
+        return "RANK" in self.variables
+
+    @property
+    def reason(self) -> str:
+        """Why others were ignored."""
+        if self.name == "env":
+            return "RANK and WORLD_SIZE say who this process is"
+        return f"{self.name} started this process"
+
+    def left_traces(self, environ: Environ) -> bool:
+        """Whether its variables are set, by whichever ancestor of this process."""
+        return bool(self.variables) and self.variables[0] in environ
+
+
+# The innermost launcher wins, because a launcher's variables leak into all that its processes
+# start: torchrun's agents are started by srun or mpirun, mpirun by a batch script or by srun.
+# - allranks and torchrun start their ranks themselves, so nothing stands between.
+# - Ray Train numbers its workers in the worker; their raylet may be a task of any launcher below.
+# - jsrun sets OMPI_* as well, so it stands before Open MPI.
+# - MPI's launchers start their daemons through srun: SLURM_* are then those of the daemons.
+# - Flux clears SLURM_* and PMI_* and may set PALS_*, srun may set PALS_*, PMI_* and PMIX_*
+#   (--mpi=cray_shasta, pmi2, pmix): what is only a protocol is believed after who speaks it.
+# - Kubernetes starts the container that everything else runs in.
+LAUNCHERS = (
+    Row("allranks", _launchers.read_allranks, ("ALLRANKS_RUN_ID", *_launchers.ALLRANKS[:2])),
+    Row("torchrun", _launchers.read_torchrun, ("TORCHELASTIC_RUN_ID", *_launchers.TORCHRUN[:2])),
+    Row("ray", _launchers.read_ray, ("RAY_JOB_ID", *_launchers.RAY[:2])),
+    Row("lsf", _launchers.read_lsf, _launchers.LSF[:2], ("openmpi", "mpich", "pmix")),
+    Row("openmpi", _launchers.read_openmpi, _launchers.OPENMPI[:2], ("pmix",)),
+    Row("mpich", _launchers.read_hydra, ("MPI_LOCALRANKID", *_launchers.HYDRA[:2]), ("pmix",)),
+    Row("flux", _launchers.read_flux, _launchers.FLUX[:2], ("pals", "mpich", "pmix")),
+    Row(
+        "slurm",
+        _launchers.read_slurm,
+        ("SLURM_JOB_ID", *_launchers.SLURM[:2]),
+        ("pals", "mpich", "pmix"),
+    ),
+    Row("pals", _launchers.read_pals, ("PALS_RANKID",), ("mpich", "pmix")),
+    Row("mpich", _launchers.read_pmi, _launchers.PMI[:2], ("pmix",)),
+    Row("pmix", _launchers.read_pmix, ("PMIX_RANK", "PMIX_NAMESPACE")),
+    Row("kubernetes", _launchers.read_kubernetes, ("JOB_COMPLETION_INDEX", *_launchers.RAY[:2])),
+    Row("env", read_env, ENV[:2]),
+    Row("single", read_nothing),
+)
+
+
+def detect(environ: Environ, *, ignore: Collection[str] = ()) -> World:
+    """Find out from the environment alone who this process is. Pure; not collective.
+
+    Args:
+        environ: the environment, such as ``os.environ``.
+        ignore: names of launchers not to believe, whatever the environment says.
+
+    Returns:
+        This process's place, as the innermost launcher tells it; a world of one if none does.
+
+    Raises:
+        DetectionError: an environment is incomplete, or two contradict each other: which
+            variables, the values seen, and the fix.
+    """
+    row, here = _innermost(environ, ignore)
+    if "env" not in ignore and _outnumbered(row, here, environ):
+        row, here = _innermost(environ, {row.name for row in LAUNCHERS if not row.takes_rank})
+    world = World(row.name, **here)
+    notes = (*world.notes, *_leftovers(row, environ, ignore))
+    return replace(world, job=joined(world.job, environ.get("ALLRANKS_JOB")), notes=notes)
+
+
+def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Row, Fields]:
+    for row in LAUNCHERS:
+        here = None if row.name in ignore else row.read(environ)
+        if here is not None:
+            return row, here
+    return LAUNCHERS[-1], read_nothing(environ)
+
+
+def _outnumbered(row: Row, here: Fields, environ: Environ) -> bool:
+    """Whether RANK and WORLD_SIZE number the children of a launcher's only process.
+
+    Raises:
+        DetectionError: something contradicts a launcher of several processes.
+    """
+    if row.takes_rank or row.name == "single":
+        return False
+    said = {"RANK": here["rank"], "WORLD_SIZE": here["world_size"]}
+    given = [name for name in said if environ.get(name)]
+    strange = [name for name in given if whole(environ, name) != said[name]]
+    if here["world_size"] == 1 and len(given) == 2:
+        return bool(strange)
+    if here["world_size"] > 1 and _launchers.in_ray_worker(environ):
+        strange += ["RAY_JOB_ID", "RAY_RAYLET_PID"]  # this rank may be the raylet's
+    if strange:
+        raise _contradiction(row, here, environ, strange)
+    return False
+
+
+def _contradiction(
+    row: Row, here: Fields, environ: Environ, strange: Iterable[str]
+) -> DetectionError:
+    return fault(
+        environ,
+        (*row.variables, *strange),
+        f"{row.name} says rank {here['rank']} of {here['world_size']}, other variables disagree",
+        "Unset those that are not about this process, or make RANK and WORLD_SIZE agree; "
+        "setup(submit=False) ignores Slurm.",
+    )
+
+
+def _leftovers(chosen: Row, environ: Environ, ignore: Collection[str]) -> Iterator[str]:
+    """A sentence on each launcher whose variables are there and are not believed."""
+    silent = {chosen.name, *chosen.brings, "env"}
+    for row in LAUNCHERS:
+        if row.name in silent or not row.left_traces(environ):
+            continue
+        if row.name in ignore or chosen.name != "single":
+            silent |= {row.name, *row.brings}
+            left = [name for name in row.variables if name in environ and name not in ENV]
+            why = "asked to" if row.name in ignore else chosen.reason
+            yield f"Ignored {_shown(environ, left)} ({row.name}): {why}."
+
+
+def _shown(environ: Environ, names: Iterable[str]) -> str:
+    return ", ".join(f"{name}={environ[name]:.60}" for name in names)

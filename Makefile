@@ -1,0 +1,36 @@
+# `make demo` and `make test` do all set-up themselves; `make check` is quick.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test check format bench clean
+
+demo: .venv/demo
+	$(BIN)/allranks run -n 4 examples/digits.py
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_exports.py tests/test_layers.py
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/startup.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# Each set of packages leaves a stamp, so that a second `make` installs nothing.
+.venv/%: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,163 @@
+"""Notice boards: where rank 0 posts the address of its store for ranks that cannot know it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from allranks import _sockets
+from allranks.errors import RendezvousError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Rank 0's notice.
+
+    Attributes:
+        nonce: also stands in the store itself, so that an old notice is recognised.
+        addresses: of rank 0's host, to be tried in turn.
+        port: of the store.
+        host: the host's name, for people.
+        host_key: tells hosts of the same name apart.
+        pid: rank 0's process id.
+        posted: when, in seconds since the epoch.
+    """
+
+    nonce: str
+    addresses: tuple[str, ...]
+    port: int
+    host: str
+    host_key: str
+    pid: int
+    posted: float
+
+    @classmethod
+    def here(cls, addresses: tuple[str, ...], port: int) -> Notice:
+        """A new notice of this process."""
+        key, now = _sockets.host_key(), time.time()
+        name = socket.gethostname()
+        return cls(uuid.uuid4().hex, addresses, port, name, key, os.getpid(), now)
+
+    def __str__(self) -> str:
+        age = max(0.0, time.time() - self.posted)
+        return f"notice of pid {self.pid} on {self.host}, {age:.0f} s old{self._state()}"
+
+    def _state(self) -> str:
+        if self.host_key != _sockets.host_key():
+            return ""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return ", a process that is gone"
+        except PermissionError:
+            pass
+        return ""
+
+
+class Board(Protocol):
+    """Where a notice can be posted and read."""
+
+    place: str
+
+    def own_addresses(self) -> tuple[str, ...]:
+        """This host's addresses that the other ranks may reach."""
+
+    def post(self, notice: Notice) -> None:
+        """Put up a notice in place of any other."""
+
+    def read(self) -> Notice | None:
+        """The notice that is up now."""
+
+    def take_down(self) -> None:
+        """Take down the notice that this process posted, unless another one replaced it."""
+
+
+class FileBoard:
+    """A file in a directory that all hosts share."""
+
+    def __init__(self, path: str) -> None:
+        self.place = path
+        self._path = Path(path)
+        self._posted: Notice | None = None
+
+    def own_addresses(self) -> tuple[str, ...]:
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
+        addresses = [str(address[0]) for *_, address in found]
+        with suppress(OSError):
+            addresses.append(_sockets.address_towards("192.0.2.1", 9))
+        usable = dict.fromkeys(a for a in addresses if not _sockets.is_loopback(a))
+        return tuple(usable) or (socket.gethostname(),)
+
+    def post(self, notice: Notice) -> None:
+        self.read()  # Refuses a file that is not ours, rather than replace it.
+        draft = self._path.with_name(f"{self._path.name}.{notice.nonce}")
+        try:
+            draft.write_text(json.dumps(asdict(notice)))
+            draft.replace(self._path)
+        except OSError as error:
+            raise RendezvousError(f"cannot write the rendezvous file {self.place}: {error}") from error
+        self._posted = notice
+
+    def read(self) -> Notice | None:
+        try:
+            text = self._path.read_text()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._not_ours(error) from error
+        if not text:
+            return None  # As tempfile makes them.
+        try:
+            return _notice(text)
+        except (ValueError, TypeError) as error:
+            raise self._not_ours(error) from error
+
+    def _not_ours(self, error: Exception) -> RendezvousError:
+        return RendezvousError(
+            f"{self.place} exists and is no rendezvous file of allranks ({error}). Is it a stale "
+            "one of torch's? Remove it, or name another file."
+        )
+
+    def take_down(self) -> None:
+        with suppress(RendezvousError):
+            if self._posted and self.read() == self._posted:
+                self._path.unlink(missing_ok=True)
+
+
+class AgentBoard:
+    """A key in the store that torchrun's agent keeps."""
+
+    def __init__(self, store: dist.Store, host: str, port: int, key: str) -> None:
+        self.place = f"torchrun's store at {host}:{port}"
+        self._store = store
+        self._agent = (host, port)
+        self._key = key
+
+    def own_addresses(self) -> tuple[str, ...]:
+        return (_sockets.address_towards(*self._agent),)
+
+    def post(self, notice: Notice) -> None:
+        self._store.set(self._key, json.dumps(asdict(notice)))
+
+    def read(self) -> Notice | None:
+        if not self._store.check([self._key]):
+            return None
+        return _notice(self._store.get(self._key))
+
+    def take_down(self) -> None:
+        """Nothing to do: the agent's store goes with the agent."""
+
+
+def _notice(text: str | bytes) -> Notice:
+    fields = json.loads(text)
+    return Notice(**{**fields, "addresses": tuple(fields["addresses"])})

@@ -1,0 +1,178 @@
+"""The command line: ``allranks run`` and ``allranks env``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from allranks import __version__
+from allranks._rank import Program
+from allranks._world import detect
+from allranks.errors import AllranksError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from allranks._launch import Outcome, Rank
+
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="allranks")
+def main() -> None:
+    """PyTorch's process group, up under any launcher."""
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("-n", "--ranks", type=click.IntRange(min=1), required=True, help="How many ranks.")
+@click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
+@click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")
+@click.option("--quiet-ranks", is_flag=True, help="Show the output of rank 0 only.")
+@click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(
+    ranks: int,
+    module: bool,
+    spawn: bool,
+    quiet_ranks: bool,
+    target: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run TARGET, a script, as N ranks on this host; ARGUMENTS are its own.
+
+    torch is imported once and the ranks are forked. When one rank fails, the others are ended,
+    its traceback is shown last, and its exit code is the command's.
+    """
+    if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
+        raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
+    from allranks import _launch
+
+    program = Program(target, arguments, module)
+    try:
+        if not spawn:
+            _launch.preload()
+        with _launch.private_directory() as directory:
+            started = _launch.start(program, ranks, directory, spawn=spawn)
+            outcome = _launch.Supervisor(started, Output(ranks, quiet=quiet_ranks).write).watch()
+    except AllranksError as error:
+        raise click.ClickException(str(error)) from error
+    _explain(outcome)
+    raise SystemExit(outcome.exit_code)
+
+
+class Output:
+    """Passes on what the ranks write, line by line, each with its rank before it."""
+
+    def __init__(self, ranks: int, *, quiet: bool = False) -> None:
+        """Prepare the two streams.
+
+        Args:
+            ranks: how many ranks there are.
+            quiet: pass on rank 0's output only.
+        """
+        self._quiet = quiet
+        self._width = len(str(ranks - 1))
+        self._pending: dict[tuple[int, int], bytes] = {}
+        self._prefixes = {
+            (rank, stream): self._prefix(rank, console)
+            for stream, console in ((1, _console(stderr=False)), (2, _console(stderr=True)))
+            for rank in range(ranks)
+        }
+
+    def _prefix(self, rank: int, console: Console) -> bytes:
+        with console.capture() as capture:
+            style = COLOURS[rank % len(COLOURS)]
+            console.print(f"{rank:>{self._width}}│ ", style=style, end="", highlight=False)
+        return capture.get().encode()
+
+    def write(self, rank: int, stream: int, text: bytes) -> None:
+        """Take what a rank wrote to a stream; an empty text ends the stream."""
+        if self._quiet and rank > 0:
+            return
+        key = (rank, stream)
+        lines = (self._pending.pop(key, b"") + text).split(b"\n")
+        rest = lines.pop()
+        out = sys.stdout.buffer if stream == 1 else sys.stderr.buffer
+        for line in lines:
+            self._put(out, key, line + b"\n")
+        if rest and not text:
+            self._put(out, key, rest + b"\n")
+        elif rest:
+            self._pending[key] = self._show_progress(out, rest)
+        out.flush()
+
+    def _put(self, out: BinaryIO, key: tuple[int, int], line: bytes) -> None:
+        """A line that was redrawn, as by a progress bar, is shown as it stood at last."""
+        *_, last = line.rstrip(b"\r\n").split(b"\r")
+        clear = b"\r\x1b[2K" if out.isatty() else b""
+        out.write(clear + self._prefixes[key] + last + b"\n")
+
+    def _show_progress(self, out: BinaryIO, rest: bytes) -> bytes:
+        """Redraw an unfinished line, on a terminal; nothing but its last state is kept."""
+        before, carriage_return, last = rest.rpartition(b"\r")
+        if out.isatty() and carriage_return and (last or before):
+            out.write(b"\r" + (last or before.rpartition(b"\r")[2]))
+        return rest if not carriage_return else (b"\r" + last if last else before + b"\r")
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def _explain(outcome: Outcome) -> None:
+    """Say how the job failed; the first failing rank's traceback stands last."""
+    console = _console(stderr=True)
+    if outcome.signal is not None:
+        name = signal.Signals(outcome.signal).name
+        console.print(f"allranks: all ranks ended, after {name}", style="yellow", markup=False)
+        return
+    if outcome.first is None:
+        return
+    for rank in outcome.others:
+        console.print(f"allranks: {_how(rank)}, after rank {outcome.first.rank}", markup=False)
+    console.print(f"allranks: {_how(outcome.first)}", style="bold red", markup=False)
+    if outcome.first.failure:
+        console.print(outcome.first.failure.traceback, markup=False, end="")
+
+
+def _how(rank: Rank) -> str:
+    who = f"rank {rank.rank} (pid {rank.pid})"
+    if rank.failure:
+        return f"{who} failed: {rank.failure.summary}"
+    status = rank.status or 0
+    if status < 0:
+        hint = "; out of memory?" if status == -signal.SIGKILL else ""
+        return f"{who} was ended by {signal.Signals(-status).name}{hint}"
+    return f"{who} left with exit code {status}"
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def env(as_json: bool) -> None:
+    """Show which launcher was detected, from which variables, and why the rest was ignored."""
+    try:
+        world = detect(os.environ)
+    except AllranksError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(asdict(world), indent=2))
+        return
+    from rich.table import Table
+
+    table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
+    for name, value in asdict(world).items():
+        if name not in ("launcher", "notes") and value not in (None, "", ()):
+            table.add_row(name, str(value))
+    console = _console(stderr=False)
+    console.print(table)
+    for note in world.notes:
+        console.print(f"note: {note}", markup=False)

@@ -1,0 +1,130 @@
+"""Who takes part in a collective, and over which backend its data travel."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from allranks._settings import DEFAULT_TIMEOUT
+from allranks._world import detect
+from allranks.errors import CollectiveError
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+
+_private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+
+
+@dataclass(frozen=True)
+class Members:
+    """The ranks that take part in a collective.
+
+    Attributes:
+        group: torch's process group; None in a world of one where ``setup`` was not called.
+        rank: this process's rank within the group.
+        ranks: the members' global ranks, in the group's order.
+    """
+
+    group: dist.ProcessGroup | None
+    rank: int
+    ranks: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of members."""
+        return len(self.ranks)
+
+    def index(self, call: str, src: int) -> int:
+        """A member's rank within the group, by its global rank."""
+        if src not in self.ranks:
+            raise CollectiveError(
+                f"{call}: src={src} is not in this group; its global ranks are {self.ranks}"
+            )
+        return self.ranks.index(src)
+
+
+def members(call: str, group: dist.ProcessGroup | None) -> Members:
+    """The members of a group; None means WORLD, looked up now.
+
+    Raises:
+        CollectiveError: no process group is up in a world of several ranks, or this rank is
+            not in the group.
+    """
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return _alone(call)
+    group = dist.group.WORLD if group is None else group
+    if not isinstance(group, dist.ProcessGroup):
+        raise CollectiveError(
+            f"{call}: rank {dist.get_rank()} is not in this group, so it must not make the call"
+        )
+    try:
+        ranks = tuple(dist.get_process_group_ranks(group))
+    except KeyError:
+        raise CollectiveError(f"{call}: this group was destroyed") from None
+    return Members(group, ranks.index(dist.get_rank()), ranks)
+
+
+def _alone(call: str) -> Members:
+    found = detect(os.environ)
+    if found.world_size > 1:
+        raise CollectiveError(
+            f"{call}: no process group is up on rank {found.rank} of {found.world_size} "
+            f"(started by {found.launcher}). Call allranks.setup() first."
+        )
+    return Members(None, 0, (0,))
+
+
+def has_backend(group: dist.ProcessGroup, kind: str) -> bool:
+    """Whether a group can move tensors that lie on devices of this type."""
+    import torch.distributed as dist
+
+    pairs = dist.get_backend_config(group).split(",")
+    return any(pair.partition(":")[0] == kind and pair.partition(":")[2] for pair in pairs)
+
+
+def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The group itself where it moves CPU tensors, else a gloo group of the same ranks.
+
+    Collective over the group at its first use.
+    """
+    import torch.distributed as dist
+
+    if has_backend(group, "cpu"):
+        return group
+    if group not in _private_gloo:
+        _private_gloo[group] = dist.new_group(
+            dist.get_process_group_ranks(group),
+            timeout=timeout(group),
+            backend="gloo",
+            use_local_synchronization=True,
+        )
+    return _private_gloo[group]
+
+
+def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
+    """The group over which a tensor travels: itself, or the gloo group beside it."""
+    return group if has_backend(group, tensor.device.type) else cpu_group(group)
+
+
+def timeout(group: dist.ProcessGroup) -> timedelta:
+    """A group's timeout. torch has no public way to read it; without, torch's default."""
+    import torch
+
+    for kind in ("cpu", "cuda"):
+        try:
+            found = group._get_backend(torch.device(kind)).options._timeout  # noqa: SLF001
+        except (RuntimeError, AttributeError):
+            continue
+        if isinstance(found, timedelta):
+            return found
+    return DEFAULT_TIMEOUT
+
+
+def forget() -> None:
+    """Forget the private groups, which go with WORLD."""
+    _private_gloo.clear()

@@ -1,0 +1,169 @@
+"""Headers: what ranks tell each other of a call before its data travel.
+
+Every header starts as one message of one size and one kind, so that a header never meets one
+of another size, whatever calls the ranks have made. Longer ones follow in a second message.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from allranks import _groups
+from allranks._rollcall import ranges
+from allranks._waiting import Abandonable, StillRunning, wait
+from allranks.errors import CollectiveError, MismatchError, StalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._groups import Members
+
+FRAME = 256
+"""Bytes of the first message: four for the length, then the header's beginning."""
+
+TAG = 7301
+"""Keeps our point-to-point messages apart from the program's own."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one rank tells of its call.
+
+    Attributes:
+        call: the call and what must be equal in it on all ranks.
+        data: what may differ: sizes, numbers; anything that JSON can hold.
+        error: why this rank cannot make the call, or None.
+    """
+
+    call: str
+    data: Any = None
+    error: str | None = None
+
+
+def exchange(members: Members, header: Header) -> list[Header]:
+    """Tell each other of a call, and agree on it. Collective over the members.
+
+    Returns:
+        The headers of all members, in the group's order.
+
+    Raises:
+        MismatchError: the ranks made different calls.
+        CollectiveError: a rank cannot make the call; the same error on every rank.
+    """
+    payload = json.dumps([header.call, header.data, header.error]).encode()
+    headers = [Header(*json.loads(text)) for text in _all_gather_bytes(members, payload)]
+    cannot = [f"rank {r}: {h.error}" for r, h in zip(members.ranks, headers, strict=True) if h.error]
+    if cannot:
+        raise CollectiveError("; ".join(cannot))
+    _agree(members, [told.call for told in headers])
+    return headers
+
+
+def _agree(members: Members, calls: Sequence[str]) -> None:
+    by_call: dict[str, list[int]] = {}
+    for rank, call in zip(members.ranks, calls, strict=True):
+        by_call.setdefault(call, []).append(rank)
+    if len(by_call) > 1:
+        told = "; ".join(f"ranks {ranges(who)}: {call}" for call, who in by_call.items())
+        raise MismatchError(f"the ranks made different calls. {told}")
+
+
+def _all_gather_bytes(members: Members, payload: bytes) -> list[bytes]:
+    if members.group is None or members.size == 1:
+        return [payload]
+    import torch
+
+    group = _groups.cpu_group(members.group)
+    frame = (struct.pack("<I", len(payload)) + payload)[:FRAME].ljust(FRAME, b"\0")
+    frames = equal_all_gather(group, torch.frombuffer(bytearray(frame), dtype=torch.uint8))
+    firsts = [bytes(memoryview(one.numpy())) for one in frames]
+    lengths = [struct.unpack_from("<I", first)[0] for first in firsts]
+    rests = [max(0, length + 4 - FRAME) for length in lengths]
+    if not any(rests):
+        return [first[4 : 4 + length] for first, length in zip(firsts, lengths, strict=True)]
+    rest = torch.frombuffer(bytearray(payload[FRAME - 4 :] or b"\0"), dtype=torch.uint8)
+    seconds = ragged_all_gather(members, group, rest[: rests[members.rank]], rests)
+    whole = (a[4:] + bytes(memoryview(b.numpy())) for a, b in zip(firsts, seconds, strict=True))
+    return [text[:length] for text, length in zip(whole, lengths, strict=True)]
+
+
+def equal_all_gather(group: dist.ProcessGroup, mine: torch.Tensor) -> list[torch.Tensor]:
+    """Flat tensors of one size from all ranks of a group; they share one allocation."""
+    import torch
+    import torch.distributed as dist
+
+    size = dist.get_world_size(group)
+    gathered = torch.empty(size * mine.numel(), dtype=mine.dtype, device=mine.device)
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    work = gather(gathered, mine, group=group, async_op=True)
+    finish(group, work, mine, "all_gather")
+    return list(gathered.chunk(size)) if mine.numel() else [gathered[:0]] * size
+
+
+def ragged_all_gather(
+    members: Members, group: dist.ProcessGroup, mine: torch.Tensor, numels: Sequence[int]
+) -> list[torch.Tensor]:
+    """Flat tensors of known sizes from all ranks of a group: exact sizes, nothing padded."""
+    import torch
+    import torch.distributed as dist
+
+    theirs = [
+        mine if index == members.rank else torch.empty(n, dtype=mine.dtype, device=mine.device)
+        for index, n in enumerate(numels)
+    ]
+    if mine.device.type != "cpu":
+        for rank, tensor in zip(members.ranks, theirs, strict=True):
+            if tensor.numel():
+                dist.broadcast(tensor, rank, group=group)
+        return theirs
+    peers = [(i, rank) for i, rank in enumerate(members.ranks) if i != members.rank]
+    receive = [(theirs[i], rank) for i, rank in peers]
+    send = [(mine, rank) for _, rank in peers]
+    move(group, send, receive, "all_gather")
+    return theirs
+
+
+def move(
+    group: dist.ProcessGroup,
+    send: Sequence[tuple[torch.Tensor, int]],
+    receive: Sequence[tuple[torch.Tensor, int]],
+    what: str,
+) -> None:
+    """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
+
+    Raises:
+        StalledError: they did not arrive within the group's timeout.
+    """
+    import torch.distributed as dist
+
+    works = [dist.irecv(t, rank, group=group, tag=TAG) for t, rank in receive if t.numel()]
+    works += [dist.isend(t, rank, group=group, tag=TAG) for t, rank in send if t.numel()]
+    if works:
+        _finish_all([work.wait for work in works if work], _groups.timeout(group), what)
+
+
+def _finish_all(waits: Sequence[Callable[[], object]], timeout: timedelta, what: str) -> None:
+    """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
+    try:
+        Abandonable(lambda: [wait() for wait in waits]).result(timeout.total_seconds() + 1)
+    except StillRunning:
+        raise StalledError(
+            f"{what}: the data did not arrive within {timeout.total_seconds():g} s"
+        ) from None
+
+
+def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
+    """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
+    if work is None:
+        return
+    if tensor.device.type == "cpu":
+        wait(work, _groups.timeout(group), what)
+    else:
+        work.wait()

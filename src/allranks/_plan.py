@@ -1,0 +1,126 @@
+"""How the ranks of a world will meet: decided from facts alone, before any effect."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from allranks import _init_method, _sockets
+from allranks._init_method import DISTRIBUTED_PORT
+from allranks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from allranks._world import World
+
+CANDIDATES = 16
+EPHEMERAL = 32768
+"""Where Linux's ephemeral ports begin, any of which an outgoing connection may hold."""
+
+MPI_ADVICE = (
+    "set MASTER_ADDR (and MASTER_PORT) to the host of rank 0, for example "
+    "`mpirun -x MASTER_ADDR=$(hostname) ...`, or give setup(shared_file_dir=...) a directory "
+    "that all hosts share"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the ranks will meet; exactly one way is set, in this order of precedence.
+
+    Attributes:
+        alone: a world of one: no meeting.
+        private_file: the file that this rank's parent made for its ranks.
+        agent: host, port and prefix of the store that torchrun's agent keeps, to be used as is.
+        board: the file, or the host and port of the agent's store, where rank 0 posts the
+            address of its own store.
+        hosts: where rank 0 may host its store, likeliest first.
+        ports: the ports at which it may, in order.
+        one_host: whether all ranks are known to run on this host.
+    """
+
+    alone: bool = False
+    private_file: str | None = None
+    agent: tuple[str, int, str] | None = None
+    board: str | tuple[str, int, str] | None = None
+    hosts: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    one_host: bool = False
+
+
+def plan(
+    world: World,
+    init_method: str | None = None,
+    shared_file_dir: str | None = None,
+    array_job_num: int | None = None,
+) -> Plan:
+    """Decide how the ranks will meet. Pure.
+
+    Args:
+        world: this process's world.
+        init_method: "tcp", "file", "env", a URL, or None for whatever fits the launcher.
+        shared_file_dir: a directory that all hosts share, or None.
+        array_job_num: tells the jobs of an array apart in a shared directory.
+
+    Raises:
+        ConfigError: the settings do not say where to meet, and what to set.
+    """
+    one_host = world.num_nodes == 1
+    if init_method is not None and "://" in init_method:
+        return _plan_url(init_method, world)
+    if init_method not in (None, "tcp", "file", "env"):
+        raise ConfigError(f"init_method={init_method!r}: expected 'tcp', 'file', 'env' or a URL")
+    if world.world_size == 1:
+        return Plan(alone=True)
+    if init_method == "file":
+        return Plan(board=_shared_path(world, shared_file_dir, array_job_num), one_host=one_host)
+    if init_method == "env" and not (world.master_addr and world.master_port):
+        raise ConfigError("init_method='env' needs MASTER_ADDR and MASTER_PORT, which are not set")
+    if world.store_path and init_method is None:
+        return Plan(private_file=world.store_path, one_host=True)
+    return _plan_tcp(world, shared_file_dir, array_job_num)
+
+
+def _plan_url(url: str, world: World) -> Plan:
+    parsed = _init_method.parse(url)
+    one_host = world.num_nodes == 1
+    if world.world_size == 1:
+        return Plan(alone=True)
+    if parsed.path is not None:
+        return Plan(board=parsed.path, one_host=one_host)
+    host, port = str(parsed.host), int(parsed.port or 0)
+    return Plan(hosts=(host,), ports=(port,), one_host=_sockets.is_loopback(host) or one_host)
+
+
+def _plan_tcp(world: World, shared_file_dir: str | None, array_job_num: int | None) -> Plan:
+    one_host = world.num_nodes == 1
+    prefix = f"allranks/{world.job}/{world.attempt if one_host else ''}"
+    if world.agent_store and world.master_addr and world.master_port:
+        agent = (world.master_addr, world.master_port, prefix)
+        return Plan(agent=agent, one_host=True) if one_host else Plan(board=agent)
+    ports = (world.master_port,) if world.master_port else candidate_ports(world.job)
+    hosts = (world.master_addr,) if world.master_addr else world.hosts
+    if one_host:
+        return Plan(hosts=(_sockets.LOOPBACK,), ports=ports, one_host=True)
+    if hosts:
+        return Plan(hosts=hosts, ports=ports, one_host=_sockets.is_loopback(hosts[0]))
+    if shared_file_dir:
+        return Plan(board=_shared_path(world, shared_file_dir, array_job_num))
+    raise ConfigError(
+        f"{world.launcher} started {world.world_size} ranks on several hosts, and nothing says "
+        f"where rank 0 runs: {MPI_ADVICE}."
+    )
+
+
+def candidate_ports(job: str) -> tuple[int, ...]:
+    """Ports to try in turn, the same on all ranks of a job, other ones for other jobs."""
+    drawn = random.Random(hashlib.sha256(job.encode()).digest())  # noqa: S311 - no secret
+    return (DISTRIBUTED_PORT, *drawn.sample(range(10_000, EPHEMERAL), CANDIDATES - 1))
+
+
+def _shared_path(world: World, directory: str | None, array_job_num: int | None) -> str:
+    if not directory:
+        raise ConfigError("init_method='file' needs shared_file_dir, a directory all hosts share")
+    name = f"{world.job}/{world.attempt}/{array_job_num}"
+    return f"{directory}/.allranks-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -1,0 +1,316 @@
+"""The meeting: rank 0 hosts a store on a socket that it never lets go, the others find it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from allranks import _sockets
+from allranks._board import AgentBoard, Board, FileBoard, Notice
+from allranks._rollcall import TWO_JOBS, Record, is_closed, object_to, signature, tell
+from allranks._waiting import Abandonable, Deadline, StillRunning
+from allranks.errors import MissingRanksError, RendezvousError, WrongJobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch.distributed as dist
+
+    from allranks._plan import Plan
+
+PATIENCE = 1.0
+"""Seconds that one address may take to answer before the next one is tried."""
+
+NONCE = "nonce"
+
+
+@dataclass
+class Meeting:
+    """A store that all ranks of the world reach.
+
+    Attributes:
+        store: the store.
+        place: names it for people.
+        board: where rank 0 posted its address and must take it down at the end, or None.
+    """
+
+    store: dist.Store
+    place: str
+    board: Board | None = None
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address where rank 0's store may be.
+
+    Attributes:
+        host: a name or a numeric address.
+        port: the port.
+        notice: the notice that named the address, or None.
+    """
+
+    host: str
+    port: int
+    notice: Notice | None = None
+
+    def __str__(self) -> str:
+        place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{place} ({self.notice})" if self.notice else place
+
+
+def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
+    """Find, or on rank 0 host, the store of a world of several ranks. Collective.
+
+    Args:
+        plan: how to meet, the same on all ranks.
+        me: this rank's record.
+        deadline: when to give up.
+
+    Raises:
+        RendezvousError: one of its kinds, naming the place and what was found there.
+    """
+    import torch.distributed as dist
+
+    if plan.private_file:
+        return Meeting(dist.FileStore(plan.private_file, me.world_size), plan.private_file)
+    if plan.agent:
+        host, port, prefix = plan.agent
+        place = f"torchrun's store at {host}:{port}"
+        return Meeting(dist.PrefixStore(prefix, _agent_store(host, port, me, deadline)), place)
+    board = _board(plan, me, deadline)
+    if me.rank == 0:
+        return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
+    return _Search(plan, board, me, deadline).find()
+
+
+def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> dist.Store:
+    try:
+        return Abandonable(lambda: _connect(host, port, deadline)).result(deadline.left)
+    except (StillRunning, OSError, RuntimeError) as error:
+        raise RendezvousError(
+            f"{me}: torchrun's store at {host}:{port} (MASTER_ADDR, MASTER_PORT) does not answer: "
+            f"{_reason(error)}. Its agent may be gone."
+        ) from error
+
+
+def _board(plan: Plan, me: Record, deadline: Deadline) -> Board | None:
+    if isinstance(plan.board, str):
+        return FileBoard(plan.board)
+    if plan.board is None:
+        return None
+    host, port, key = plan.board
+    return AgentBoard(_agent_store(host, port, me, deadline), host, port, key)
+
+
+def _host_and_post(plan: Plan, board: Board, deadline: Deadline) -> Meeting:
+    addresses = (_sockets.LOOPBACK,) if plan.one_host else board.own_addresses()
+    listener = _sockets.listen(addresses[0] if len(addresses) == 1 else "", 0)
+    notice = Notice.here(addresses, _sockets.port_of(listener))
+    meeting = _serve(listener, deadline)
+    meeting.store.set(NONCE, notice.nonce)
+    board.post(notice)
+    meeting.board = board
+    return meeting
+
+
+def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
+    """Host the store at the first port of the plan that is free."""
+    for port in plan.ports:
+        try:
+            return _serve(_listen(plan, port), deadline)
+        except OSError as error:
+            if not _sockets.is_taken(error):
+                raise RendezvousError(
+                    f"{me} cannot listen on {', '.join(plan.hosts)}, port {port}: {error}. Rank 0 "
+                    "must run on that host; MASTER_ADDR names it."
+                ) from error
+        _examine_holder(plan, port, me)
+    raise RendezvousError(
+        f"{me}: no port of {', '.join(map(str, plan.ports))} is free; the last is held by "
+        f"{_sockets.holder(plan.ports[-1])}."
+    )
+
+
+def _listen(plan: Plan, port: int) -> socket.socket:
+    if plan.one_host:
+        return _sockets.listen(_sockets.LOOPBACK, port)
+    for host in plan.hosts:
+        try:
+            listener = _sockets.listen(host, port)
+        except OSError as error:
+            if not _sockets.is_foreign(error):
+                raise
+            continue
+        if not _sockets.is_loopback(listener.getsockname()[0]):
+            return listener
+        listener.close()  # The host's own name leads to loopback: others cannot come that way.
+        return _sockets.listen("", port)
+    tell(f"warning: {', '.join(plan.hosts)} is no address of this host; listening on all of them")
+    return _sockets.listen("", port)
+
+
+def _examine_holder(plan: Plan, port: int, me: Record) -> None:
+    """See who holds a port that rank 0 wants; return where the next port may be tried.
+
+    Raises:
+        RendezvousError: the port is the only one, or a rank 0 of this very job holds it.
+    """
+    host = _sockets.LOOPBACK if plan.one_host else plan.hosts[0]
+    only_port = len(plan.ports) == 1
+    brief = Deadline.after(PATIENCE)
+    try:
+        store = Abandonable(lambda: _connect(host, port, brief)).result(PATIENCE)
+        object_to(store, me, str(Address(host, port)), brief)
+    except (WrongJobError, MissingRanksError):
+        if only_port:
+            raise
+    except RendezvousError:
+        raise
+    except (StillRunning, OSError, RuntimeError) as error:
+        if only_port:
+            raise RendezvousError(
+                f"{me}: port {port} is held by {_sockets.holder(port)}. Unset MASTER_PORT to let "
+                "allranks choose a port, or set a free one."
+            ) from error
+
+
+def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
+    import torch.distributed as dist
+
+    address, port = listener.getsockname()[:2]
+    own = {"0.0.0.0": _sockets.LOOPBACK, "::": "::1"}.get(address, address)  # noqa: S104
+    serving = Abandonable(
+        lambda: dist.TCPStore(
+            own,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=deadline.left + PATIENCE),
+            master_listen_fd=listener.detach(),
+            use_libuv=sys.platform != "win32",
+        )
+    )
+    try:
+        return Meeting(serving.result(deadline.left), str(Address(own, port)))
+    except StillRunning:
+        raise RendezvousError(
+            f"the store on {own}:{port} did not come up within {deadline.seconds:g} s: torch "
+            "looks up each peer's name, so a slow name server is the likely cause."
+        ) from None
+
+
+def _connect(host: str, port: int, deadline: Deadline) -> dist.Store:
+    """Connect to a store. Blocks for longer than the deadline where a port is silent."""
+    import torch.distributed as dist
+
+    with socket.create_connection((host, port), timeout=max(deadline.left, 0.1)) as probe:
+        numeric = probe.getpeername()[0]
+    return dist.TCPStore(
+        numeric,
+        port,
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=deadline.left + PATIENCE),
+        use_libuv=sys.platform != "win32",
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StillRunning):
+        return "something accepts connections there but does not answer as a store"
+    if isinstance(error, socket.gaierror):
+        return f"the name is unknown on this host ({error.strerror})"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there"
+    if isinstance(error, OSError):
+        return error.strerror or "no answer"
+    return f"what answers is no store of torch's ({error})".replace("\n", " ")[:300]
+
+
+class _Search:
+    """A rank's search for the store of rank 0, over all addresses, until the deadline."""
+
+    def __init__(self, plan: Plan, board: Board | None, me: Record, deadline: Deadline) -> None:
+        self._plan = plan
+        self._board = board
+        self._me = me
+        self._deadline = deadline
+        self._tries: dict[Address, Abandonable[dist.Store]] = {}
+        self._found: dict[Address, Exception] = {}
+
+    def find(self) -> Meeting:
+        pause = 0.01
+        while not self._deadline.passed:
+            for address in self._addresses():
+                store = self._try(address)
+                if store is not None:
+                    return Meeting(store, str(address))
+            time.sleep(min(pause, self._deadline.left))
+            pause = min(pause * 1.5, 0.25)
+        raise self._verdict()
+
+    def _addresses(self) -> Iterator[Address]:
+        if self._board:
+            notice = self._board.read()
+            if notice:
+                yield from (Address(host, notice.port, notice) for host in notice.addresses)
+            return
+        hosts = (_sockets.LOOPBACK,) if self._plan.one_host else self._plan.hosts
+        yield from (Address(host, port) for port in self._plan.ports for host in hosts)
+
+    def _try(self, address: Address) -> dist.Store | None:
+        """One attempt at an address; one that blocks goes on beside the others."""
+        seconds = 0.0 if address in self._tries else min(PATIENCE, self._deadline.left)
+        if address not in self._tries:
+            self._tries[address] = Abandonable(lambda: self._store_at(address))
+        try:
+            return self._tries[address].result(seconds)
+        except StillRunning as error:
+            self._found[address] = error
+            return None
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RendezvousError) and self._is_final(error):
+                raise
+            self._found[address] = error
+        del self._tries[address]
+        return None
+
+    def _is_final(self, error: RendezvousError) -> bool:
+        """Whether no other address, and no later notice, can be the right one."""
+        elsewhere = self._board is not None or len(self._plan.ports) > 1
+        return not (elsewhere and isinstance(error, (WrongJobError, MissingRanksError)))
+
+    def _store_at(self, address: Address) -> dist.Store:
+        store = _connect(address.host, address.port, self._deadline)
+        signed = signature(store, str(address), self._deadline)
+        notice = address.notice
+        if notice and store.get(NONCE).decode() != notice.nonce:
+            raise WrongJobError(f"the store at {address} is not the one of the notice")
+        if signed.job != self._me.job or is_closed(store):
+            object_to(store, self._me, str(address), self._deadline)
+        return store
+
+    def _verdict(self) -> RendezvousError:
+        wait = f"{self._me} did not find rank 0 within {self._deadline.seconds:g} s"
+        if not self._found:
+            place = self._board.place if self._board else "any address"
+            return MissingRanksError(f"{wait}: it posted no address at {place}.", missing=[0])
+        reasons = "; ".join(
+            f"{address}: {error if isinstance(error, RendezvousError) else _reason(error)}"
+            for address, error in self._found.items()
+        )
+        for error in self._found.values():
+            if isinstance(error, WrongJobError):
+                return WrongJobError(f"{wait}. {reasons}. {TWO_JOBS}")
+        if all(isinstance(error, ConnectionRefusedError) for error in self._found.values()):
+            return MissingRanksError(f"{wait}. {reasons}; rank 0 is missing.", missing=[0])
+        return RendezvousError(f"{wait}. {reasons}{self._local_holder()}.")
+
+    def _local_holder(self) -> str:
+        if self._plan.one_host and len(self._plan.ports) == 1:
+            return f". The port is held by {_sockets.holder(self._plan.ports[0])}"
+        return ""

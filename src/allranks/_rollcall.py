@@ -1,0 +1,383 @@
+"""The roll call: every rank of this job, and nobody else, answers before any collective.
+
+Each rank does a fixed number of store operations; rank 0 alone reads all records, and writes
+one verdict that all read. All that travels is JSON. The identity keeps out accidents (another
+job, a duplicate, a wrong world size), not attackers: torch's stores have no authentication.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from allranks import errors
+from allranks._waiting import Deadline
+from allranks.errors import (
+    DuplicateRankError,
+    MissingRanksError,
+    RendezvousError,
+    WorldMismatchError,
+    WrongJobError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch.distributed as dist
+
+IDENTITY = "identity"
+ARRIVED = "arrived"
+FAILURE = "failure"
+VERDICT = "verdict"
+READ = "read"
+
+LINGER = 1.0
+"""Seconds that rank 0 keeps its store open after a failure, so that the others read why."""
+
+PROGRESS_FIRST = 10.0
+PROGRESS_EVERY = 30.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one rank tells the others of itself.
+
+    Attributes:
+        rank: its rank.
+        world_size: the world size that it believes in.
+        job: the job that it belongs to.
+        launcher: what started it.
+        host: its host's name, for people.
+        host_key: tells hosts of the same name apart.
+        pid: its process id.
+        device: the device it uses, or None where it is not chosen yet.
+        device_uuid: the identity of a CUDA device, or None.
+        versions: of Python, torch and allranks.
+        error: why this rank cannot take part, or None.
+    """
+
+    rank: int
+    world_size: int
+    job: str
+    launcher: str
+    host: str
+    host_key: str
+    pid: int
+    device: str | None
+    device_uuid: str | None
+    versions: str
+    error: str | None = None
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on {self.host})"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one rank stands among the hosts, counted from everybody's records."""
+
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    num_nodes: int
+
+
+class RollCall:
+    """One rank's side of the roll call on one store."""
+
+    def __init__(self, store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
+        """Prepare the roll call; nothing is sent yet.
+
+        Args:
+            store: the store that all ranks reach, empty of earlier roll calls.
+            me: this rank's record.
+            place: names the store in errors.
+            deadline: when to give up.
+        """
+        self._store = store
+        self._me = me
+        self._place = place
+        self._deadline = deadline
+
+    def answer(self) -> Layout:
+        """Answer, and wait until every rank has answered. Collective over the world.
+
+        Its store calls may block past the deadline where the network is cut, so the caller
+        runs it in a thread that can be left behind.
+
+        Raises:
+            RendezvousError: one of its kinds, which names the ranks at fault.
+        """
+        try:
+            self._present_myself()
+            verdict = self._judge() if self._me.rank == 0 else self._await_verdict()
+        except RuntimeError as error:
+            if isinstance(error, RendezvousError):
+                raise
+            raise self._store_lost(error) from error
+        for warning in verdict["warnings"]:
+            tell(f"warning: {warning}")
+        return _place(self._me.rank, verdict["layout"])
+
+    def _present_myself(self) -> None:
+        if self._me.rank != 0:
+            self._agree_with(signature(self._store, self._place, self._deadline))
+        claims = self._store.add(f"claim/{self._me.rank}", 1)
+        self._put(f"record/{self._me.rank}/{claims}", asdict(self._me))
+        if self._me.rank == 0 and claims == 1:
+            self._put(IDENTITY, asdict(self._me))
+        if claims > 1:
+            self._refuse_duplicate()
+        if self._me.error:
+            self._fail(RendezvousError(f"{self._me} cannot take part: {self._me.error}"))
+        self._store.add(ARRIVED, 1)
+
+    def _agree_with(self, first: Record) -> None:
+        object_to(self._store, self._me, self._place, self._deadline)
+        if first.world_size != self._me.world_size:
+            self._fail(
+                WorldMismatchError(
+                    f"{self._me} believes that the world has {self._me.world_size} ranks, {first} "
+                    f"says {first.world_size}. Start all of them with one world size."
+                )
+            )
+
+    def _refuse_duplicate(self) -> None:
+        object_to(self._store, self._me, self._place, self._deadline)
+        first = Record(**self._get(f"record/{self._me.rank}/1"))
+        self._fail(duplicate(first, self._me))
+
+    def _judge(self) -> dict[str, Any]:
+        if not self._await_all():
+            failure = self._get(FAILURE) if self._store.check([FAILURE]) else None
+            error = revive(failure) if failure else self._missing()
+            self._put(VERDICT, {"error": pack(error)})
+            self._linger()
+            raise error
+        records = self._records()
+        verdict = {"layout": _run_lengths(records), "warnings": list(_doubts(records))}
+        self._put(VERDICT, verdict)
+        return verdict
+
+    def _await_all(self) -> bool:
+        pause, report = 0.001, PROGRESS_FIRST
+        while self._store.add(ARRIVED, 0) < self._me.world_size:
+            if self._deadline.passed or self._store.check([FAILURE]):
+                return False
+            if self._deadline.elapsed > report:
+                tell(f"{self._missing_ranks_text()} (after {self._deadline.elapsed:.0f} s)")
+                report += PROGRESS_EVERY
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+        return True
+
+    def _await_verdict(self) -> dict[str, Any]:
+        if not self._comes(VERDICT):
+            # Rank 0's clock may have started later: tell it, then hear what it makes of it.
+            error = self._missing()
+            self._put(FAILURE, pack(error))
+            if not self._comes(VERDICT, LINGER):
+                raise error
+        verdict = self._get(VERDICT)
+        if "error" not in verdict:
+            return verdict
+        self._store.add(READ, 1)
+        raise revive(verdict["error"])
+
+    def _comes(self, key: str, seconds: float | None = None) -> bool:
+        """Whether a key appears in time; one blocking store call, however long it takes."""
+        left = self._deadline.left if seconds is None else seconds
+        try:
+            self._store.wait([key], timedelta(seconds=max(left, 0.001)))
+        except RuntimeError:
+            return bool(self._store.check([key]))
+        return True
+
+    def _linger(self) -> None:
+        """Keep the store open until those who arrived have read the verdict."""
+        end = Deadline.after(LINGER)
+        readers = self._store.add(ARRIVED, 0) - 1
+        while self._store.add(READ, 0) < readers and not end.passed:
+            time.sleep(0.005)
+
+    def _fail(self, error: RendezvousError) -> None:
+        """Tell everybody, through rank 0's verdict, and raise."""
+        self._put(FAILURE, pack(error))
+        if self._me.rank == 0:
+            self._put(VERDICT, {"error": pack(error)})
+            self._linger()
+        raise error
+
+    def _missing(self) -> MissingRanksError:
+        return MissingRanksError(
+            f"{self._missing_ranks_text()} within {self._deadline.seconds:g} s. "
+            "Their own logs, or their launcher's, say why.",
+            self._absent(),
+        )
+
+    def _missing_ranks_text(self) -> str:
+        absent = self._absent()
+        here = [r for r in range(self._me.world_size) if r not in set(absent)]
+        seen = (Record(**self._get(f"record/{rank}/1")) for rank in here)
+        hosts = "; ".join(
+            f"{host}: {ranges(r.rank for r in records)}"
+            for host, records in groupby(seen, lambda record: record.host)
+        )
+        return (
+            f"{self._me} at {self._place}: {len(absent)} of {self._me.world_size} ranks did not "
+            f"come: {ranges(absent)}. Here are {hosts or 'none'}"
+        )
+
+    def _absent(self) -> list[int]:
+        return [
+            rank
+            for rank in range(self._me.world_size)
+            if rank != self._me.rank and not self._store.check([f"record/{rank}/1"])
+        ]
+
+    def _records(self) -> list[Record]:
+        keys = [f"record/{rank}/1" for rank in range(self._me.world_size)]
+        if self._store.has_extended_api():
+            return [Record(**json.loads(text)) for text in self._store.multi_get(keys)]
+        return [Record(**self._get(key)) for key in keys]
+
+    def _store_lost(self, error: RuntimeError) -> RendezvousError:
+        return RendezvousError(
+            f"{self._me}: the store at {self._place} closed during the roll call, so rank 0 has "
+            f"probably failed; its own log says why. ({error})"
+        )
+
+    def _put(self, key: str, value: dict[str, Any]) -> None:
+        self._store.set(key, json.dumps(value))
+
+    def _get(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._store.get(key))
+        return found
+
+
+TWO_JOBS = (
+    "Two jobs on one port, or a rank started twice? Give each job its own MASTER_PORT, or unset "
+    "it, or tell them apart with ALLRANKS_JOB."
+)
+
+
+def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
+    """The record of the rank 0 that signed a store.
+
+    Raises:
+        MissingRanksError: nobody signs it by the deadline.
+    """
+    try:
+        store.wait([IDENTITY], timedelta(seconds=max(deadline.left, 0.001)))
+    except RuntimeError:
+        raise MissingRanksError(
+            f"the store at {place} answers, but no rank 0 of allranks has signed it within "
+            f"{deadline.seconds:g} s: it is another program's.",
+            missing=[0],
+        ) from None
+    return Record(**json.loads(store.get(IDENTITY)))
+
+
+def is_closed(store: dist.Store) -> bool:
+    """Whether the roll call on a store is over."""
+    return bool(store.check([VERDICT]))
+
+
+def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
+    """Raise what a rank must say to a store that it cannot join.
+
+    Raises:
+        WrongJobError: the store is another job's, or its job is complete.
+        RendezvousError: the roll call of this job failed, and how.
+        DuplicateRankError: this rank 0 is the second one; the first is told, since nobody can
+            know which of the two the other ranks belong to.
+    """
+    signed = signature(store, place, deadline)
+    if signed.job != me.job:
+        raise WrongJobError(
+            f"the store at {place} belongs to job {signed.job!r} ({signed}), and this process, "
+            f"{me}, is of job {me.job!r}. {TWO_JOBS}"
+        )
+    if is_closed(store):
+        verdict = json.loads(store.get(VERDICT))
+        if "error" in verdict:
+            raise revive(verdict["error"])
+        raise WrongJobError(
+            f"the job at {place} is complete ({signed}), and this process, {me}, is not part of "
+            f"it. {TWO_JOBS}"
+        )
+    if me.rank == 0:
+        error = duplicate(signed, me)
+        store.set(FAILURE, json.dumps(pack(error)))
+        raise error
+
+
+def duplicate(first: Record, second: Record) -> DuplicateRankError:
+    """The error for two processes with one rank."""
+    return DuplicateRankError(
+        f"rank {first.rank} is claimed twice: by pid {first.pid} on {first.host} and by pid "
+        f"{second.pid} on {second.host}. Is the script started once per node without its "
+        f"launcher? {TWO_JOBS}",
+        first.rank,
+    )
+
+
+def pack(error: RendezvousError) -> dict[str, Any]:
+    """An error of ours as JSON: its class's name, its message and its fields."""
+    return {"kind": type(error).__name__, "message": str(error), "fields": vars(error)}
+
+
+def revive(packed: dict[str, Any]) -> RendezvousError:
+    """The error that ``pack`` packed, on another rank."""
+    kind: type[RendezvousError] = getattr(errors, packed["kind"])
+    return kind(packed["message"], **packed["fields"])
+
+
+def ranges(ranks: Iterable[int]) -> str:
+    """Ranks for people: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
+
+
+def tell(text: str) -> None:
+    """One line to the user, on the standard error stream."""
+    print(f"allranks: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it is for people
+
+
+def _run_lengths(records: Sequence[Record]) -> list[tuple[int, int]]:
+    """Pairs of (node, number of consecutive ranks on it): short where ranks stand in blocks."""
+    nodes: dict[str, int] = {}
+    numbers = [nodes.setdefault(record.host_key, len(nodes)) for record in records]
+    return [(node, len(list(run))) for node, run in groupby(numbers)]
+
+
+def _place(rank: int, layout: Sequence[tuple[int, int]]) -> Layout:
+    nodes = [node for node, length in layout for _ in range(length)]
+    mine = nodes[rank]
+    return Layout(nodes[:rank].count(mine), nodes.count(mine), mine, len(set(nodes)))
+
+
+def _doubts(records: Sequence[Record]) -> Iterable[str]:
+    """What is allowed, but seldom meant."""
+    by_versions: dict[str, list[int]] = {}
+    by_device: dict[tuple[str, str], list[int]] = {}
+    for record in records:
+        by_versions.setdefault(record.versions, []).append(record.rank)
+        if record.device_uuid:
+            by_device.setdefault((record.host, record.device_uuid), []).append(record.rank)
+    if len(by_versions) > 1:
+        told = "; ".join(f"{text} on ranks {ranges(who)}" for text, who in by_versions.items())
+        yield f"the ranks run different versions: {told}"
+    for (host, uuid), who in by_device.items():
+        if len(who) > 1:
+            yield f"ranks {ranges(who)} on {host} use the same GPU, {uuid}; NCCL refuses that"

@@ -1,0 +1,132 @@
+"""The settings of ``setup``: read from any mapping, checked before anything is done."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any, Literal, TypedDict
+
+from allranks.errors import ConfigError
+
+Check = bool | Literal["lines"]
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+DEFAULT_RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+
+
+class SettingsDict(TypedDict, total=False):
+    """The keyword settings of ``setup``, for editors and type checkers."""
+
+    world_size: int | None
+    rank: int | None
+    cpu: bool | None
+    distributed_backend: str | None
+    submit: bool | None
+    init_method: str | None
+    shared_file_dir: str | None
+    array_job_num: int | None
+    timeout: float | timedelta | None
+    rendezvous_timeout: float | timedelta | None
+    check: Check | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked of ``setup``; None means detect.
+
+    Attributes:
+        world_size: the number of ranks.
+        rank: this process's rank, where no launcher tells it.
+        cpu: True for the CPU, False for an accelerator, None for whatever is there.
+        distributed_backend: torch's backend, taken to the letter.
+        submit: True if this must be a Slurm step, False if Slurm is to be ignored.
+        init_method: "tcp", "file", "env" or a URL.
+        shared_file_dir: a directory that all hosts share.
+        array_job_num: tells the jobs of an array apart in a shared directory.
+        timeout: how long a collective may take.
+        rendezvous_timeout: how long the ranks may take to find each other.
+        check: verify bare-tensor collectives too.
+    """
+
+    world_size: int | None = None
+    rank: int | None = None
+    cpu: bool | None = None
+    distributed_backend: str | None = None
+    submit: bool | None = None
+    init_method: str | None = None
+    shared_file_dir: str | None = None
+    array_job_num: int | None = None
+    timeout: timedelta = DEFAULT_TIMEOUT
+    rendezvous_timeout: timedelta = DEFAULT_RENDEZVOUS_TIMEOUT
+    check: Check = False
+
+
+KNOWN = tuple(field.name for field in fields(Settings))
+
+
+def read(config: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Settings:
+    """Settings from a configuration mapping, overridden by keywords.
+
+    Raises:
+        ConfigError: a key that is misspelt, an unknown keyword, or a value of a wrong kind.
+    """
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"config must be a mapping or None, not {type(config).__name__}")
+    given = dict(config or {})
+    for key in given:
+        _refuse_misspelling(key)
+    for key in keywords:
+        if key not in KNOWN:
+            raise ConfigError(f"unknown setting {key!r}{_guess(key)}; known: {', '.join(KNOWN)}")
+    merged = {**given, **keywords}
+    chosen = {key: merged[key] for key in KNOWN if merged.get(key) is not None}
+    return Settings(**{key: _checked(key, value) for key, value in chosen.items()})
+
+
+def _refuse_misspelling(key: object) -> None:
+    if isinstance(key, str) and key not in KNOWN and _guess(key):
+        raise ConfigError(f"unknown key {key!r} in the configuration{_guess(key)}")
+
+
+def _guess(key: str) -> str:
+    close = difflib.get_close_matches(key.lower(), KNOWN, n=1, cutoff=0.85)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _checked(key: str, value: Any) -> Any:
+    if key in ("cpu", "submit"):
+        return _boolean(key, value)
+    if key in ("world_size", "rank", "array_job_num"):
+        return _integer(key, value, least=1 if key == "world_size" else 0)
+    if key == "timeout":
+        return _span(key, value, timedelta(minutes=1), "minutes")
+    if key == "rendezvous_timeout":
+        return _span(key, value, timedelta(seconds=1), "seconds")
+    if key == "check":
+        return value if value == "lines" else _boolean(key, value)
+    return str(value)  # A StrEnum or a path is as good as its text.
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    raise ConfigError(f"{key}={value!r}: expected True or False")
+
+
+def _integer(key: str, value: Any, least: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    raise ConfigError(f"{key}={value!r}: expected an integer of at least {least}")
+
+
+def _span(key: str, value: Any, unit: timedelta, name: str) -> timedelta:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        span = value * unit if number else value
+    except (OverflowError, ValueError):
+        span = None
+    if isinstance(span, timedelta) and span > timedelta(0):
+        return span
+    raise ConfigError(f"{key}={value!r}: expected {name} as a positive number, or a timedelta")

@@ -1,0 +1,117 @@
+"""How a rank waits: always so that Ctrl-C and our own deadline reach Python."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from allranks.errors import StalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch.distributed as dist
+
+T = TypeVar("T")
+
+SLICE = timedelta(seconds=1)
+
+
+class StillRunning(TimeoutError):  # noqa: N818 - a state of the call, which its caller words
+    """A call did not return by its deadline; its thread is left behind."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point in time on the monotonic clock, and how long it was away at first (seconds)."""
+
+    at: float
+    seconds: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline that lies this many seconds from now."""
+        return cls(time.monotonic() + seconds, seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether it lies in the past."""
+        return self.left == 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the deadline was set."""
+        return time.monotonic() - (self.at - self.seconds)
+
+
+class Abandonable(Generic[T]):
+    """A blocking call in a daemon thread, to be waited for, looked at, or left behind.
+
+    torch's store and gloo calls can block in C++ far past the timeout they were given, deaf to
+    Ctrl-C; in a thread of its own such a call holds up neither the program nor its exit.
+    """
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        threading.Thread(target=self._run, name="allranks-blocking-call", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:  # noqa: BLE001 - raised again in result()
+            self._error = error
+        finally:
+            self._over.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has returned or raised."""
+        return self._over.is_set()
+
+    def result(self, seconds: float) -> T:
+        """What the call returned, or raised; StillRunning if it takes longer than this."""
+        if not self._over.wait(seconds):
+            raise StillRunning
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]  # set, since the call returned
+
+
+def wait(work: dist.Work, timeout: timedelta, what: str) -> None:
+    """Wait for a collective in short slices, so that Ctrl-C works inside it.
+
+    A slice that runs out leaves a gloo collective running, and it can be waited for again.
+    Point-to-point operations are different: a slice that runs out closes their connection.
+
+    Args:
+        work: the collective's handle.
+        timeout: the group's timeout.
+        what: names the collective in the error.
+
+    Raises:
+        StalledError: the collective did not complete within the timeout.
+    """
+    deadline = Deadline.after(timeout.total_seconds())
+    while not deadline.passed:
+        try:
+            work.wait(SLICE)
+        except RuntimeError as error:
+            if "Operation timed out" not in str(error):
+                raise
+        else:
+            return
+    raise StalledError(
+        f"{what} did not complete within {timeout.total_seconds():g} s; "
+        "at least one rank did not make the same call."
+    )

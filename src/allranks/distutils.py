@@ -1,0 +1,55 @@
+"""The published API page's module: 18 functions and 3 names, the same objects as the root's.
+
+``from allranks import distutils`` is all that a repository needs to replace its own copy;
+``docs/compatibility.md`` lists the deliberate differences.
+"""
+
+from __future__ import annotations
+
+from allranks import (
+    CURRENT_DEVICE_TYPE_STR,
+    DISTRIBUTED_PORT,
+    T,
+    all_gather,
+    all_reduce,
+    assign_device_for_local_rank,
+    broadcast,
+    broadcast_object_list,
+    cleanup,
+    gather_objects,
+    get_device_for_local_rank,
+    get_init_method,
+    get_rank,
+    get_world_size,
+    initialized,
+    is_master,
+    os_environ_get_or_throw,
+    setup,
+    setup_env_local,
+    setup_env_local_multi_gpu,
+    synchronize,
+)
+
+__all__ = [
+    "CURRENT_DEVICE_TYPE_STR",
+    "DISTRIBUTED_PORT",
+    "T",
+    "all_gather",
+    "all_reduce",
+    "assign_device_for_local_rank",
+    "broadcast",
+    "broadcast_object_list",
+    "cleanup",
+    "gather_objects",
+    "get_device_for_local_rank",
+    "get_init_method",
+    "get_rank",
+    "get_world_size",
+    "initialized",
+    "is_master",
+    "os_environ_get_or_throw",
+    "setup",
+    "setup_env_local",
+    "setup_env_local_multi_gpu",
+    "synchronize",
+]

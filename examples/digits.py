@@ -44,8 +44,8 @@ def train(model: nn.Module, data: TensorDataset, epochs: int) -> float:
     loss_of = nn.CrossEntropyLoss()
     mean = float("nan")
     show = Console(stderr=True)
-    quiet = not allranks.is_master()
-    for epoch in track(range(epochs), "training", console=show, disable=quiet, transient=True):
+    quiet = not (allranks.is_master() and show.is_terminal)
+    for epoch in track(range(epochs), "training", console=show, disable=quiet):
         sampler.set_epoch(epoch)
         losses = []
         for images, labels in loader:

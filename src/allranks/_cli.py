@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import asdict
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from allranks._launch import Outcome, Rank
 
+CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     """PyTorch's process group, up under any launcher."""
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"allow_interspersed_args": False})
 @click.option("-n", "--ranks", type=click.IntRange(min=1), required=True, help="How many ranks.")
 @click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
 @click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")
@@ -55,14 +57,18 @@ def run(
     from allranks import _launch
 
     program = Program(target, arguments, module)
+    supervisor = _launch.Supervisor(Output(ranks, quiet=quiet_ranks).write)
     try:
         if not spawn:
             _launch.preload()
         with _launch.private_directory() as directory:
-            started = _launch.start(program, ranks, directory, spawn=spawn)
-            outcome = _launch.Supervisor(started, Output(ranks, quiet=quiet_ranks).write).watch()
+            outcome = supervisor.watch(
+                lambda: _launch.start(program, ranks, directory, spawn=spawn)
+            )
     except AllranksError as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     _explain(outcome)
     raise SystemExit(outcome.exit_code)
 
@@ -111,8 +117,11 @@ class Output:
     def _put(self, out: BinaryIO, key: tuple[int, int], line: bytes) -> None:
         """A line that was redrawn, as by a progress bar, is shown as it stood at last."""
         *_, last = line.rstrip(b"\r\n").split(b"\r")
+        text = CURSOR_MOVES.sub(b"", last)
+        if last and not text:
+            return
         clear = b"\r\x1b[2K" if out.isatty() else b""
-        out.write(clear + self._prefixes[key] + last + b"\n")
+        out.write(clear + self._prefixes[key] + text + b"\n")
 
     def _show_progress(self, out: BinaryIO, rest: bytes) -> bytes:
         """Redraw an unfinished line, on a terminal; nothing but its last state is kept."""
@@ -176,3 +185,7 @@ def env(as_json: bool) -> None:
     console.print(table)
     for note in world.notes:
         console.print(f"note: {note}", markup=False)
+
+
+if __name__ == "__main__":
+    main(prog_name="allranks")

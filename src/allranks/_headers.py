@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 FRAME = 256
 """Bytes of the first message: four for the length, then the header's beginning."""
 
+SAID = 240
+"""How many characters of what a rank says an error shows."""
+
+GROUPS = 8
+"""How many groups of ranks an error shows, each of which says another thing."""
+
 TAG = 7301
 """Keeps our point-to-point messages apart from the program's own."""
 
@@ -58,43 +64,70 @@ def exchange(members: Members, header: Header) -> list[Header]:
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
     payload = json.dumps([header.call, header.data, header.error]).encode()
-    headers = [Header(*json.loads(text)) for text in _all_gather_bytes(members, payload)]
-    cannot = [f"rank {r}: {h.error}" for r, h in zip(members.ranks, headers, strict=True) if h.error]
-    if cannot:
-        raise CollectiveError("; ".join(cannot))
-    _agree(members, [told.call for told in headers])
+    texts = _all_gather_bytes(members, payload, header.call)
+    headers = [Header(*json.loads(text)) for text in texts]
+    errors = _ranks_by_text(members, [told.error for told in headers])
+    if errors:
+        raise CollectiveError(_listed(errors))
+    calls = _ranks_by_text(members, [told.call for told in headers])
+    if len(calls) > 1:
+        raise MismatchError(
+            f"the ranks made different calls: {_listed(_differing(calls))}. Every rank of the "
+            "group must make the same call, with data that fit together."
+        )
     return headers
 
 
-def _agree(members: Members, calls: Sequence[str]) -> None:
-    by_call: dict[str, list[int]] = {}
-    for rank, call in zip(members.ranks, calls, strict=True):
-        by_call.setdefault(call, []).append(rank)
-    if len(by_call) > 1:
-        told = "; ".join(f"ranks {ranges(who)}: {call}" for call, who in by_call.items())
-        raise MismatchError(f"the ranks made different calls. {told}")
+def _ranks_by_text(members: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
+    by_text: dict[str, list[int]] = {}
+    for rank, text in zip(members.ranks, texts, strict=True):
+        if text is not None:
+            by_text.setdefault(text, []).append(rank)
+    return by_text
 
 
-def _all_gather_bytes(members: Members, payload: bytes) -> list[bytes]:
+def _differing(by_text: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Long texts, cut to where they begin to differ."""
+    columns = enumerate(zip(*by_text, strict=False))
+    same = next((at for at, letters in columns if len(set(letters)) > 1), 0)
+    start = same - SAID // 4 if same > SAID // 2 else 0
+    return {("..." if start else "") + text[start:]: ranks for text, ranks in by_text.items()}
+
+
+def _listed(by_text: dict[str, list[int]]) -> str:
+    """What the ranks say, for people: ``ranks 0-2: this; rank 3: that``."""
+    parts = [
+        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {_brief(text)}"
+        for text, who in list(by_text.items())[:GROUPS]
+    ]
+    more = len(by_text) - len(parts)
+    return "; ".join([*parts, f"and {more} more"] if more else parts)
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= SAID else f"{text[:SAID]}..."
+
+
+def _all_gather_bytes(members: Members, payload: bytes, what: str) -> list[bytes]:
     if members.group is None or members.size == 1:
         return [payload]
     import torch
 
     group = _groups.cpu_group(members.group)
     frame = (struct.pack("<I", len(payload)) + payload)[:FRAME].ljust(FRAME, b"\0")
-    frames = equal_all_gather(group, torch.frombuffer(bytearray(frame), dtype=torch.uint8))
-    firsts = [bytes(memoryview(one.numpy())) for one in frames]
+    frames = equal_all_gather(group, torch.frombuffer(bytearray(frame), dtype=torch.uint8), what)
+    firsts = [one.numpy().tobytes() for one in frames]
     lengths = [struct.unpack_from("<I", first)[0] for first in firsts]
     rests = [max(0, length + 4 - FRAME) for length in lengths]
     if not any(rests):
         return [first[4 : 4 + length] for first, length in zip(firsts, lengths, strict=True)]
     rest = torch.frombuffer(bytearray(payload[FRAME - 4 :] or b"\0"), dtype=torch.uint8)
-    seconds = ragged_all_gather(members, group, rest[: rests[members.rank]], rests)
-    whole = (a[4:] + bytes(memoryview(b.numpy())) for a, b in zip(firsts, seconds, strict=True))
+    seconds = ragged_all_gather(members, group, rest[: rests[members.rank]], rests, what)
+    whole = (a[4:] + b.numpy().tobytes() for a, b in zip(firsts, seconds, strict=True))
     return [text[:length] for text, length in zip(whole, lengths, strict=True)]
 
 
-def equal_all_gather(group: dist.ProcessGroup, mine: torch.Tensor) -> list[torch.Tensor]:
+def equal_all_gather(group: dist.ProcessGroup, mine: torch.Tensor, what: str) -> list[torch.Tensor]:
     """Flat tensors of one size from all ranks of a group; they share one allocation."""
     import torch
     import torch.distributed as dist
@@ -103,12 +136,16 @@ def equal_all_gather(group: dist.ProcessGroup, mine: torch.Tensor) -> list[torch
     gathered = torch.empty(size * mine.numel(), dtype=mine.dtype, device=mine.device)
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     work = gather(gathered, mine, group=group, async_op=True)
-    finish(group, work, mine, "all_gather")
+    finish(group, work, mine, what)
     return list(gathered.chunk(size)) if mine.numel() else [gathered[:0]] * size
 
 
 def ragged_all_gather(
-    members: Members, group: dist.ProcessGroup, mine: torch.Tensor, numels: Sequence[int]
+    members: Members,
+    group: dist.ProcessGroup,
+    mine: torch.Tensor,
+    numels: Sequence[int],
+    what: str,
 ) -> list[torch.Tensor]:
     """Flat tensors of known sizes from all ranks of a group: exact sizes, nothing padded."""
     import torch
@@ -126,7 +163,7 @@ def ragged_all_gather(
     peers = [(i, rank) for i, rank in enumerate(members.ranks) if i != members.rank]
     receive = [(theirs[i], rank) for i, rank in peers]
     send = [(mine, rank) for _, rank in peers]
-    move(group, send, receive, "all_gather")
+    move(group, send, receive, what)
     return theirs
 
 
@@ -155,7 +192,8 @@ def _finish_all(waits: Sequence[Callable[[], object]], timeout: timedelta, what:
         Abandonable(lambda: [wait() for wait in waits]).result(timeout.total_seconds() + 1)
     except StillRunning:
         raise StalledError(
-            f"{what}: the data did not arrive within {timeout.total_seconds():g} s"
+            f"{_brief(what)}: the data did not arrive within {timeout.total_seconds():g} s; at "
+            "least one rank did not make the same call, or stopped in it."
         ) from None
 
 
@@ -164,6 +202,6 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
     if work is None:
         return
     if tensor.device.type == "cpu":
-        wait(work, _groups.timeout(group), what)
+        wait(work, _groups.timeout(group), _brief(what))
     else:
         work.wait()

@@ -36,6 +36,9 @@ TERM_GRACE = 3.0
 OUTER_TERM_GRACE = 30.0
 """Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
 
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+"""The signals that the parent of the ranks hears."""
+
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of mode 0700 is made in it
 
 
@@ -63,8 +66,15 @@ class Rank:
     @property
     def exit_code(self) -> int:
         """Its exit code, as a shell shows it."""
+        if self.failure:
+            return 1  # Even if a signal met it on its way out.
         status = self.status or 0
         return 128 - status if status < 0 else status
+
+    @property
+    def failed_at(self) -> float:
+        """When it failed, on the monotonic clock: as it reported, else when it ended."""
+        return self.failure.at if self.failure else self.ended
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,16 @@ def _environ(
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": _sockets.LOOPBACK,
         "MASTER_PORT": str(_sockets.port_of(port)),
+        **_terminal(),
     }
+
+
+def _terminal() -> dict[str, str]:
+    """Lets rich draw progress bars in a rank, whose output is a pipe to our terminal."""
+    if not sys.stderr.isatty():
+        return {}
+    columns = shutil.get_terminal_size().columns
+    return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
 
 
 def _fork(program: Program, rank: int, environ: dict[str, str]) -> Rank:
@@ -199,9 +218,10 @@ def _become_a_fresh_process(ranks: int) -> None:
     import numpy as np
     import torch
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    for signum in HEARD:
+        handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        signal.signal(signum, handler)
     np.random.seed()  # noqa: NPY002 - the global state, which all ranks would share
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
@@ -233,25 +253,29 @@ def _spawn(program: Program, rank: int, environ: dict[str, str]) -> Rank:
 class Supervisor:
     """Watches the ranks of a job: passes their output on, and ends all when one fails."""
 
-    def __init__(self, ranks: list[Rank], write: Callable[[int, int, bytes], None]) -> None:
+    def __init__(self, write: Callable[[int, int, bytes], None]) -> None:
         """Prepare to watch.
 
         Args:
-            ranks: the running ranks.
             write: takes a rank, the stream (1 or 2) and what the rank wrote to it; an empty
                 text ends the stream.
         """
-        self._ranks = ranks
         self._write = write
+        self._ranks: list[Rank] = []
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._outside: int | None = None
         self._kill_at: float | None = None
         self._ending: set[int] = set()
 
-    def watch(self) -> Outcome:
-        """Wait until all ranks have ended."""
+    def watch(self, begin: Callable[[], list[Rank]]) -> Outcome:
+        """Start the ranks, and wait until all have ended.
+
+        Args:
+            begin: starts the ranks; signals are heard from before it is called.
+        """
         with self._hearing_signals():
+            self._ranks = begin()
             for rank in self._ranks:
                 for stream, pipe in enumerate(rank.pipes, start=1):
                     os.set_blocking(pipe, False)
@@ -343,7 +367,7 @@ class Supervisor:
     def _outcome(self) -> Outcome:
         failed = [rank for rank in self._ranks if rank.status]
         by_itself = [rank for rank in failed if rank.rank not in self._ending or rank.failure]
-        ordered = sorted(by_itself, key=lambda rank: rank.ended)
+        ordered = sorted(by_itself, key=lambda rank: rank.failed_at)
         first = ordered[0] if ordered else None
         return Outcome(first, tuple(ordered[1:]), self._outside)
 
@@ -353,12 +377,9 @@ class Supervisor:
         waker, woken = socket.socketpair()
         waker.setblocking(False)
         self._selector.register(woken, selectors.EVENT_READ, None)
-        heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-        before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in heard}
+        before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
         wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         try:
-            self._signals.append(signal.SIGCHLD)  # One may have ended before we listened.
-            waker.send(b"\0")
             yield
         finally:
             signal.set_wakeup_fd(wakeup)

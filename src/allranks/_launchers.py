@@ -13,7 +13,7 @@ from allranks._hostlist import expand, expand_counts
 from allranks.errors import DetectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias, TypeVar
 
     Environ: TypeAlias = Mapping[str, str]
@@ -153,8 +153,8 @@ def place(
         master_addr=environ.get(names.master_addr) or None,
         master_port=_port(environ, names.master_port),
     )
-    for at_fault in _contradictions(names, here):
-        raise fault(environ, at_fault, "The variables contradict each other", _CONSISTENT)
+    for problem, at_fault in _contradictions(names, here):
+        raise fault(environ, at_fault, problem, _CONSISTENT)
     one_host = here["num_nodes"] == 1 or here["local_world_size"] == here["world_size"]
     return on_one_host(here) if one_host else here
 
@@ -172,21 +172,26 @@ def _port(environ: Environ, name: str) -> int | None:
     return port
 
 
-def _contradictions(names: Names, here: Fields) -> Iterable[tuple[str, ...]]:
-    """The variables that cannot all be right, if any."""
-    rank, size = here["rank"], here["world_size"]
-    local, locals_ = here["local_rank"], here["local_world_size"]
-    node, nodes = here["node_rank"], here["num_nodes"]
-    if rank >= size:
-        yield names.rank, names.world_size
-    if local is not None and local >= (size if locals_ is None else locals_):
-        yield names.local_rank, names.world_size if locals_ is None else names.local_world_size
-    if node is not None and nodes is not None and node >= nodes:
-        yield names.node_rank, names.num_nodes
-    if not _hosts_fit(size, locals_, nodes):
-        yield tuple(filter(None, (names.world_size, names.local_world_size, names.num_nodes)))
-    if node and locals_ == size:
-        yield names.node_rank, names.local_world_size, names.world_size
+def _contradictions(names: Names, here: Fields) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What cannot be, and the variables at fault."""
+    rank, size, node = here["rank"], here["world_size"], here["node_rank"]
+    local, on_this_host, nodes = here["local_rank"], here["local_world_size"], here["num_nodes"]
+    of_local = names.world_size if on_this_host is None else names.local_world_size
+    of_node = names.world_size if nodes is None else names.num_nodes
+    for name, value, of, count in (
+        (names.rank, rank, names.world_size, size),
+        (names.local_rank, local, of_local, size if on_this_host is None else on_this_host),
+        (names.node_rank, node, of_node, size if nodes is None else nodes),
+    ):
+        if value is not None and value >= count:
+            yield f"{name} is too large for {of}", (name, of)
+    if not _hosts_fit(size, on_this_host, nodes):
+        known = ((names.local_world_size, on_this_host), (names.num_nodes, nodes))
+        told = [name for name, value in known if name and value is not None]
+        yield f"{' and '.join(told)} cannot make up {names.world_size}", (names.world_size, *told)
+    if node and on_this_host == size:
+        at_fault = (names.node_rank, names.local_world_size, names.world_size)
+        yield f"{names.node_rank} is too large: all ranks are on one host", at_fault
 
 
 def _hosts_fit(size: int, on_this_host: int | None, num_nodes: int | None) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks import _groups
 from allranks._headers import Header, exchange, move
+from allranks._rollcall import ranges
+from allranks._tensors import as_bytes, contiguous, why_not_dense
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -55,7 +57,12 @@ def all_gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[
         CollectiveError: a rank's object cannot be pickled, or this rank is not in the group.
         MismatchError: the ranks made different calls.
     """
-    return cast("list[T]", _gather("all_gather_objects", data, group, receivers=None))
+    return gather_everywhere("all_gather_objects", data, group)
+
+
+def gather_everywhere(call: str, data: T, group: dist.ProcessGroup | None) -> list[T]:
+    """``all_gather_objects``, under the name of the call that the ranks made."""
+    return cast("list[T]", _gather(call, data, group, receivers=None))
 
 
 def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = None) -> T:
@@ -73,16 +80,7 @@ def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = No
         CollectiveError: the object cannot be pickled, or ``src`` or this rank is not in the group.
         MismatchError: the ranks made different calls.
     """
-    who = _groups.members("broadcast_object", group)
-    sender = who.index("broadcast_object", src)
-    buffers, error = _dump(data) if who.rank == sender else ([], None)
-    headers = exchange(who, Header(f"broadcast_object(src={src})", _sizes(buffers), error))
-    if who.rank == sender:
-        _transfer(who, buffers, [i for i in range(who.size) if i != sender], {})
-        return data
-    received = _empty(headers[sender].data)
-    _transfer(who, [], (), {sender: received})
-    sent: T = _load(received, src)
+    sent: T = _broadcast("broadcast_object", data, src, group)
     return sent
 
 
@@ -104,10 +102,30 @@ def broadcast_object_list(
         CollectiveError: an entry cannot be pickled, or ``src`` or this rank is not in the group.
         MismatchError: the ranks made different calls, or their lists differ in length.
     """
-    who = _groups.members("broadcast_object_list", group)
-    who.index("broadcast_object_list", src)
-    exchange(who, Header(f"broadcast_object_list({len(object_list)} objects, src={src})"))
-    object_list[:] = broadcast_object(object_list, src, group)
+    if isinstance(object_list, list):
+        call, error = f"broadcast_object_list of {len(object_list)} objects", None
+    else:
+        call, error = "broadcast_object_list", f"{object_list!r:.60} is no list"
+    object_list[:] = _broadcast(call, object_list, src, group, error)
+
+
+def _broadcast(
+    call: str, data: Any, src: int, group: dist.ProcessGroup | None, error: str | None = None
+) -> Any:
+    who = _groups.members(call, group)
+    buffers: list[Any] = []
+    if src not in who.ranks:
+        error = f"{call}: src={src} is not in this group of ranks {ranges(who.ranks)}"
+    elif not error and src == who.ranks[who.rank]:
+        buffers, error = _dump(data)
+    headers = exchange(who, Header(f"{call} from src={src}", _sizes(buffers), error))
+    sender = who.ranks.index(src)
+    if who.rank == sender:
+        _transfer(who, call, buffers, [i for i in range(who.size) if i != sender], {})
+        return data
+    received = _empty(headers[sender].data)
+    _transfer(who, call, [], (), {sender: received})
+    return _load(received, src)
 
 
 def _gather(
@@ -119,10 +137,8 @@ def _gather(
     everyone = range(who.size)
     receivers = everyone if receivers is None else receivers
     receiving = who.rank in receivers
-    incoming = {
-        i: _empty(headers[i].data) for i in everyone if receiving and i != who.rank
-    }
-    _transfer(who, buffers, [i for i in receivers if i != who.rank], incoming)
+    incoming = {i: _empty(headers[i].data) for i in everyone if receiving and i != who.rank}
+    _transfer(who, call, buffers, [i for i in receivers if i != who.rank], incoming)
     if not receiving:
         return None
     return [data if i == who.rank else _load(incoming[i], who.ranks[i]) for i in everyone]
@@ -134,17 +150,31 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         import torch
 
-        if type(obj) is not torch.Tensor or obj.layout != torch.strided or obj.is_quantized:
+        if not isinstance(obj, torch.Tensor):
             return NotImplemented
-        plain = obj.detach().cpu().contiguous().resolve_conj().resolve_neg()
-        raw = plain.reshape(-1).view(torch.uint8) if plain.numel() else plain.new_empty(0).byte()
-        arguments = (pickle.PickleBuffer(raw.numpy()), plain.dtype, plain.shape, obj.requires_grad)
-        return _tensor, arguments
+        if type(obj) is not torch.Tensor or not _is_plain(obj):
+            return _on_cpu(obj)
+        plain = contiguous(obj.detach().cpu())
+        raw: Any = as_bytes(plain).numpy()
+        return _tensor, (pickle.PickleBuffer(raw), plain.dtype, plain.shape, obj.requires_grad)
 
 
-def _tensor(
-    raw: Any, dtype: torch.dtype, shape: Sequence[int], requires_grad: bool  # noqa: FBT001
-) -> torch.Tensor:
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether its bytes, type and shape are all there is to a tensor."""
+    return why_not_dense(tensor) is None and not vars(tensor)
+
+
+def _on_cpu(tensor: torch.Tensor) -> Any:
+    """Carried as torch does it, which brings a Parameter's data back here as a plain tensor."""
+    import torch
+
+    if isinstance(tensor, torch.nn.Parameter) or tensor.device.type in ("cpu", "meta"):
+        return NotImplemented
+    carried: Any = tensor.cpu()
+    return carried.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+def _tensor(raw: Any, dtype: torch.dtype, shape: Sequence[int], requires_grad: Any) -> torch.Tensor:
     import torch
 
     if not len(raw):
@@ -159,10 +189,10 @@ def _dump(data: Any) -> tuple[list[Any], str | None]:
     stream = io.BytesIO()
     try:
         _Pickler(stream, protocol=5, buffer_callback=outside.append).dump(data)
+        return [stream.getbuffer(), *(buffer.raw() for buffer in outside)], None
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
-        told = f"its {type(data).__name__} cannot be pickled: {type(error).__name__}: {error}"
-        return [], told
-    return [stream.getbuffer(), *(buffer.raw() for buffer in outside)], None
+        kind = type(data).__name__
+        return [], f"its {kind} cannot be pickled: {type(error).__name__}: {error}"
 
 
 def _sizes(buffers: Sequence[Any]) -> list[int]:
@@ -188,6 +218,7 @@ def _load(buffers: Sequence[Any], sender: int) -> Any:
 
 def _transfer(
     who: Members,
+    what: str,
     outgoing: Sequence[Any],
     receivers: Collection[int],
     incoming: dict[int, list[Any]],
@@ -197,10 +228,9 @@ def _transfer(
     group = _groups.cpu_group(who.group)
     flat = [_flat(buffer) for buffer in outgoing if buffer.nbytes]
     send = [(tensor, who.ranks[i]) for i in receivers for tensor in flat]
-    receive = [
-        (_flat(buffer), who.ranks[i]) for i, some in incoming.items() for buffer in some if len(buffer)
-    ]
-    move(group, send, receive, "objects")
+    filled = [(buffer, i) for i, buffers in incoming.items() for buffer in buffers if len(buffer)]
+    receive = [(_flat(buffer), who.ranks[i]) for buffer, i in filled]
+    move(group, send, receive, what)
 
 
 def _flat(buffer: Any) -> torch.Tensor:

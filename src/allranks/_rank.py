@@ -7,6 +7,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,10 +52,12 @@ class Failure:
     Attributes:
         summary: the exception's type and message.
         traceback: the whole traceback, as Python prints it.
+        at: when, on the monotonic clock, which all processes of a host share.
     """
 
     summary: str
     traceback: str
+    at: float
 
 
 def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoReturn:
@@ -89,7 +92,7 @@ def _report(error: BaseException, report_to: int) -> None:
     summary = "".join(traceback.format_exception_only(type(error), error)).strip()
     text = "".join(traceback.format_exception(type(error), error, own))
     with os.fdopen(os.dup(report_to), "w") as pipe:
-        json.dump(asdict(Failure(summary, text)), pipe)
+        json.dump(asdict(Failure(summary, text, time.monotonic())), pipe)
 
 
 def _frames_of_the_program(frames: TracebackType | None) -> TracebackType | None:

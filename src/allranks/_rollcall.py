@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from allranks import errors
 from allranks._waiting import Deadline
@@ -154,11 +154,9 @@ class RollCall:
 
     def _judge(self) -> dict[str, Any]:
         if not self._await_all():
-            failure = self._get(FAILURE) if self._store.check([FAILURE]) else None
-            error = revive(failure) if failure else self._missing()
-            self._put(VERDICT, {"error": pack(error)})
-            self._linger()
-            raise error
+            if self._store.check([FAILURE]):
+                self._condemn(revive(self._get(FAILURE)), self._me.world_size - 1)
+            self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
         records = self._records()
         verdict = {"layout": _run_lengths(records), "warnings": list(_doubts(records))}
         self._put(VERDICT, verdict)
@@ -183,11 +181,7 @@ class RollCall:
             self._put(FAILURE, pack(error))
             if not self._comes(VERDICT, LINGER):
                 raise error
-        verdict = self._get(VERDICT)
-        if "error" not in verdict:
-            return verdict
-        self._store.add(READ, 1)
-        raise revive(verdict["error"])
+        return read_verdict(self._store)
 
     def _comes(self, key: str, seconds: float | None = None) -> bool:
         """Whether a key appears in time; one blocking store call, however long it takes."""
@@ -198,26 +192,27 @@ class RollCall:
             return bool(self._store.check([key]))
         return True
 
-    def _linger(self) -> None:
-        """Keep the store open until those who arrived have read the verdict."""
+    def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
+        """Write rank 0's verdict, and keep the store open until the others have read it."""
+        self._put(VERDICT, {"error": pack(error)})
         end = Deadline.after(LINGER)
-        readers = self._store.add(ARRIVED, 0) - 1
         while self._store.add(READ, 0) < readers and not end.passed:
             time.sleep(0.005)
+        raise error
 
-    def _fail(self, error: RendezvousError) -> None:
+    def _fail(self, error: RendezvousError) -> NoReturn:
         """Tell everybody, through rank 0's verdict, and raise."""
-        self._put(FAILURE, pack(error))
         if self._me.rank == 0:
-            self._put(VERDICT, {"error": pack(error)})
-            self._linger()
+            self._condemn(error, self._me.world_size - 1)
+        self._put(FAILURE, pack(error))
+        self._store.add(READ, 1)
         raise error
 
     def _missing(self) -> MissingRanksError:
         return MissingRanksError(
             f"{self._missing_ranks_text()} within {self._deadline.seconds:g} s. "
             "Their own logs, or their launcher's, say why.",
-            self._absent(),
+            missing=self._absent(),
         )
 
     def _missing_ranks_text(self) -> str:
@@ -288,6 +283,19 @@ def is_closed(store: dist.Store) -> bool:
     return bool(store.check([VERDICT]))
 
 
+def read_verdict(store: dist.Store) -> dict[str, Any]:
+    """Rank 0's verdict, once it is there.
+
+    Raises:
+        RendezvousError: the verdict is that the roll call failed.
+    """
+    verdict: dict[str, Any] = json.loads(store.get(VERDICT))
+    if "error" in verdict:
+        store.add(READ, 1)
+        raise revive(verdict["error"])
+    return verdict
+
+
 def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
     """Raise what a rank must say to a store that it cannot join.
 
@@ -304,9 +312,7 @@ def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> 
             f"{me}, is of job {me.job!r}. {TWO_JOBS}"
         )
     if is_closed(store):
-        verdict = json.loads(store.get(VERDICT))
-        if "error" in verdict:
-            raise revive(verdict["error"])
+        read_verdict(store)
         raise WrongJobError(
             f"the job at {place} is complete ({signed}), and this process, {me}, is not part of "
             f"it. {TWO_JOBS}"
@@ -323,7 +329,7 @@ def duplicate(first: Record, second: Record) -> DuplicateRankError:
         f"rank {first.rank} is claimed twice: by pid {first.pid} on {first.host} and by pid "
         f"{second.pid} on {second.host}. Is the script started once per node without its "
         f"launcher? {TWO_JOBS}",
-        first.rank,
+        rank=first.rank,
     )
 
 

@@ -137,12 +137,10 @@ def read_nothing(environ: Environ) -> Fields:
 
 def _hints(environ: Environ) -> Iterator[str]:
     if environ.get("SLURM_JOB_ID") and not _launchers.in_slurm_step(environ):
-        job = _shown(
-            environ, (name for name in ("SLURM_JOB_ID", "SLURM_NTASKS") if name in environ)
-        )
+        count = f", {environ['SLURM_NTASKS']} in all" if "SLURM_NTASKS" in environ else ""
         yield (
-            f"In a Slurm job, but not started by srun: a world of one. `srun python ...` would "
-            f"start all the job's tasks ({job})."
+            f"In Slurm job {environ['SLURM_JOB_ID']}, but not started by srun: a world of one. "
+            f"`srun python ...` would start the job's tasks{count}."
         )
     if "JOB_COMPLETION_INDEX" in environ:
         yield (
@@ -266,23 +264,22 @@ def _outnumbered(row: Row, here: Fields, environ: Environ) -> bool:
     strange = [name for name in given if whole(environ, name) != said[name]]
     if here["world_size"] == 1 and len(given) == 2:
         return bool(strange)
-    if here["world_size"] > 1 and _launchers.in_ray_worker(environ):
-        strange += ["RAY_JOB_ID", "RAY_RAYLET_PID"]  # this rank may be the raylet's
     if strange:
-        raise _contradiction(row, here, environ, strange)
+        fix = "Unset those that are not about this process, or set RANK and WORLD_SIZE to agree"
+        ignoring = ", or call setup(submit=False) to ignore Slurm" if row.name == "slurm" else ""
+        raise _contradiction(row, here, environ, strange, f"{fix}{ignoring}.")
+    if here["world_size"] > 1 and _launchers.in_ray_worker(environ):
+        fix = "This may be its raylet's rank: set RANK and WORLD_SIZE in the Ray worker."
+        raise _contradiction(row, here, environ, ("RAY_JOB_ID", "RAY_RAYLET_PID"), fix)
     return False
 
 
 def _contradiction(
-    row: Row, here: Fields, environ: Environ, strange: Iterable[str]
+    row: Row, here: Fields, environ: Environ, strange: Iterable[str], fix: str
 ) -> DetectionError:
-    return fault(
-        environ,
-        (*row.variables, *strange),
-        f"{row.name} says rank {here['rank']} of {here['world_size']}, other variables disagree",
-        "Unset those that are not about this process, or make RANK and WORLD_SIZE agree; "
-        "setup(submit=False) ignores Slurm.",
-    )
+    said = f"{row.name} says rank {here['rank']} of {here['world_size']}"
+    names = (*row.variables, *strange)
+    return fault(environ, names, f"{said}, and {' and '.join(strange)} another thing", fix)
 
 
 def _leftovers(chosen: Row, environ: Environ, ignore: Collection[str]) -> Iterator[str]:

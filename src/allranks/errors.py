@@ -17,7 +17,8 @@
         `-- StalledError (TimeoutError)        a collective did not complete in time
 
 Each leaf also derives from the built-in type that callers would expect, so that code which
-catches ``RuntimeError`` or ``TimeoutError`` around ``torch.distributed`` keeps working.
+catches ``RuntimeError`` or ``TimeoutError`` around ``torch.distributed`` keeps working. All of
+them survive pickle, so that a process pool can carry them to its parent.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class DetectionError(AllranksError, RuntimeError):
         variables: the variables at fault and the values seen; None for one that is not set.
     """
 
-    def __init__(self, message: str, variables: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self, message: str, variables: Mapping[str, str | None] | None = None
+    ) -> None:
         super().__init__(message)
         self.variables = dict(variables or {})
 
@@ -79,7 +82,7 @@ class MissingRanksError(RendezvousError, TimeoutError):
         missing: the ranks that did not arrive; empty where this rank cannot know them.
     """
 
-    def __init__(self, message: str, missing: Iterable[int] = ()) -> None:
+    def __init__(self, message: str, *, missing: Iterable[int] = ()) -> None:
         super().__init__(message)
         self.missing = tuple(missing)
 
@@ -95,7 +98,7 @@ class DuplicateRankError(RendezvousError):
         rank: the rank claimed twice.
     """
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
         super().__init__(message)
         self.rank = rank
 
@@ -119,7 +122,7 @@ class PeerFailedError(CollectiveError):
         rank: the rank that failed first.
     """
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
         super().__init__(message)
         self.rank = rank
 

@@ -1,0 +1,64 @@
+"""How a tensor lies in memory: whether it can be sent as it is, and written in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+def why_not_dense(tensor: torch.Tensor) -> str | None:
+    """Why a tensor is no plain block of numbers; None if it is."""
+    import torch
+
+    if tensor.layout != torch.strided:
+        return f"a tensor of layout {tensor.layout}; pass tensor.to_dense()"
+    if tensor.is_quantized:
+        return "a quantized tensor; pass tensor.int_repr()"
+    return "a meta tensor, which holds no data" if tensor.is_meta else None
+
+
+def is_contiguous(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values, as they are, lie in memory in their order."""
+    return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+
+
+def contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself if it is contiguous, else a copy that is."""
+    if is_contiguous(tensor):
+        return tensor
+    return tensor.resolve_conj().resolve_neg().contiguous()
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor's memory as flat bytes, which every backend moves."""
+    import torch
+
+    if not tensor.numel():
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def overlaps(tensor: torch.Tensor) -> bool:
+    """Whether two elements of a tensor lie at one address."""
+    steps = [(s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1]
+    reach, nested = 0, True
+    for stride, size in sorted(steps):
+        nested = nested and stride > reach
+        reach += stride * (size - 1)
+    if nested or not tensor.numel():
+        return False
+    # More elements than addresses; else there are few enough to look at each.
+    return tensor.numel() > reach + 1 or _some_address_repeats(steps)
+
+
+def _some_address_repeats(steps: Sequence[tuple[int, int]]) -> bool:
+    import torch
+
+    addresses = torch.zeros(1, dtype=torch.int64)
+    for stride, size in steps:
+        addresses = (addresses[:, None] + torch.arange(size) * stride).reshape(-1)
+    return len(set(addresses.tolist())) < addresses.numel()

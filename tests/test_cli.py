@@ -1,0 +1,272 @@
+"""``allranks run`` and ``allranks env``, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ALLRANKS = [sys.executable, "-m", "allranks._cli"]
+
+
+def run(tmp_path: Path, script: str, *options: str, arguments: tuple[str, ...] = (), **more):
+    """Run a script of these lines under ``allranks run``."""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    return subprocess.run(
+        [*ALLRANKS, "run", *options, str(path), *arguments],
+        capture_output=True, text=True, timeout=100, **more,
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+HELLO = """
+import sys, allranks
+with allranks.session(cpu=True) as world:
+    print("sum", allranks.all_reduce(world.rank), sys.argv[1:], __name__)
+    print("to stderr", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--spawn",)])
+def test_ranks_meet_and_their_lines_carry_their_rank(tmp_path: Path, how: tuple) -> None:
+    done = run(tmp_path, HELLO, "-n", "3", *how, arguments=("-n", "5", "--flag"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        f"{rank}│ sum 3 ['-n', '5', '--flag'] __main__" for rank in range(3)
+    ]
+    assert sorted(done.stderr.splitlines()) == [f"{rank}│ to stderr" for rank in range(3)]
+
+
+def test_quiet_ranks_keeps_rank_0(tmp_path: Path) -> None:
+    done = run(tmp_path, HELLO, "-n", "2", "--quiet-ranks")
+    assert done.stdout == "0│ sum 1 [] __main__\n"
+    assert done.stderr == "0│ to stderr\n"
+
+
+def test_a_module_is_run(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "job.py").write_text(HELLO)
+    done = subprocess.run(
+        [*ALLRANKS, "run", "-n", "2", "-m", "pack.job", "x"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=100,
+    )
+    assert sorted(done.stdout.splitlines()) == [f"{r}│ sum 1 ['x'] __main__" for r in range(2)]
+
+
+FAIL = """
+import time, allranks
+allranks.setup(cpu=True)
+if allranks.get_rank() == 1:
+    def deep():
+        raise ValueError("boom [bold]")
+    deep()
+allranks.all_reduce(1) if allranks.get_rank() == 0 else time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--spawn",)])
+def test_the_first_failures_traceback_stands_last_and_whole(tmp_path: Path, how: tuple) -> None:
+    began = time.monotonic()
+    done = run(tmp_path, FAIL, "-n", "3", *how)
+    assert time.monotonic() - began < 60
+    assert done.returncode == 1
+    told = done.stderr[done.stderr.rindex("allranks: rank 1") :].splitlines()
+    assert told[0].endswith("failed: ValueError: boom [bold]")
+    assert told[1] == "Traceback (most recent call last):"
+    assert "script.py" in told[2], told
+    assert told[-1] == "ValueError: boom [bold]"
+    assert "in deep" in done.stderr
+    assert "runpy" not in done.stderr[done.stderr.rindex("allranks: rank 1") :]
+    assert done.stderr.count("boom [bold]") - done.stderr.count("raise ValueError") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("sys.exit(7)", 7, "left with exit code 7"),
+        ("os._exit(9)", 9, "left with exit code 9"),
+        ("os.kill(os.getpid(), 9)", 137, "ended by SIGKILL"),
+        ("sys.exit('no data')", 1, "left with exit code 1"),
+        ("raise KeyboardInterrupt", 130, "left with exit code 130"),
+    ],
+)
+def test_the_exit_code_is_the_first_failing_ranks(tmp_path, line: str, code: int, said: str) -> None:
+    script = f"import os, sys, time\nif os.environ['RANK'] == '1':\n    {line}\ntime.sleep(600)"
+    done = run(tmp_path, script, "-n", "2")
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "rank 1 " in done.stderr
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1] + os.environ["RANK"], "w").write(f"{os.getpid()} {child.pid}")
+while os.environ["RANK"] != "1" or not os.path.exists(sys.argv[1] + "go"):
+    time.sleep(0.01)
+sys.exit(5)
+"""
+
+
+def stubborn_job(tmp_path: Path):
+    """Three ranks that ignore signals, each with a child; their process ids, and the job."""
+    path = tmp_path / "script.py"
+    path.write_text(STUBBORN)
+    job = subprocess.Popen(
+        [*ALLRANKS, "run", "-n", "3", str(path), f"{tmp_path}/"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    files = [tmp_path / str(rank) for rank in range(3)]
+    wait_until(lambda: all(f.exists() and f.read_text().count(" ") for f in files))
+    return job, [int(pid) for f in files for pid in f.read_text().split()]
+
+
+def test_one_rank_failing_ends_all_within_five_seconds(tmp_path: Path) -> None:
+    job, pids = stubborn_job(tmp_path)
+    (tmp_path / "go").touch()
+    began = time.monotonic()
+    job.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert job.returncode == 5
+    wait_until(lambda: not any(map(alive, pids)), 2)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_control_c_leaves_no_orphan(tmp_path: Path, signum: int, code: int) -> None:
+    job, pids = stubborn_job(tmp_path)
+    job.send_signal(signum)
+    time.sleep(0.5)
+    job.send_signal(signum)  # An impatient person.
+    _, said = job.communicate(timeout=30)
+    assert job.returncode == code
+    assert signal.Signals(signum).name in said
+    wait_until(lambda: not any(map(alive, pids)), 2)
+
+
+def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
+    job, pids = stubborn_job(tmp_path)
+    job.kill()
+    job.communicate(timeout=30)
+    wait_until(lambda: not any(map(alive, pids[::2])), 5)
+    for pid in pids[1::2]:
+        os.kill(pid, signal.SIGKILL)  # What a killed rank had started is beyond anybody.
+
+
+INTERRUPTED = """
+import sys, time, allranks
+allranks.setup(cpu=True)
+open(sys.argv[1] + str(allranks.get_rank()), "w").close()
+if allranks.get_rank() == 0:
+    allranks.all_reduce(1)
+time.sleep(600)
+"""
+
+
+def test_control_c_works_inside_a_blocked_collective(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(INTERRUPTED)
+    job = subprocess.Popen(
+        [*ALLRANKS, "run", "-n", "2", str(path), f"{tmp_path}/"], stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+    time.sleep(0.5)
+    began = time.monotonic()
+    job.send_signal(signal.SIGINT)
+    _, said = job.communicate(timeout=30)
+    assert time.monotonic() - began < 3  # Before SIGKILL would have come.
+    assert job.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = set(os.listdir("/dev/shm"))
+    run(tmp_path, HELLO, "-n", "2")
+    run(tmp_path, FAIL, "-n", "2")
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+ENV_ONLY = """
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+one = torch.ones(1)
+dist.all_reduce(one)
+print(one.item(), dist.get_rank())
+dist.destroy_process_group()
+"""
+
+
+def test_a_program_that_only_knows_env_runs(tmp_path: Path) -> None:
+    done = run(tmp_path, ENV_ONLY, "-n", "2")
+    assert sorted(done.stdout.splitlines()) == ["0│ 2.0 0", "1│ 2.0 1"], done.stderr
+
+
+def test_ranks_draw_different_random_numbers(tmp_path: Path) -> None:
+    """As processes of their own would."""
+    done = run(tmp_path, "import numpy, random; print(numpy.random.rand(), random.random())", "-n", "2")
+    first, second = (line.partition("│")[2] for line in done.stdout.splitlines())
+    assert not set(first.split()) & set(second.split())
+
+
+def test_progress_bars_end_as_one_line(tmp_path: Path) -> None:
+    script = "for i in range(5): print(f'\\r{i}/5', end='', flush=True)\nprint('\\rdone')"
+    assert run(tmp_path, script, "-n", "1").stdout == "0│ done\n"
+
+
+def test_a_script_that_is_not_there(tmp_path: Path) -> None:
+    done = subprocess.run([*ALLRANKS, "run", "-n", "2", "nowhere.py"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'nowhere.py' does not exist" in done.stderr
+
+
+def test_the_ranks_must_be_said() -> None:
+    done = subprocess.run([*ALLRANKS, "run", "x.py"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--ranks" in done.stderr
+
+
+def test_env_tells_the_world_and_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom allranks._cli import main\n"
+        "main(['env', '--json'], standalone_mode=False)\nassert 'torch' not in sys.modules"
+    )
+    environ = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["launcher"], told["rank"], told["world_size"]) == ("env", 1, 2)
+
+
+def test_env_explains_half_an_environment() -> None:
+    environ = {**os.environ, "RANK": "1"}
+    done = subprocess.run([*ALLRANKS, "env"], capture_output=True, text=True, env=environ)
+    assert done.returncode == 1
+    assert "WORLD_SIZE" in done.stderr
+
+
+def test_env_for_people() -> None:
+    done = subprocess.run([*ALLRANKS, "env"], capture_output=True, text=True)
+    assert "launcher: single" in done.stdout

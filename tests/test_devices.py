@@ -1,0 +1,166 @@
+"""Which device a rank gets, with torch's accelerators replaced by fakes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import allranks
+from allranks import _devices
+from allranks.errors import ConfigError, DeviceError
+
+VARIABLE = allranks.CURRENT_DEVICE_TYPE_STR
+
+
+@dataclass
+class Fake:
+    """An accelerator that is not here."""
+
+    kind: str | None
+    count: int
+    initialised: bool = False
+    current: int = 0
+    made_current: list[int] = field(default_factory=list)
+
+    def make_current(self, index: int) -> None:
+        self.made_current.append(index)
+        self.current, self.initialised = index, True
+
+    def current_device(self) -> int:
+        assert self.initialised, "asking must not initialise CUDA"
+        return self.current
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch):
+    """Replaces torch.accelerator and torch.cuda."""
+
+    def replace(kind: str | None, count: int = 0) -> Fake:
+        made = Fake(kind, count)
+        device = torch.device(kind) if kind else None
+        for name, function in {
+            "is_available": lambda: kind is not None,
+            "current_accelerator": lambda: device,
+            "device_count": lambda: count,
+            "set_device_index": made.make_current,
+            "current_device_index": made.current_device,
+        }.items():
+            monkeypatch.setattr(torch.accelerator, name, function)
+        for name, function in {
+            "is_available": lambda: kind == "cuda",
+            "device_count": lambda: count if kind == "cuda" else 0,
+            "set_device": made.make_current,
+            "is_initialized": lambda: made.initialised,
+            "current_device": made.current_device,
+            "get_device_properties": lambda index: SimpleNamespace(uuid=f"GPU-{index}"),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+        return made
+
+    return replace
+
+
+def test_a_rank_gets_the_gpu_of_its_local_rank(fake) -> None:
+    gpus = fake("cuda", 4)
+    allranks.assign_device_for_local_rank(False, 3, local_world_size=4)
+    assert gpus.made_current == [3]
+    assert os.environ[VARIABLE] == "cuda"
+    assert allranks.get_device_for_local_rank() == "cuda:3"
+    assert allranks.get_device_type() == "cuda"
+    assert _devices.uuid() == "GPU-3"
+
+
+@pytest.mark.parametrize("local_rank", [0, 3])
+def test_one_visible_gpu_a_task_means_index_0(fake, local_rank: int) -> None:
+    gpus = fake("cuda", 1)
+    allranks.assign_device_for_local_rank(False, local_rank, local_world_size=4)
+    assert gpus.made_current == [0]
+    assert allranks.get_device_for_local_rank() == "cuda:0"
+
+
+def test_more_ranks_than_gpus_names_both_numbers(fake, monkeypatch) -> None:
+    """And the variable, which may hold anything, is shown but never read."""
+    gpus = fake("cuda", 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-b1a2,GPU-77,2,3")
+    with pytest.raises(DeviceError, match=r"8 ranks .* 4 cuda devices .*MIG-b1a2"):
+        allranks.assign_device_for_local_rank(False, 0, local_world_size=8)
+    with pytest.raises(DeviceError, match="6 ranks"):
+        allranks.assign_device_for_local_rank(False, 5)
+    assert gpus.made_current == []
+    assert VARIABLE not in os.environ
+
+
+def test_no_accelerator_is_an_error_that_says_what_to_do(fake) -> None:
+    fake(None)
+    with pytest.raises(DeviceError, match="cpu=True"):
+        allranks.assign_device_for_local_rank(False, 0)
+    allranks.assign_device_for_local_rank(True, 0)
+    assert allranks.get_device_for_local_rank() == "cpu"
+
+
+@pytest.mark.parametrize(("kind", "device"), [("xpu", "xpu:1"), ("mps", "mps")])
+def test_other_accelerators(fake, kind: str, device: str) -> None:
+    fake(kind, 2)
+    allranks.assign_device_for_local_rank(False, 1, local_world_size=2)
+    assert os.environ[VARIABLE] == kind
+    assert allranks.get_device_for_local_rank() == device
+
+
+def test_cpu_is_chosen_beside_a_gpu(fake) -> None:
+    gpus = fake("cuda", 2)
+    allranks.assign_device_for_local_rank(True, 1)
+    assert (allranks.get_device_for_local_rank(), gpus.made_current) == ("cpu", [])
+
+
+def test_asking_changes_nothing_and_initialises_nothing(fake) -> None:
+    gpus = fake("cuda", 4)
+    assert [allranks.get_device_for_local_rank() for _ in range(2)] == ["cuda:0", "cuda:0"]
+    assert VARIABLE not in os.environ
+    assert not gpus.initialised
+
+
+def test_the_variable_is_authoritative(fake, monkeypatch) -> None:
+    """Other code writes it: a type, or another process's device."""
+    gpus = fake("cuda", 4)
+    gpus.make_current(2)
+    for text in ("cuda", "cuda:0"):
+        monkeypatch.setenv(VARIABLE, text)
+        assert allranks.get_device_for_local_rank() == "cuda:2"
+    monkeypatch.setenv(VARIABLE, "cpu")
+    assert allranks.get_device_for_local_rank() == "cpu"
+
+
+def test_a_wrong_variable_shows_its_value(fake, monkeypatch) -> None:
+    fake(None)
+    monkeypatch.setenv(VARIABLE, "abacus")
+    with pytest.raises(ConfigError, match="abacus"):
+        allranks.get_device_for_local_rank()
+    monkeypatch.setenv(VARIABLE, "cuda")
+    with pytest.raises(DeviceError, match="no cuda device is visible"):
+        allranks.get_device_for_local_rank()
+
+
+def test_cleanup_takes_the_variable_away_and_keeps_the_users(fake, monkeypatch) -> None:
+    fake(None)
+    os.environ[VARIABLE] = "cpu"
+    allranks.cleanup()
+    assert VARIABLE not in os.environ
+    monkeypatch.setenv(VARIABLE, "cuda")
+    allranks.setup(cpu=True)
+    assert os.environ[VARIABLE] == "cpu"
+    allranks.cleanup()
+    assert os.environ[VARIABLE] == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_gpu() -> None:
+    allranks.setup()
+    tensor = allranks.all_reduce(torch.ones(2, device=allranks.get_device_for_local_rank()))
+    assert tensor.tolist() == [1.0, 1.0]
+    assert torch.cuda.current_device() == 0
+    allranks.synchronize()

@@ -1,0 +1,49 @@
+"""The tree of errors: every one is caught by its root and survives pickle."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from allranks import errors
+
+FIELDS = {
+    "DetectionError": {"variables": {"RANK": "x"}},
+    "MissingRanksError": {"missing": (1, 2)},
+    "DuplicateRankError": {"rank": 3},
+    "PeerFailedError": {"rank": 5},
+}
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_an_error_survives_pickle_with_its_fields(name: str) -> None:
+    kind = getattr(errors, name)
+    error = kind("what happened", **FIELDS.get(name, {}))
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "what happened"
+    assert vars(copy) == vars(error) == FIELDS.get(name, {})
+    assert isinstance(copy, errors.AllranksError)
+
+
+@pytest.mark.parametrize(
+    ("name", "builtin"),
+    [
+        ("DetectionError", RuntimeError),
+        ("ConfigError", ValueError),
+        ("DeviceError", RuntimeError),
+        ("RendezvousError", ConnectionError),
+        ("RendezvousError", RuntimeError),
+        ("MissingRanksError", TimeoutError),
+        ("CollectiveError", RuntimeError),
+        ("MismatchError", ValueError),
+        ("StalledError", TimeoutError),
+    ],
+)
+def test_an_error_is_what_callers_expect(name: str, builtin: type) -> None:
+    assert issubclass(getattr(errors, name), builtin)
+
+
+def test_the_drawn_tree_names_every_error() -> None:
+    assert all(name in (errors.__doc__ or "") for name in errors.__all__)

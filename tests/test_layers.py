@@ -1,0 +1,54 @@
+"""Imports point down the list of layers, and siblings do not import each other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import allranks
+
+PACKAGE = Path(allranks.__file__).parent
+
+LAYERS = (
+    ("errors", "_hostlist", "_sockets", "_trees"),
+    ("_launchers", "_waiting", "_init_method", "_environ", "_settings", "_numbers", "_rank"),
+    ("_world", "_devices", "_rollcall", "_board", "_launch"),
+    ("_plan", "_groups"),
+    ("_rendezvous", "_headers"),
+    ("_objects",),
+    ("_collectives",),
+    ("_lifecycle",),
+    ("__init__",),
+    ("_cli", "distutils"),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """The package's modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "allranks":
+            found |= {a.name if a.name in LEVEL else "__init__" for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("allranks."):
+            found.add(node.module.partition(".")[2])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] or "__init__" for a in node.names if "allranks" in a.name}
+    return found
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == LEVEL.keys()
+
+
+@pytest.mark.parametrize("name", LEVEL)
+def test_imports_point_down(name: str) -> None:
+    for other in imported(PACKAGE / f"{name}.py"):
+        assert LEVEL[other] < LEVEL[name], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", LEVEL)
+def test_a_file_stays_readable(name: str) -> None:
+    assert len((PACKAGE / f"{name}.py").read_text().splitlines()) <= 460

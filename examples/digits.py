@@ -92,7 +92,9 @@ def draw(labels: Tensor, predicted: Tensor, path: Path) -> None:
 
 def main() -> None:
     """Train, test and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--picture", type=Path, default=Path("confusion.png"))
     options = parser.parse_args()

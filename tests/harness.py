@@ -11,6 +11,7 @@ import time
 import traceback
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 LAUNCHERS = re.compile(
@@ -20,7 +21,7 @@ LAUNCHERS = re.compile(
 )
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["torch", "torch.distributed", "allranks"])
+_processes.set_forkserver_preload(["torch", "torch.distributed", "allranks", "pytest"])
 
 
 @dataclass
@@ -82,7 +83,9 @@ class Ranks:
     def results(self, timeout: float = 60) -> list[Ended]:
         end = time.monotonic() + timeout
         try:
-            return [self._result(*pair, end) for pair in zip(self.processes, self.pipes, strict=True)]
+            return [
+                self._result(*pair, end) for pair in zip(self.processes, self.pipes, strict=True)
+            ]
         finally:
             for process in self.processes:
                 process.kill()
@@ -145,4 +148,26 @@ def values(function, ranks: int, *arguments, timeout: float = 60) -> list:
     for one in ended:
         if one.error:
             raise one.error
+    return [one.value for one in ended]
+
+
+def _in_a_world(function, *arguments):
+    import allranks
+
+    allranks.setup(cpu=True, timeout=timedelta(seconds=30))
+    value = function(*arguments)
+    allranks.cleanup()
+    return value
+
+
+def in_a_world(function, ranks: int, *arguments) -> list:
+    """What each rank returned between setup and cleanup; a failed assertion is raised first.
+
+    A rank that fails leaves, and its peers then fail in their next collective.
+    """
+    ended = run_ranks(_in_a_world, ranks, function, *arguments)
+    errors = [one.error for one in ended if one.error]
+    for error in sorted(errors, key=lambda error: not isinstance(error, AssertionError)):
+        raise error
+    assert [one.exit_code for one in ended] == [0] * ranks
     return [one.value for one in ended]

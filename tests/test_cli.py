@@ -21,7 +21,10 @@ def run(tmp_path: Path, script: str, *options: str, arguments: tuple[str, ...] =
     path.write_text(script)
     return subprocess.run(
         [*ALLRANKS, "run", *options, str(path), *arguments],
-        capture_output=True, text=True, timeout=100, **more,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        **more,
     )
 
 
@@ -70,7 +73,10 @@ def test_a_module_is_run(tmp_path: Path) -> None:
     (package / "job.py").write_text(HELLO)
     done = subprocess.run(
         [*ALLRANKS, "run", "-n", "2", "-m", "pack.job", "x"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=100,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=100,
     )
     assert sorted(done.stdout.splitlines()) == [f"{r}│ sum 1 ['x'] __main__" for r in range(2)]
 
@@ -112,7 +118,9 @@ def test_the_first_failures_traceback_stands_last_and_whole(tmp_path: Path, how:
         ("raise KeyboardInterrupt", 130, "left with exit code 130"),
     ],
 )
-def test_the_exit_code_is_the_first_failing_ranks(tmp_path, line: str, code: int, said: str) -> None:
+def test_the_exit_code_is_the_first_failing_ranks(
+    tmp_path, line: str, code: int, said: str
+) -> None:
     script = f"import os, sys, time\nif os.environ['RANK'] == '1':\n    {line}\ntime.sleep(600)"
     done = run(tmp_path, script, "-n", "2")
     assert done.returncode == code
@@ -138,7 +146,9 @@ def stubborn_job(tmp_path: Path):
     path.write_text(STUBBORN)
     job = subprocess.Popen(
         [*ALLRANKS, "run", "-n", "3", str(path), f"{tmp_path}/"],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     files = [tmp_path / str(rank) for rank in range(3)]
     wait_until(lambda: all(f.exists() and f.read_text().count(" ") for f in files))
@@ -226,7 +236,9 @@ def test_a_program_that_only_knows_env_runs(tmp_path: Path) -> None:
 
 def test_ranks_draw_different_random_numbers(tmp_path: Path) -> None:
     """As processes of their own would."""
-    done = run(tmp_path, "import numpy, random; print(numpy.random.rand(), random.random())", "-n", "2")
+    done = run(
+        tmp_path, "import numpy, random; print(numpy.random.rand(), random.random())", "-n", "2"
+    )
     first, second = (line.partition("│")[2] for line in done.stdout.splitlines())
     assert not set(first.split()) & set(second.split())
 
@@ -237,7 +249,9 @@ def test_progress_bars_end_as_one_line(tmp_path: Path) -> None:
 
 
 def test_a_script_that_is_not_there(tmp_path: Path) -> None:
-    done = subprocess.run([*ALLRANKS, "run", "-n", "2", "nowhere.py"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*ALLRANKS, "run", "-n", "2", "nowhere.py"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "'nowhere.py' does not exist" in done.stderr
 

@@ -59,7 +59,7 @@ def test_the_published_parameters_are_a_prefix_of_ours(name: str, signature: str
     assert [p.name for p in ours[: len(theirs)]] == [parameter for parameter, _ in theirs]
     for added in ours[len(theirs) :]:
         assert added.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-    for ((parameter, default), mine) in zip(theirs, ours, strict=False):
+    for (parameter, default), mine in zip(theirs, ours, strict=False):
         if (name, parameter) in DEFAULTS_OF_OUR_OWN:
             assert mine.default is None
         elif default is None:
@@ -78,7 +78,9 @@ def test_all_is_sorted_and_exists() -> None:
     assert all(hasattr(allranks, name) for name in allranks.__all__)
 
 
-@pytest.mark.parametrize("name", [n for n in allranks.__all__ if inspect.isroutine(getattr(allranks, n))])
+@pytest.mark.parametrize(
+    "name", [n for n in allranks.__all__ if inspect.isroutine(getattr(allranks, n))]
+)
 def test_a_public_function_says_who_must_call_it(name: str) -> None:
     text = getattr(allranks, name).__doc__
     assert "ollective" in text or "Pure" in text

@@ -32,7 +32,9 @@ def test_ipv6_stands_in_brackets(address: str) -> None:
     assert parse(url).host == "2001:db8::7"
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "a#b", "c?d", "100%25", "e%20f", "ü;x=1&y"])
+@pytest.mark.parametrize(
+    "name", ["plain", "with space", "a#b", "c?d", "100%25", "e%20f", "ü;x=1&y"]
+)
 def test_a_file_name_survives_the_url(name: str, tmp_path: Path) -> None:
     path = tmp_path / name / name
     parsed = parse(allranks.get_init_method("file", 2, 1, filename=str(path)))
@@ -76,7 +78,10 @@ def test_bad_input_is_a_value_error_with_its_value(arguments: tuple, said: str) 
         allranks.get_init_method(*arguments)
 
 
-@pytest.mark.parametrize("url", ["tcp://host", "tcp://:1", "file://host/path", "file://", "tcp://h:x", "tcp://h:1?rank=a"])
+@pytest.mark.parametrize(
+    "url",
+    ["tcp://host", "tcp://:1", "file://host/path", "file://", "tcp://h:x", "tcp://h:1?rank=a"],
+)
 def test_a_malformed_url_is_shown(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(url)

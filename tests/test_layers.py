@@ -12,7 +12,7 @@ import allranks
 PACKAGE = Path(allranks.__file__).parent
 
 LAYERS = (
-    ("errors", "_hostlist", "_sockets", "_trees"),
+    ("errors", "_hostlist", "_sockets", "_tensors", "_trees"),
     ("_launchers", "_waiting", "_init_method", "_environ", "_settings", "_numbers", "_rank"),
     ("_world", "_devices", "_rollcall", "_board", "_launch"),
     ("_plan", "_groups"),
@@ -35,7 +35,9 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("allranks."):
             found.add(node.module.partition(".")[2])
         elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] or "__init__" for a in node.names if "allranks" in a.name}
+            found |= {
+                a.name.partition(".")[2] or "__init__" for a in node.names if "allranks" in a.name
+            }
     return found
 
 

@@ -65,8 +65,15 @@ def test_the_reference_callers_configuration() -> None:
             return self.value
 
     config = OrderedDict(
-        submit=False, world_size=1, cpu=True, distributed_backend="gloo", timeout=30,
-        init_method=InitMethod.FILE, shared_file_dir="/nowhere", array_job_num=0, optimizer={},
+        submit=False,
+        world_size=1,
+        cpu=True,
+        distributed_backend="gloo",
+        timeout=30,
+        init_method=InitMethod.FILE,
+        shared_file_dir="/nowhere",
+        array_job_num=0,
+        optimizer={},
     )
     allranks.setup(config)
     assert allranks.initialized()
@@ -97,13 +104,17 @@ def test_a_wrong_setting_is_refused_before_anything_is_changed(settings: dict, s
     assert environ_now() == before
 
 
-@pytest.mark.parametrize("key", ["wrold_size", "time_out", "init_methd", "Timeout", "distributed_backnd"])
+@pytest.mark.parametrize(
+    "key", ["wrold_size", "time_out", "init_methd", "Timeout", "distributed_backnd"]
+)
 def test_a_misspelt_key_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match="did you mean"):
         allranks.setup({key: 1})
 
 
-@pytest.mark.parametrize("key", ["seed", "checkpoint", "model", "timestamp", "devices", "num_workers"])
+@pytest.mark.parametrize(
+    "key", ["seed", "checkpoint", "model", "timestamp", "devices", "num_workers"]
+)
 def test_another_programs_key_is_ignored(key: str) -> None:
     allranks.setup({key: object(), "cpu": True})
 
@@ -151,7 +162,8 @@ def test_before_setup_the_launcher_is_believed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rank_queries_import_no_torch() -> None:
-    code = "import sys, allranks; allranks.get_rank(); allranks.initialized(); assert 'torch' not in sys.modules"
+    code = "import sys, allranks; allranks.get_rank(); allranks.initialized()\n"
+    code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -164,10 +176,16 @@ def test_what_contradicts_the_launcher_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_submit_false_ignores_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     step = {
-        "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "4",
-        "SLURM_STEP_NODELIST": "n1", "SLURM_NODEID": "0", "SLURM_GTIDS": "0,1,2,3",
-        "SLURM_PROCID": "3", "SLURM_LOCALID": "3",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_TASKS_PER_NODE": "4",
+        "SLURM_STEP_NODELIST": "n1",
+        "SLURM_NODEID": "0",
+        "SLURM_GTIDS": "0,1,2,3",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "3",
     }
     for name, value in step.items():
         monkeypatch.setenv(name, value)
@@ -303,7 +321,9 @@ def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: i
     running = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", script],
-            env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **environ},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for environ in environs
     ]

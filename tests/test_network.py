@@ -34,6 +34,13 @@ shift
 exec "$@"
 """
 
+BY_HAND = f"""
+export WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=29511
+RANK=1 {sys.executable} "$0" &
+RANK=0 {sys.executable} "$0"
+wait
+"""
+
 SCRIPT = """
 import os, re, socket, subprocess
 import torch.distributed as dist
@@ -45,7 +52,7 @@ assert allranks.all_reduce(1) == 2
 rows = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
 ours = [row.split()[3] for row in rows if f"pid={os.getpid()}," in row]
 allranks.synchronize()
-print(" ".join(["listening", *ours]) + "\n", end="", flush=True)  # In one write.
+os.write(1, " ".join(["listening", *ours, os.linesep]).encode())  # In one write.
 allranks.cleanup()
 """
 
@@ -57,7 +64,9 @@ def in_a_namespace(tmp_path, *command: str) -> list[str]:
     enter = ["unshare", "--net", "--uts", "--mount", "--propagation", "private"]
     done = subprocess.run(
         [*enter, "bash", "-c", NAMESPACE, "bash", str(tmp_path), *command, str(script)],
-        capture_output=True, text=True, timeout=100,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "listening" in line]
@@ -71,9 +80,9 @@ def in_a_namespace(tmp_path, *command: str) -> list[str]:
         [sys.executable, "-m", "allranks._cli", "run", "-n", "2"],
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
         [
-            "bash", "-c",
-            "export WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=29511; "
-            f'RANK=1 {sys.executable} "$0" & RANK=0 {sys.executable} "$0"; wait',
+            "bash",
+            "-c",
+            BY_HAND,
         ],
     ],
     ids=["allranks", "torchrun", "env"],

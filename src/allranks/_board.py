@@ -105,7 +105,9 @@ class FileBoard:
             draft.write_text(json.dumps(asdict(notice)))
             draft.replace(self._path)
         except OSError as error:
-            raise RendezvousError(f"cannot write the rendezvous file {self.place}: {error}") from error
+            raise RendezvousError(
+                f"cannot write the rendezvous file {self.place}: {error}"
+            ) from error
         self._posted = notice
 
     def read(self) -> Notice | None:

@@ -14,6 +14,7 @@ import click
 
 from allranks import __version__
 from allranks._rank import Program
+from allranks._rollcall import ranges
 from allranks._world import detect
 from allranks.errors import AllranksError
 
@@ -146,22 +147,34 @@ def _explain(outcome: Outcome) -> None:
         return
     if outcome.first is None:
         return
-    for rank in outcome.others:
-        console.print(f"allranks: {_how(rank)}, after rank {outcome.first.rank}", markup=False)
-    console.print(f"allranks: {_how(outcome.first)}", style="bold red", markup=False)
+    for told in _told_once(outcome.first, outcome.others):
+        console.print(f"allranks: {told}", markup=False)
+    first = f"rank {outcome.first.rank} (pid {outcome.first.pid})"
+    console.print(f"allranks: {first} {_how(outcome.first)}", style="bold red", markup=False)
     if outcome.first.failure:
         console.print(outcome.first.failure.traceback, markup=False, end="")
 
 
+def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
+    """How the others failed; those that failed in one way in one sentence."""
+    by_way: dict[str, list[int]] = {}
+    for rank in others:
+        way = "failed in the same way" if _how(rank) == _how(first) else _how(rank)
+        by_way.setdefault(way, []).append(rank.rank)
+    return [
+        f"after rank {first.rank}, rank{'s' * (len(who) > 1)} {ranges(who)} {way}"
+        for way, who in by_way.items()
+    ]
+
+
 def _how(rank: Rank) -> str:
-    who = f"rank {rank.rank} (pid {rank.pid})"
     if rank.failure:
-        return f"{who} failed: {rank.failure.summary}"
+        return f"failed: {rank.failure.summary}"
     status = rank.status or 0
     if status < 0:
         hint = "; out of memory?" if status == -signal.SIGKILL else ""
-        return f"{who} was ended by {signal.Signals(-status).name}{hint}"
-    return f"{who} left with exit code {status}"
+        return f"was ended by {signal.Signals(-status).name}{hint}"
+    return f"left with exit code {status}"
 
 
 @main.command()

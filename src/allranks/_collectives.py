@@ -286,7 +286,7 @@ def _prepared(data: Any, op: str) -> tuple[list[_Leaf], Header]:
         flat = _trees.flatten(data)
         pairs = zip(flat.leaves, flat.paths, strict=True)
         leaves = [_prepare(leaf, op, path) for leaf, path in pairs]
-    except CollectiveError as error:
+    except (CollectiveError, ValueError) as error:
         return [], Header("all_reduce", error=f"all_reduce: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
         told = f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}"

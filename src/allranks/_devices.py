@@ -107,7 +107,7 @@ def get_device_for_local_rank() -> str:
     """
     text = os.environ.get(CURRENT_DEVICE_TYPE_STR)
     kind = (text.partition(":")[0] if text else accelerator_type()) or "cpu"
-    if kind == "cpu" or kind == "mps":
+    if kind in {"cpu", "mps"}:
         return kind
     if kind not in ("cuda", "xpu", "hpu", "npu"):
         raise ConfigError(
@@ -135,7 +135,7 @@ def _index(kind: str) -> int:
 
     if kind != "cuda":
         return torch.accelerator.current_device_index()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.current_device()
     return _chosen.get(kind, 0)
 

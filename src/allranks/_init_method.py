@@ -90,11 +90,14 @@ def parse(url: str) -> InitMethod:
     except ValueError as error:
         raise ConfigError(f"init_method={url!r}: {error}") from None
     given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    ranks = {key: _integer(url, key, given[key]) for key in ("world_size", "rank") if key in given}
+    numbers = {
+        key: _integer(url, key, given[key]) for key in given if key in {"world_size", "rank"}
+    }
+    world_size, rank = numbers.get("world_size"), numbers.get("rank")
     if parts.scheme == "tcp" and host and port is not None:
-        return InitMethod("tcp", host=host, port=port, **ranks)
+        return InitMethod("tcp", host, port, world_size=world_size, rank=rank)
     if parts.scheme == "file" and parts.path and not parts.netloc:
-        return InitMethod("file", path=unquote(parts.path), **ranks)
+        return InitMethod("file", path=unquote(parts.path), world_size=world_size, rank=rank)
     raise ConfigError(f"init_method={url!r}: expected tcp://host:port or file:///absolute/path")
 
 

@@ -150,7 +150,9 @@ def start(program: Program, ranks: int, directory: Path, *, spawn: bool = False)
     job = uuid.uuid4().hex
     port = _sockets.reserve()
     begin = _spawn if spawn else _fork
-    return [begin(program, rank, _environ(rank, ranks, directory, job, port)) for rank in range(ranks)]
+    return [
+        begin(program, rank, _environ(rank, ranks, directory, job, port)) for rank in range(ranks)
+    ]
 
 
 def _environ(
@@ -307,7 +309,7 @@ class Supervisor:
             text = os.read(pipe, 65536)
         except BlockingIOError:
             return
-        if stream == 3:  # noqa: PLR2004 - the third pipe
+        if stream == 3:
             rank.report += text
         else:
             self._write(rank.rank, stream, text)
@@ -375,7 +377,7 @@ class Supervisor:
     def _hearing_signals(self) -> Iterator[None]:
         """Let signals wake the loop, rather than interrupt it anywhere."""
         waker, woken = socket.socketpair()
-        waker.setblocking(False)
+        waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._selector.register(woken, selectors.EVENT_READ, None)
         before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
         wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)

@@ -22,9 +22,7 @@ from allranks.errors import ConfigError, DetectionError, DeviceError, Rendezvous
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import timedelta
 
-    import torch.distributed as dist
     from typing_extensions import Unpack
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -79,10 +77,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
     if _state is not None and initialized():
         _refuse_other_settings(_state.settings, wanted)
         return
-    if initialized():
-        _state = _adopt(wanted)
-    else:
-        _state = _bring_up(wanted, _detect(wanted))
+    _state = _adopt(wanted) if initialized() else _bring_up(wanted, _detect(wanted))
     _register_at_exit()
 
 
@@ -136,9 +131,7 @@ def _contradiction(name: str, asked: int, found: World) -> str:
 
 
 def _bring_up(wanted: Settings, found: World) -> _State:
-    meeting_plan = plan(
-        found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num
-    )
+    meeting_plan = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     meeting = None
     try:
@@ -210,9 +203,7 @@ def _call_the_roll(meeting: Meeting, me: Record, deadline: Deadline) -> Layout:
 
 def _placed(found: World, layout: Layout) -> World:
     """The world with what its launcher did not say, counted from the roll call."""
-    counted = {
-        name: value for name, value in vars(layout).items() if getattr(found, name) is None
-    }
+    counted = {name: value for name, value in vars(layout).items() if getattr(found, name) is None}
     return replace(found, **counted)
 
 
@@ -315,7 +306,7 @@ def cleanup() -> None:
     Idempotent, and harmless where nothing was set up. A group that other code made is destroyed
     too. Afterwards ``setup`` may be called again, with another world size as well.
     """
-    global _state  # noqa: PLW0603 - this module is the one owner of the state
+    global _state
     if initialized():
         import torch.distributed as dist
 

@@ -115,7 +115,7 @@ def _plan_tcp(world: World, shared_file_dir: str | None, array_job_num: int | No
 
 def candidate_ports(job: str) -> tuple[int, ...]:
     """Ports to try in turn, the same on all ranks of a job, other ones for other jobs."""
-    drawn = random.Random(hashlib.sha256(job.encode()).digest())  # noqa: S311 - no secret
+    drawn = random.Random(hashlib.sha256(job.encode()).digest())
     return (DISTRIBUTED_PORT, *drawn.sample(range(10_000, EPHEMERAL), CANDIDATES - 1))
 
 

@@ -78,7 +78,7 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
         raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the parent hears of it
         _report(error, report_to)
         raise SystemExit(1) from None
     raise SystemExit(0)
@@ -89,7 +89,7 @@ def _report(error: BaseException, report_to: int) -> None:
     if not sys.excepthook.__module__.startswith(("sys", "torch.")):
         sys.excepthook(type(error), error, own)  # The program's own hook may log it elsewhere.
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
-    summary = "".join(traceback.format_exception_only(type(error), error)).strip()
+    summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))
     with os.fdopen(os.dup(report_to), "w") as pipe:
         json.dump(asdict(Failure(summary, text, time.monotonic())), pipe)

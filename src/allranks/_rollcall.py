@@ -168,7 +168,7 @@ class RollCall:
             if self._deadline.passed or self._store.check([FAILURE]):
                 return False
             if self._deadline.elapsed > report:
-                tell(f"{self._missing_ranks_text()} (after {self._deadline.elapsed:.0f} s)")
+                tell(f"still waiting: {self._who_is_missing(self._deadline.elapsed)}")
                 report += PROGRESS_EVERY
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
@@ -210,22 +210,24 @@ class RollCall:
 
     def _missing(self) -> MissingRanksError:
         return MissingRanksError(
-            f"{self._missing_ranks_text()} within {self._deadline.seconds:g} s. "
-            "Their own logs, or their launcher's, say why.",
+            f"{self._who_is_missing(self._deadline.seconds)}. Seen by {self._me}, at "
+            f"{self._place}. The missing ranks' own logs, or their launcher's, say why.",
             missing=self._absent(),
         )
 
-    def _missing_ranks_text(self) -> str:
+    def _who_is_missing(self, seconds: float) -> str:
         absent = self._absent()
-        here = [r for r in range(self._me.world_size) if r not in set(absent)]
-        seen = (Record(**self._get(f"record/{rank}/1")) for rank in here)
+        size = self._me.world_size
+        others = set(range(size)) - {*absent, self._me.rank}
+        seen = [(self._get(f"record/{rank}/1")["host"], rank) for rank in others]
+        seen = sorted([*seen, (self._me.host, self._me.rank)])
         hosts = "; ".join(
-            f"{host}: {ranges(r.rank for r in records)}"
-            for host, records in groupby(seen, lambda record: record.host)
+            f"{ranges(rank for _, rank in pairs)} on {host}"
+            for host, pairs in groupby(seen, lambda pair: pair[0])
         )
         return (
-            f"{self._me} at {self._place}: {len(absent)} of {self._me.world_size} ranks did not "
-            f"come: {ranges(absent)}. Here are {hosts or 'none'}"
+            f"{len(absent)} of {size} ranks did not come within {seconds:.3g} s: {ranges(absent)}. "
+            f"Present: {hosts}"
         )
 
     def _absent(self) -> list[int]:
@@ -237,7 +239,7 @@ class RollCall:
 
     def _records(self) -> list[Record]:
         keys = [f"record/{rank}/1" for rank in range(self._me.world_size)]
-        if self._store.has_extended_api():
+        if self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
             return [Record(**json.loads(text)) for text in self._store.multi_get(keys)]
         return [Record(**self._get(key)) for key in keys]
 

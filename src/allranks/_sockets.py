@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def host_key() -> str:
     parts = [socket.gethostname()]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/net"))
+        parts.append(str(Path("/proc/self/ns/net").readlink()))
     except OSError:
         pass  # Not Linux: the name has to do.
     return "|".join(parts)

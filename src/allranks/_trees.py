@@ -8,8 +8,6 @@ from dataclasses import fields, is_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from allranks.errors import CollectiveError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,7 +34,7 @@ def flatten(tree: Any, path: str = "data") -> Flat:
     """Take a tree apart.
 
     Raises:
-        CollectiveError: two keys of a dict look alike, so that ranks could take one for the other.
+        ValueError: two keys of a dict look alike, so that ranks could take one for the other.
     """
     children = _children(tree, path)
     if children is None:
@@ -112,7 +110,7 @@ def _sorted_items(tree: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
     """Keys may be of any types, so they are sorted as they print."""
     items = {repr(key): tree[key] for key in tree}
     if len(items) < len(tree):
-        raise CollectiveError(f"two keys of {path} print alike: {sorted(map(repr, tree))}")
+        raise ValueError(f"two keys of {path} print alike: {sorted(map(repr, tree))}")
     return sorted(items.items())
 
 

@@ -56,9 +56,7 @@ class DetectionError(AllranksError, RuntimeError):
         variables: the variables at fault and the values seen; None for one that is not set.
     """
 
-    def __init__(
-        self, message: str, variables: Mapping[str, str | None] | None = None
-    ) -> None:
+    def __init__(self, message: str, variables: Mapping[str, str | None] | None = None) -> None:
         super().__init__(message)
         self.variables = dict(variables or {})
 

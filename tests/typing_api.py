@@ -1,0 +1,44 @@
+"""How users' editors and type checkers see the API: type-checked, never run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+import allranks
+from allranks import distutils
+
+
+def lifecycle() -> None:
+    """Settings are checked by name and type."""
+    allranks.setup()
+    allranks.setup({"cpu": True, "anything": object()})
+    allranks.setup(cpu=True, timeout=5, rendezvous_timeout=timedelta(seconds=30), check="lines")
+    allranks.setup(wrold_size=3)  # type: ignore[call-arg]
+    allranks.setup(cpu="yes")  # type: ignore[arg-type]
+    with allranks.session(world_size=2) as world:
+        rank: int = world.rank
+        local: int | None = world.local_rank
+    assert rank == allranks.get_rank() != local
+    distutils.cleanup()
+
+
+def collectives(group: dist.ProcessGroup, tensor: torch.Tensor, array: NDArray[np.float64]) -> None:
+    """The same kind of thing comes back."""
+    reduced: torch.Tensor = allranks.all_reduce(tensor, group, True, "cpu")
+    number: float = allranks.all_reduce(0.5, op="max")
+    metrics: dict[str, float] = allranks.all_reduce({"loss": 0.5})
+    summed: NDArray[np.float64] = allranks.all_reduce(array)
+    gathered: list[torch.Tensor] = allranks.all_gather(tensor)
+    objects: list[str] | None = allranks.gather_objects("text", group=group)
+    everybodys: list[str] = allranks.all_gather_objects("text")
+    sent: str = allranks.broadcast_object("text", src=1)
+    work: dist.Work | None = allranks.broadcast(tensor, 0, async_op=True)
+    allranks.broadcast_object_list([1, "two"], src=0)
+    allranks.synchronize(group=group)
+    kept = (reduced, number, metrics, summed, gathered, objects, everybodys, sent, work)
+    assert kept

@@ -421,7 +421,8 @@ def _gatherable(data: torch.Tensor, device: Any) -> tuple[torch.Tensor, str | No
             return tensor, None
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
         why = f"{type(error).__name__}: {error}"
-    return data, f"all_gather of a tensor of {data.dtype} on {data.device}: {why}"
+    where = f"on {data.device}" if device is None else f"moved from {data.device} to {device}"
+    return data, f"all_gather of a tensor of {data.dtype} {where}: {why}"
 
 
 def _gather_bytes(

@@ -29,7 +29,7 @@ FRAME = 256
 """Bytes of the first message: four for the length, then the header's beginning."""
 
 SAID = 240
-"""How many characters of what a rank says an error shows."""
+"""How many characters an error shows of a call that a rank made."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
@@ -68,7 +68,7 @@ def exchange(members: Members, header: Header) -> list[Header]:
     headers = [Header(*json.loads(text)) for text in texts]
     errors = _ranks_by_text(members, [told.error for told in headers])
     if errors:
-        raise CollectiveError(_listed(errors))
+        raise CollectiveError(_listed(errors, 4 * SAID))
     calls = _ranks_by_text(members, [told.call for told in headers])
     if len(calls) > 1:
         raise MismatchError(
@@ -94,18 +94,18 @@ def _differing(by_text: dict[str, list[int]]) -> dict[str, list[int]]:
     return {("..." if start else "") + text[start:]: ranks for text, ranks in by_text.items()}
 
 
-def _listed(by_text: dict[str, list[int]]) -> str:
+def _listed(by_text: dict[str, list[int]], limit: int = SAID) -> str:
     """What the ranks say, for people: ``ranks 0-2: this; rank 3: that``."""
     parts = [
-        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {_brief(text)}"
+        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {_brief(text, limit)}"
         for text, who in list(by_text.items())[:GROUPS]
     ]
     more = len(by_text) - len(parts)
     return "; ".join([*parts, f"and {more} more"] if more else parts)
 
 
-def _brief(text: str) -> str:
-    return text if len(text) <= SAID else f"{text[:SAID]}..."
+def _brief(text: str, limit: int = SAID) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _all_gather_bytes(members: Members, payload: bytes, what: str) -> list[bytes]:

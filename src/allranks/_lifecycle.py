@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"
+
+LAZY_PAIRS = 1024
+"""Ranks from which on gloo connects a pair only when it is used: N - 1 sockets a rank else."""
 
 
 @dataclass
@@ -142,8 +146,7 @@ def _bring_up(wanted: Settings, found: World) -> _State:
         world = _placed(found, layout)
         if me.device is None:
             _assign_device(wanted, world)
-        if layout.num_nodes == 1:
-            _keep_gloo_on_loopback()
+        _prepare_gloo(layout, world.world_size)
         _init_process_group(wanted, world, meeting, deadline)
     except BaseException:
         _take_down(meeting)
@@ -207,12 +210,14 @@ def _placed(found: World, layout: Layout) -> World:
     return replace(found, **counted)
 
 
-def _keep_gloo_on_loopback() -> None:
-    """Else gloo listens on whatever address the host name resolves to."""
-    if GLOO_INTERFACE not in os.environ:
+def _prepare_gloo(layout: Layout, world_size: int) -> None:
+    """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
+    if layout.num_nodes == 1 and GLOO_INTERFACE not in os.environ:
         names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
         if names:
             _environ.put(GLOO_INTERFACE, names[0])
+    if world_size >= LAZY_PAIRS and GLOO_LAZY not in os.environ:
+        _environ.put(GLOO_LAZY, "1")
 
 
 def _backend(wanted: Settings) -> str | None:

@@ -148,8 +148,12 @@ class _Pickler(pickle.Pickler):
     """Carries tensors as out-of-band buffers, moved to the CPU."""
 
     def reducer_override(self, obj: Any) -> Any:
+        import numpy as np
         import torch
 
+        if type(obj) is np.ndarray and not obj.flags.writeable:
+            # A buffer that is read-only here would be so where it arrives.
+            return obj.copy(order="K").__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if not isinstance(obj, torch.Tensor):
             return NotImplemented
         if type(obj) is not torch.Tensor or not _is_plain(obj):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PATIENCE = 1.0
 """Seconds that one address may take to answer before the next one is tried."""
 
+SLOW_NAMES = 3.0
+"""Seconds for one connection from which on the name server is suspected."""
+
 NONCE = "nonce"
 
 
@@ -209,7 +212,8 @@ def _connect(host: str, port: int, deadline: Deadline) -> dist.Store:
 
     with socket.create_connection((host, port), timeout=max(deadline.left, 0.1)) as probe:
         numeric = probe.getpeername()[0]
-    return dist.TCPStore(
+    began = time.monotonic()
+    store = dist.TCPStore(
         numeric,
         port,
         is_master=False,
@@ -217,6 +221,17 @@ def _connect(host: str, port: int, deadline: Deadline) -> dist.Store:
         timeout=timedelta(seconds=deadline.left + PATIENCE),
         use_libuv=sys.platform != "win32",
     )
+    _complain_of_names(time.monotonic() - began, numeric)
+    return store
+
+
+def _complain_of_names(seconds: float, address: str) -> None:
+    if seconds > SLOW_NAMES:
+        tell(
+            f"warning: connecting to the store at {address} took {seconds:.1f} s. torch looks up "
+            "every peer's name; a slow name server is the likely cause (list the addresses, IPv6 "
+            "forms such as ::ffff:127.0.0.1 too, in /etc/hosts)."
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -330,3 +330,21 @@ def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: i
     said = [process.communicate(timeout=60)[1] for process in running]
     assert [process.returncode for process in running] == [code, code], said
     assert "destroy_process_group" not in "".join(said)
+
+
+def cycles(count: int) -> int:
+    """Set up, train a step, clean up, and only then let the model go."""
+    store = os.environ["ALLRANKS_STORE"]
+    for cycle in range(count):
+        os.environ["ALLRANKS_STORE"] = f"{store}{cycle}"
+        allranks.setup(cpu=True)
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64))
+        model(torch.randn(8, 64)).sum().backward()
+        allranks.cleanup()
+        del model
+    return count
+
+
+def test_a_model_that_outlives_its_group_does_not_hang() -> None:
+    """Freed with the last reference to its group, it would deadlock with a thread of gloo's."""
+    assert values(cycles, 4, 60) == [60] * 4

@@ -138,7 +138,7 @@ def skeleton(tree):
         (OrderedDict(b=1, a=2), OrderedDict(b=2, a=4)),
         (Counter(a=1, b=2), Counter(a=2, b=4)),
         (UserDict(a=1), UserDict(a=2)),
-        (MappingProxyType({"a": 1}), MappingProxyType({"a": 2})),
+        (MappingProxyType({"b": 1, "a": 2}), MappingProxyType({"b": 2, "a": 4})),
         (ChainMap({"a": 1}, {"b": 2}), ChainMap({"a": 2}, {"b": 4})),
         (torch.Size([1, 2]), torch.Size([2, 4])),
         (Point(1, 2), Point(2, 4)),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+_retired: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,37 @@ def timeout(group: dist.ProcessGroup) -> timedelta:
     return DEFAULT_TIMEOUT
 
 
-def forget() -> None:
-    """Forget the private groups, which go with WORLD."""
+def destroy_all() -> None:
+    """Destroy WORLD and its sub-groups; the objects themselves are kept for a while.
+
+    A DDP model that outlives its group would drop the last reference while it holds the
+    interpreter's lock, and wait for a gloo thread that waits for the lock (seen with torch 2.13).
+    """
+    import torch.distributed as dist
+
+    _retired.extend(_all_groups())
     _private_gloo.clear()
+    dist.destroy_process_group()
+
+
+def _all_groups() -> list[dist.ProcessGroup]:
+    """All groups that are up. torch has no public way to list the sub-groups."""
+    import torch.distributed as dist
+
+    known = getattr(getattr(dist.distributed_c10d, "_world", None), "pg_map", {})
+    return [group for group in {dist.group.WORLD, *known} if group is not None]
+
+
+def release_retired() -> None:
+    """Drop the destroyed groups: their threads have long come to rest."""
+    _retired.clear()
+
+
+def keep_until_exit() -> None:
+    """Never drop the groups, destroyed or not: an interpreter that ends takes gloo's threads down
+    with it, but one that first waits for them may abort.
+    """
+    import ctypes
+
+    for group in _retired:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

@@ -137,6 +137,7 @@ def _contradiction(name: str, asked: int, found: World) -> str:
 def _bring_up(wanted: Settings, found: World) -> _State:
     meeting_plan = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
+    _groups.release_retired()
     meeting = None
     try:
         me = _record(wanted, found)
@@ -303,6 +304,7 @@ def _leave() -> None:
     if initialized() and failing and "nccl" in dist.get_backend_config():
         return  # Destroying NCCL's communicators waits for ranks that may never come.
     cleanup()
+    _groups.keep_until_exit()
 
 
 def cleanup() -> None:
@@ -313,10 +315,7 @@ def cleanup() -> None:
     """
     global _state
     if initialized():
-        import torch.distributed as dist
-
-        _groups.forget()
-        dist.destroy_process_group()
+        _groups.destroy_all()
     meeting, _state = (_state.meeting if _state else None), None
     _devices.forget()
     _take_down(meeting)

@@ -304,7 +304,7 @@ def _leave() -> None:
     if initialized() and failing and "nccl" in dist.get_backend_config():
         return  # Destroying NCCL's communicators waits for ranks that may never come.
     cleanup()
-    _groups.keep_until_exit()
+    _groups.rest_before_exit()
 
 
 def cleanup() -> None:

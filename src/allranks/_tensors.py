@@ -37,6 +37,8 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """A contiguous tensor's memory as flat bytes, which every backend moves."""
     import torch
 
+    if not tensor.numel():  # which counts as contiguous, whatever its strides
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
     return tensor.reshape(-1).view(torch.uint8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -33,7 +34,7 @@ class Sample:
     """What one run of a command took.
 
     Attributes:
-        collective: seconds from the command to the first collective of the slowest rank.
+        collective: seconds from the command to the first collective of the slowest rank, or nan.
         step: seconds from the command to the first optimizer step of the slowest rank.
         memory: the proportional set size of all the job's processes, in 10^6 bytes.
         leave: seconds from the leave to go to the command's end.
@@ -67,7 +68,7 @@ def measure(command: list[str], ranks: int) -> Sample:
             if process.wait(PATIENCE):
                 raise _failure(process, directory)
             leave = time.monotonic() - released
-    collective, step = (max(t.get(of, 0.0) for t in times) for of in ("collective", "step"))
+    collective, step = (max(t.get(of, math.nan) for t in times) for of in ("collective", "step"))
     return Sample(collective - begin, step - begin, memory / 1e6, leave, strangers)
 
 

@@ -13,6 +13,7 @@ FIELDS = {
     "MissingRanksError": {"missing": (1, 2)},
     "DuplicateRankError": {"rank": 3},
     "PeerFailedError": {"rank": 5},
+    "RankFailedError": {"rank": 1, "exit_code": -9},
 }
 
 

@@ -12,7 +12,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allranks._numbers import encode, is_number, reduce_numbers
@@ -36,6 +36,7 @@ def identical(one, other):
     return type(one) is type(other) and (one == other or (one != one and other != other))
 
 
+@settings(deadline=None)
 @given(st.lists(INT64, min_size=1, max_size=6))
 def test_integers_are_exact(values):
     """As in Python, whose integers know no limit; a mean is rounded once."""
@@ -49,12 +50,14 @@ def test_integers_are_exact(values):
             reduced("sum", *values)
 
 
+@settings(deadline=None)
 @given(st.lists(SMALL, min_size=1, max_size=6))
 def test_products_are_exact(values):
     """As in Python."""
     assert identical(reduced("prod", *values), reduce(operator.mul, values))
 
 
+@settings(deadline=None)
 @given(st.lists(FLOATS, min_size=1, max_size=6), st.randoms())
 def test_floats_are_correct_to_the_last_bit(values, random):
     """The sum is the exact one, rounded once, whatever the order of the ranks."""
@@ -67,6 +70,7 @@ def test_floats_are_correct_to_the_last_bit(values, random):
     assert reduced("sum", *values) == exact
 
 
+@settings(deadline=None)
 @given(st.lists(SMALL | FLOATS | st.booleans(), min_size=1, max_size=6), st.data())
 def test_all_ranks_get_one_type_and_value(values, data):
     """Float if any is a float, else integer; booleans have a least and a greatest."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import warnings
 from collections import OrderedDict
 from fractions import Fraction
 
@@ -13,13 +15,9 @@ import torch
 import allranks
 from allranks.errors import CollectiveError
 from harness import in_a_world
-from test_collectives import everyone_works_on, rank_and_size, refusal, same_values
+from test_collectives import Celsius, everyone_works_on, rank_and_size, refusal, same_values
 
 SIZES = [1, 2, 3, 4]
-
-
-class Celsius(torch.Tensor):
-    """A tensor subclass of the user's own."""
 
 
 class Unpicklable:
@@ -27,6 +25,13 @@ class Unpicklable:
 
     def __reduce__(self):
         raise TypeError("this stays here")
+
+
+class Fixed:
+    """Pickles as memory that nobody may write to."""
+
+    def __reduce_ex__(self, protocol):
+        return bytes, (pickle.PickleBuffer(b"fixed"),)
 
 
 class Unloadable:
@@ -135,6 +140,9 @@ def objects_of_any_size_travel():
         for made in from_other_ranks(value):
             assert type(made) is type(value)
             assert np.array_equal(made, value) if isinstance(value, np.ndarray) else made == value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_other_ranks(Fixed()) == [b"fixed"] * (size - 1)
     # From a header's frame to several megabytes, of another size on each rank.
     for length in (1, 200, 256, 1000, 100_000):
         strings = allranks.all_gather_objects("a" * (length * (rank + 1)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allranks._trees import flatten, rebuild
@@ -99,6 +99,7 @@ def same(one, other):
     return same(vars(one), vars(other)) if isinstance(one, Metrics) else one == other
 
 
+@settings(deadline=None)
 @given(trees)
 def test_a_tree_is_rebuilt_from_its_leaves(tree):
     """With its own leaves it is itself; with others it has those, in its structure."""
@@ -109,6 +110,7 @@ def test_a_tree_is_rebuilt_from_its_leaves(tree):
     assert (other.leaves, other.paths, other.shape) == (others, flat.paths, flat.shape)
 
 
+@settings(deadline=None)
 @given(trees)
 def test_a_leaf_is_found_at_its_path(tree):
     """Each path is the Python expression of its leaf."""
@@ -116,6 +118,7 @@ def test_a_leaf_is_found_at_its_path(tree):
     assert [eval(path, {"data": tree}) for path in flat.paths] == flat.leaves
 
 
+@settings(deadline=None)
 @given(trees, trees)
 def test_trees_that_differ_in_structure_are_told_apart(one, other):
     """The told text is equal exactly when both have the same paths and containers."""

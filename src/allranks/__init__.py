@@ -20,6 +20,7 @@ from allranks._environ import (
     setup_env_local_multi_gpu,
 )
 from allranks._init_method import DISTRIBUTED_PORT, get_init_method
+from allranks._launch import launch
 from allranks._lifecycle import (
     cleanup,
     get_local_rank,
@@ -73,6 +74,7 @@ __all__ = [
     "get_world_size",
     "initialized",
     "is_master",
+    "launch",
     "os_environ_get_or_throw",
     "session",
     "setup",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from allranks import __version__
+from allranks._local import local_world
 from allranks._rank import Program
 from allranks._rollcall import ranges
 from allranks._world import detect
@@ -21,7 +22,7 @@ from allranks.errors import AllranksError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from allranks._launch import Outcome, Rank
+    from allranks._run import Outcome, Rank
 
 CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -55,17 +56,16 @@ def run(
     """
     if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
-    from allranks import _launch
+    from allranks import _run
+    from allranks._template import preload
 
     program = Program(target, arguments, module)
-    supervisor = _launch.Supervisor(Output(ranks, quiet=quiet_ranks).write)
+    supervisor = _run.Supervisor(Output(ranks, quiet=quiet_ranks).write)
     try:
         if not spawn:
-            _launch.preload()
-        with _launch.private_directory() as directory:
-            outcome = supervisor.watch(
-                lambda: _launch.start(program, ranks, directory, spawn=spawn)
-            )
+            preload()
+        with local_world(ranks) as environs:
+            outcome = supervisor.watch(lambda: _run.start(program, environs, spawn=spawn))
     except AllranksError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

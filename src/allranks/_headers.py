@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from allranks._waiting import Abandonable, StillRunning, wait
 from allranks.errors import CollectiveError, MismatchError, StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
     import torch
@@ -188,13 +189,8 @@ def move(
 
 def _finish_all(waits: Sequence[Callable[[], object]], timeout: timedelta, what: str) -> None:
     """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
-    try:
+    with _naming_the_stall(what, timeout):
         Abandonable(lambda: [wait() for wait in waits]).result(timeout.total_seconds() + 1)
-    except StillRunning:
-        raise StalledError(
-            f"{_brief(what)}: the data did not arrive within {timeout.total_seconds():g} s; at "
-            "least one rank did not make the same call, or stopped in it."
-        ) from None
 
 
 def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
@@ -202,6 +198,26 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
     if work is None:
         return
     if tensor.device.type == "cpu":
-        wait(work, _groups.timeout(group), _brief(what))
+        timeout = _groups.timeout(group)
+        with _naming_the_stall(what, timeout):
+            wait(work, timeout, _brief(what))
     else:
         work.wait()
+
+
+@contextmanager
+def _naming_the_stall(what: str, timeout: timedelta) -> Iterator[None]:
+    """Whichever clock ends the wait first, gloo's own or ours, the error is the same."""
+    try:
+        yield
+    except (RuntimeError, StillRunning) as error:
+        if not _is_timeout(error):
+            raise
+        raise StalledError(
+            f"{_brief(what)} did not complete within {timeout.total_seconds():g} s; "
+            "at least one rank did not make the same call, or stopped in it."
+        ) from None
+
+
+def _is_timeout(error: Exception) -> bool:
+    return isinstance(error, StillRunning) or "Timed out waiting" in str(error)

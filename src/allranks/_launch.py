@@ -1,391 +1,128 @@
-"""``allranks run``: import torch once, fork the ranks, watch over them to the end."""
+"""``allranks.launch``: call a function on several ranks of this host, from a warm template."""
 
 from __future__ import annotations
 
-import gc
-import json
+import atexit
+import functools
 import os
-import selectors
-import shutil
-import signal
-import socket
-import subprocess
+import pickle
 import sys
 import tempfile
 import threading
-import time
-import uuid
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from allranks import _rank, _sockets
-from allranks._rank import Failure, Program
-from allranks.errors import AllranksError
+from allranks._call import Call
+from allranks._local import local_world
+from allranks._order import Ended, Template
+from allranks._rollcall import ranges
+from allranks.errors import ConfigError, StalledError
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping, Sequence
 
-PRELOADED = ("torch", "torch.distributed", "torch._dynamo")
-"""The first optimizer imports torch._dynamo, which costs each rank as much as torch itself."""
+T = TypeVar("T")
 
-TERM_GRACE = 3.0
-"""Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
-
-OUTER_TERM_GRACE = 30.0
-"""Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
-
-HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-"""The signals that the parent of the ranks hears."""
-
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of mode 0700 is made in it
+_warm: Template | None = None
+_owner = os.getpid()
+_one_at_a_time = threading.Lock()
 
 
-@dataclass
-class Rank:
-    """A rank's process, as its parent sees it.
+def launch(
+    fn: Callable[..., T],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    ranks: int,
+    timeout: float | None = None,
+) -> list[T]:
+    """Call a function on several ranks of this host, each a process of its own. Not collective.
 
-    Attributes:
-        rank: its rank.
-        pid: its process id, which is its process group's too.
-        pipes: where it writes: standard output, standard error, its failure.
-        status: how it ended: an exit code, or minus a signal's number; None while it runs.
-        ended: when it ended, on the monotonic clock.
-        failure: what it reported.
-    """
-
-    rank: int
-    pid: int
-    pipes: tuple[int, int, int]
-    status: int | None = None
-    ended: float = 0.0
-    failure: Failure | None = None
-    report: bytes = field(default=b"", repr=False)
-
-    @property
-    def exit_code(self) -> int:
-        """Its exit code, as a shell shows it."""
-        if self.failure:
-            return 1  # Even if a signal met it on its way out.
-        status = self.status or 0
-        return 128 - status if status < 0 else status
-
-    @property
-    def failed_at(self) -> float:
-        """When it failed, on the monotonic clock: as it reported, else when it ended."""
-        return self.failure.at if self.failure else self.ended
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        first: the rank that failed first, or None.
-        others: the other ranks that failed by themselves.
-        signal: the signal that ended the job from outside, or None.
-    """
-
-    first: Rank | None
-    others: tuple[Rank, ...]
-    signal: int | None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the whole job: the first failing rank's."""
-        if self.signal is not None:
-            return 128 + self.signal
-        return self.first.exit_code if self.first else 0
-
-
-@contextmanager
-def private_directory() -> Iterator[Path]:
-    """A fresh directory of mode 0700 that goes with this process, in memory where possible."""
-    base = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    _sweep(base)
-    maker = os.getpid()
-    directory = Path(tempfile.mkdtemp(prefix=f"allranks-{maker}-", dir=base))
-    try:
-        yield directory
-    finally:
-        if os.getpid() == maker:  # A forked rank leaves through here too.
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _sweep(base: Path) -> None:
-    """Remove what a killed parent of this user left behind."""
-    for left in base.glob("allranks-*-*"):
-        pid = left.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def preload() -> None:
-    """Import what every rank needs, and leave no thread behind that a fork would lose.
-
-    Raises:
-        AllranksError: a thread runs, so that forked ranks might hang.
-    """
-    from importlib import import_module
-
-    for name in PRELOADED:
-        import_module(name)
-    sys.modules["torch"].set_num_threads(1)  # A pool of OpenMP threads does not survive a fork.
-    if threading.active_count() > 1:
-        names = ", ".join(thread.name for thread in threading.enumerate())
-        raise AllranksError(f"cannot fork while threads run ({names}); use --spawn")
-    gc.freeze()  # Keeps the garbage collector from writing to the pages that the ranks share.
-
-
-def start(program: Program, ranks: int, directory: Path, *, spawn: bool = False) -> list[Rank]:
-    """Start all ranks of a job on this host; in a forked rank this call does not return.
+    The ranks are forked from a process that already holds torch, so the first call costs an
+    import of torch, and each later one milliseconds. They share nothing with the caller: whatever
+    it has done with torch, OpenMP or CUDA. Within the function, ``setup`` brings the group up.
 
     Args:
-        program: what they run.
-        ranks: how many.
-        directory: where they meet: a fresh private directory.
-        spawn: start fresh interpreters instead of forking this one.
+        fn: any function: a closure, a lambda, or one of a notebook's cell.
+        args: its positional arguments, the same on every rank.
+        kwargs: its keyword arguments.
+        ranks: how many ranks.
+        timeout: seconds after which ranks that have not returned are killed; None waits.
+
+    Returns:
+        What the function returned, by rank.
+
+    Raises:
+        Exception: what the function raised, with its traceback on the rank that failed first; the
+            other ranks' failures are attached as an ExceptionGroup, its cause.
+        RankFailedError: a rank ended without a word, or raised what pickle cannot carry.
+        StalledError: ranks did not return in time; their Python stacks are in the message.
+        ConfigError: ``ranks`` is no positive number.
     """
-    job = uuid.uuid4().hex
-    port = _sockets.reserve()
-    begin = _spawn if spawn else _fork
-    return [
-        begin(program, rank, _environ(rank, ranks, directory, job, port)) for rank in range(ranks)
-    ]
+    if ranks < 1:
+        raise ConfigError(f"ranks={ranks}: expected an integer of at least 1")
+    call = functools.partial(fn, *args, **(kwargs or {}))
+    with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
+        payload.write(pickle.dumps(Call.of(call, environs)))
+        payload.flush()
+        with _one_at_a_time:
+            ended = _template().order(ranks, payload.fileno(), _pass_on, timeout)
+    _raise_failures(ended, timeout)
+    return [one.value for one in ended]
 
 
-def _environ(
-    rank: int, ranks: int, directory: Path, job: str, port: socket.socket
-) -> dict[str, str]:
-    """A rank's variables: ours, and torchrun's for programs that know no others."""
-    return {
-        "ALLRANKS_RANK": str(rank),
-        "ALLRANKS_WORLD_SIZE": str(ranks),
-        "ALLRANKS_STORE": str(directory / "store"),
-        "ALLRANKS_RUN_ID": job,
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": _sockets.LOOPBACK,
-        "MASTER_PORT": str(_sockets.port_of(port)),
-        **_terminal(),
-    }
+def _template() -> Template:
+    """The warm template of this process, started at first use."""
+    global _warm, _owner  # noqa: PLW0603 - one template a process
+    if _owner != os.getpid():
+        _warm, _owner = None, os.getpid()  # The parent's, which a fork of it must not use.
+    if _warm is None or not _warm.alive:
+        _warm = Template(["-c", "from allranks import _template; _template.main()"])
+    return _warm
 
 
-def _terminal() -> dict[str, str]:
-    """Lets rich draw progress bars in a rank, whose output is a pipe to our terminal."""
-    if not sys.stderr.isatty():
-        return {}
-    columns = shutil.get_terminal_size().columns
-    return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
+@atexit.register
+def _end_template() -> None:
+    if _warm is not None and _owner == os.getpid():
+        _warm.close()
 
 
-def _fork(program: Program, rank: int, environ: dict[str, str]) -> Rank:
-    pipes, writers = _pipes()
-    parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        _rank.die_with_parent(parent)
-        for pipe in pipes:
-            os.close(pipe)
-        _take_streams(rank, writers)
-        _become_a_fresh_process(int(environ["WORLD_SIZE"]))
-        _rank.become(program, environ, writers[2])
-    for pipe in writers:
-        os.close(pipe)
-    return Rank(rank, pid, pipes)
+def _pass_on(rank: int, stream: int, text: bytes) -> None:
+    """Show what a rank wrote where the caller's own output goes, a notebook's cell too."""
+    out = sys.stdout if stream == 1 else sys.stderr
+    for line in text.decode(errors="replace").splitlines():
+        out.write(f"{rank}│ {line}\n")
+    out.flush()
 
 
-def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    (out_r, out_w), (err_r, err_w), (report_r, report_w) = os.pipe(), os.pipe(), os.pipe()
-    return (out_r, err_r, report_r), (out_w, err_w, report_w)
+def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
+    """Raise the first failure, with the others as the cause of its causes."""
+    late = [one for one in ended if one.late]
+    failed = sorted((one for one in ended if one.failure and not one.late), key=lambda one: one.at)
+    if not failed and late:
+        raise _stalled(late, len(ended), timeout)
+    if not failed:
+        return
+    first, *others = [one.failure for one in failed if one.failure]
+    if others:
+        message = f"ranks {ranges(one.rank for one in failed[1:])} failed after {failed[0].rank}"
+        _last_cause(first).__cause__ = BaseExceptionGroup(message, others)
+    raise first
 
 
-def _take_streams(rank: int, writers: tuple[int, int, int]) -> None:
-    if rank > 0 or sys.stdin is None or sys.stdin.isatty():
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(writers[0], 1)
-    os.dup2(writers[1], 2)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
+def _last_cause(error: BaseException) -> BaseException:
+    seen = {id(error)}
+    while (before := error.__cause__ or error.__context__) and id(before) not in seen:
+        seen.add(id(before))
+        error = before
+    return error
 
 
-def _become_a_fresh_process(ranks: int) -> None:
-    """Undo what a fork shares and a fresh interpreter would not."""
-    import numpy as np
-    import torch
-
-    signal.set_wakeup_fd(-1)
-    for signum in HEARD:
-        handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
-        signal.signal(signum, handler)
-    np.random.seed()  # noqa: NPY002 - the global state, which all ranks would share
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-
-
-def _spawn(program: Program, rank: int, environ: dict[str, str]) -> Rank:
-    pipes, writers = _pipes()
-    order = {
-        "parent": os.getpid(),
-        "program": asdict(program),
-        "environ": environ,
-        "report_to": writers[2],
-    }
-    process = subprocess.Popen(  # noqa: S603 - this very interpreter
-        [sys.executable, "-u", "-m", "allranks._rank", json.dumps(order)],
-        env={**os.environ, **environ},
-        stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
-        stdout=writers[0],
-        stderr=writers[1],
-        pass_fds=[writers[2]],
-        start_new_session=True,
+def _stalled(late: Sequence[Ended], ranks: int, timeout: float | None) -> StalledError:
+    stacks = "\n".join(f"Rank {one.rank} (pid {one.pid}):\n{one.where}" for one in late)
+    return StalledError(
+        f"{len(late)} of {ranks} ranks did not return within {timeout:g} s: "
+        f"{ranges(one.rank for one in late)}. Their Python stacks:\n{stacks}"
     )
-    process.returncode = 0  # It is reaped by its pid, with the others.
-    for pipe in writers:
-        os.close(pipe)
-    return Rank(rank, process.pid, pipes)
-
-
-class Supervisor:
-    """Watches the ranks of a job: passes their output on, and ends all when one fails."""
-
-    def __init__(self, write: Callable[[int, int, bytes], None]) -> None:
-        """Prepare to watch.
-
-        Args:
-            write: takes a rank, the stream (1 or 2) and what the rank wrote to it; an empty
-                text ends the stream.
-        """
-        self._write = write
-        self._ranks: list[Rank] = []
-        self._selector = selectors.DefaultSelector()
-        self._signals: list[int] = []
-        self._outside: int | None = None
-        self._kill_at: float | None = None
-        self._ending: set[int] = set()
-
-    def watch(self, begin: Callable[[], list[Rank]]) -> Outcome:
-        """Start the ranks, and wait until all have ended.
-
-        Args:
-            begin: starts the ranks; signals are heard from before it is called.
-        """
-        with self._hearing_signals():
-            self._ranks = begin()
-            for rank in self._ranks:
-                for stream, pipe in enumerate(rank.pipes, start=1):
-                    os.set_blocking(pipe, False)
-                    self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
-            while any(rank.status is None for rank in self._ranks):
-                self._step(self._patience())
-            self._drain()
-        return self._outcome()
-
-    def _patience(self) -> float | None:
-        return None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
-
-    def _step(self, patience: float | None) -> None:
-        for key, _ in self._selector.select(patience):
-            if key.data is None:
-                os.read(key.fd, 4096)
-            else:
-                self._read(key.fd, *key.data)
-        while self._signals:
-            self._hear(self._signals.pop(0))
-        for rank in self._ranks:
-            self._reap(rank)
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            self._signal_all(signal.SIGKILL)
-            self._kill_at = None
-
-    def _read(self, pipe: int, rank: Rank, stream: int) -> None:
-        try:
-            text = os.read(pipe, 65536)
-        except BlockingIOError:
-            return
-        if stream == 3:
-            rank.report += text
-        else:
-            self._write(rank.rank, stream, text)
-        if not text:
-            self._selector.unregister(pipe)
-            os.close(pipe)
-
-    def _reap(self, rank: Rank) -> None:
-        if rank.status is not None:
-            return
-        pid, status = os.waitpid(rank.pid, os.WNOHANG)
-        if pid == 0:
-            return
-        rank.status = os.waitstatus_to_exitcode(status)
-        rank.ended = time.monotonic()
-        if rank.status != 0 and not self._ending:
-            self._end(signal.SIGTERM, TERM_GRACE)
-
-    def _end(self, signum: int, grace: float) -> None:
-        """Ask the ranks that still run to end, and make them after a grace period."""
-        self._ending = {rank.rank for rank in self._ranks if rank.status is None}
-        self._signal_all(signum)
-        self._kill_at = time.monotonic() + grace
-
-    def _hear(self, signum: int) -> None:
-        if signum == signal.SIGCHLD:
-            return
-        again = self._outside is not None
-        self._outside = signum
-        if again:
-            self._signal_all(signal.SIGKILL)
-        else:
-            self._end(signum, TERM_GRACE if signum == signal.SIGINT else OUTER_TERM_GRACE)
-
-    def _signal_all(self, signum: int) -> None:
-        """Signal every rank's process group, and so what the rank has started."""
-        for rank in self._ranks:
-            if rank.status is None or signum == signal.SIGKILL:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(rank.pid, signum)
-
-    def _drain(self) -> None:
-        """Read what the ended ranks have left in their pipes, and end what they left running."""
-        if self._ending:
-            self._signal_all(signal.SIGKILL)
-        while any(key.data for key in self._selector.get_map().values()):
-            ready = self._selector.select(0.0 if not self._ending else 0.2)
-            pipes = [key for key, _ in ready if key.data]
-            if not pipes:
-                break  # A process that a rank has left running holds the pipe.
-            for key in pipes:
-                self._read(key.fd, *key.data)
-        for rank in self._ranks:
-            if rank.report:
-                rank.failure = Failure(**json.loads(rank.report))
-
-    def _outcome(self) -> Outcome:
-        failed = [rank for rank in self._ranks if rank.status]
-        by_itself = [rank for rank in failed if rank.rank not in self._ending or rank.failure]
-        ordered = sorted(by_itself, key=lambda rank: rank.failed_at)
-        first = ordered[0] if ordered else None
-        return Outcome(first, tuple(ordered[1:]), self._outside)
-
-    @contextmanager
-    def _hearing_signals(self) -> Iterator[None]:
-        """Let signals wake the loop, rather than interrupt it anywhere."""
-        waker, woken = socket.socketpair()
-        waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        self._selector.register(woken, selectors.EVENT_READ, None)
-        before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
-        wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-            waker.close()
-            woken.close()

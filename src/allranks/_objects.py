@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks import _groups
+from allranks._buffers import dump, empty, load, sizes
 from allranks._headers import Header, exchange, move
 from allranks._rollcall import ranges
-from allranks._tensors import as_bytes, contiguous, why_not_dense
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -36,8 +34,9 @@ def gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T] |
         of one in a world of one; None on the others.
 
     Raises:
-        CollectiveError: a rank's object cannot be pickled (the same error on every rank, and the
-            group works on), or this rank is not in the group.
+        CollectiveError: a rank's object cannot be pickled (the same error on every rank), an
+            object cannot be unpickled here (an error on this rank alone), or this rank is not in
+            the group. The group works on.
         MismatchError: the ranks made different calls.
     """
     return _gather("gather_objects", data, group, receivers=(0,))
@@ -54,7 +53,7 @@ def all_gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[
         The objects in the order of the ranks; a list of one in a world of one.
 
     Raises:
-        CollectiveError: a rank's object cannot be pickled, or this rank is not in the group.
+        CollectiveError: as for ``gather_objects``.
         MismatchError: the ranks made different calls.
     """
     return gather_everywhere("all_gather_objects", data, group)
@@ -77,7 +76,7 @@ def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = No
         The sender's object; on the sender ``data`` itself.
 
     Raises:
-        CollectiveError: the object cannot be pickled, or ``src`` or this rank is not in the group.
+        CollectiveError: as for ``gather_objects``, or ``src`` is not in the group.
         MismatchError: the ranks made different calls.
     """
     sent: T = _broadcast("broadcast_object", data, src, group)
@@ -99,7 +98,7 @@ def broadcast_object_list(
         device: accepted for the sake of old callers; objects always travel over the CPU.
 
     Raises:
-        CollectiveError: an entry cannot be pickled, or ``src`` or this rank is not in the group.
+        CollectiveError: as for ``gather_objects``, or ``src`` is not in the group.
         MismatchError: the ranks made different calls, or their lists differ in length.
     """
     if isinstance(object_list, list):
@@ -118,12 +117,12 @@ def _broadcast(
         error = f"{call}: src={src} is not in this group of ranks {ranges(who.ranks)}"
     elif not error and src == who.ranks[who.rank]:
         buffers, error = _dump(data)
-    headers = exchange(who, Header(f"{call} from src={src}", _sizes(buffers), error))
+    headers = exchange(who, Header(f"{call} from src={src}", sizes(buffers), error))
     sender = who.ranks.index(src)
     if who.rank == sender:
         _transfer(who, call, buffers, [i for i in range(who.size) if i != sender], {})
         return data
-    received = _empty(headers[sender].data)
+    received = empty(headers[sender].data)
     _transfer(who, call, [], (), {sender: received})
     return _load(received, src)
 
@@ -133,90 +132,33 @@ def _gather(
 ) -> list[T] | None:
     who = _groups.members(call, group)
     buffers, error = _dump(data)
-    headers = exchange(who, Header(call, _sizes(buffers), error))
+    headers = exchange(who, Header(call, sizes(buffers), error))
     everyone = range(who.size)
     receivers = everyone if receivers is None else receivers
     receiving = who.rank in receivers
-    incoming = {i: _empty(headers[i].data) for i in everyone if receiving and i != who.rank}
+    incoming = {i: empty(headers[i].data) for i in everyone if receiving and i != who.rank}
     _transfer(who, call, buffers, [i for i in receivers if i != who.rank], incoming)
     if not receiving:
         return None
     return [data if i == who.rank else _load(incoming[i], who.ranks[i]) for i in everyone]
 
 
-class _Pickler(pickle.Pickler):
-    """Carries tensors as out-of-band buffers, moved to the CPU."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        import numpy as np
-        import torch
-
-        if type(obj) is np.ndarray and not obj.flags.writeable:
-            # A buffer that is read-only here would be so where it arrives.
-            return obj.copy(order="K").__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        if not isinstance(obj, torch.Tensor):
-            return NotImplemented
-        if type(obj) is not torch.Tensor or not _is_plain(obj):
-            return _on_cpu(obj)
-        plain = contiguous(obj.detach().cpu())
-        raw: Any = as_bytes(plain).numpy()
-        return _tensor, (pickle.PickleBuffer(raw), plain.dtype, plain.shape, obj.requires_grad)
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether its bytes, type and shape are all there is to a tensor."""
-    return why_not_dense(tensor) is None and not vars(tensor)
-
-
-def _on_cpu(tensor: torch.Tensor) -> Any:
-    """Carried as torch does it, which brings a Parameter's data back here as a plain tensor."""
-    import torch
-
-    if isinstance(tensor, torch.nn.Parameter) or tensor.device.type in ("cpu", "meta"):
-        return NotImplemented
-    carried: Any = tensor.cpu()
-    return carried.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-
-
-def _tensor(raw: Any, dtype: torch.dtype, shape: Sequence[int], requires_grad: Any) -> torch.Tensor:
-    import torch
-
-    if not len(raw):
-        return torch.empty(shape, dtype=dtype, requires_grad=requires_grad)
-    flat = torch.frombuffer(raw, dtype=torch.uint8).view(dtype)
-    return flat.reshape(shape).requires_grad_(requires_grad)
-
-
 def _dump(data: Any) -> tuple[list[Any], str | None]:
     """An object's buffers, or why there are none."""
-    outside: list[pickle.PickleBuffer] = []
-    stream = io.BytesIO()
     try:
-        _Pickler(stream, protocol=5, buffer_callback=outside.append).dump(data)
-        return [stream.getbuffer(), *(buffer.raw() for buffer in outside)], None
+        return dump(data), None
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
         kind = type(data).__name__
         return [], f"its {kind} cannot be pickled: {type(error).__name__}: {error}"
 
 
-def _sizes(buffers: Sequence[Any]) -> list[int]:
-    return [buffer.nbytes for buffer in buffers]
-
-
-def _empty(sizes: Sequence[int]) -> list[Any]:
-    import numpy as np
-
-    return [np.empty(size, dtype=np.uint8) for size in sizes]
-
-
 def _load(buffers: Sequence[Any], sender: int) -> Any:
     try:
-        return pickle.loads(buffers[0], buffers=buffers[1:])  # noqa: S301 - from our own job
+        return load(buffers)
     except Exception as error:
-        size = sum(_sizes(buffers))
         raise CollectiveError(
-            f"the object from rank {sender} ({size} bytes) cannot be unpickled here: "
-            f"{type(error).__name__}: {error}"
+            f"the object from rank {sender} ({sum(sizes(buffers))} bytes) cannot be unpickled "
+            f"here: {type(error).__name__}: {error}"
         ) from error
 
 

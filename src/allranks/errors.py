@@ -11,6 +11,7 @@
     |   |-- WrongJobError                      the store belongs to another job
     |   |-- DuplicateRankError                 two processes claim one rank
     |   `-- WorldMismatchError                 ranks disagree on the world size
+    |-- RankFailedError (RuntimeError)         a launched rank ended without a result
     `-- CollectiveError (RuntimeError)
         |-- MismatchError (ValueError)         ranks made different calls
         |-- PeerFailedError                    another rank failed first
@@ -38,6 +39,7 @@ __all__ = [
     "MismatchError",
     "MissingRanksError",
     "PeerFailedError",
+    "RankFailedError",
     "RendezvousError",
     "StalledError",
     "WorldMismatchError",
@@ -103,6 +105,23 @@ class DuplicateRankError(RendezvousError):
 
 class WorldMismatchError(RendezvousError):
     """The ranks disagree on the world size."""
+
+
+class RankFailedError(AllranksError, RuntimeError):
+    """A launched rank ended without a result, or raised what cannot be carried to its parent.
+
+    Attributes:
+        rank: the rank, or None where it is the launcher that failed.
+        exit_code: its exit code, or minus the number of the signal that ended it; None where it
+            raised an exception.
+    """
+
+    def __init__(
+        self, message: str, *, rank: int | None = None, exit_code: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.exit_code = exit_code
 
 
 class CollectiveError(AllranksError, RuntimeError):

@@ -1,0 +1,292 @@
+"""``allranks run``: import torch once, fork the ranks, watch over them to the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from allranks import _rank
+from allranks._rank import Failure, Program
+from allranks._template import HEARD, become_a_fresh_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TERM_GRACE = 3.0
+"""Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
+
+OUTER_TERM_GRACE = 30.0
+"""Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
+
+
+@dataclass
+class Rank:
+    """A rank's process, as its parent sees it.
+
+    Attributes:
+        rank: its rank.
+        pid: its process id, which is its process group's too.
+        pipes: where it writes: standard output, standard error, its failure.
+        status: how it ended: an exit code, or minus a signal's number; None while it runs.
+        ended: when it ended, on the monotonic clock.
+        failure: what it reported.
+    """
+
+    rank: int
+    pid: int
+    pipes: tuple[int, int, int]
+    status: int | None = None
+    ended: float = 0.0
+    failure: Failure | None = None
+    report: bytes = field(default=b"", repr=False)
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code, as a shell shows it."""
+        if self.failure:
+            return 1  # Even if a signal met it on its way out.
+        status = self.status or 0
+        return 128 - status if status < 0 else status
+
+    @property
+    def failed_at(self) -> float:
+        """When it failed, on the monotonic clock: as it reported, else when it ended."""
+        return self.failure.at if self.failure else self.ended
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        first: the rank that failed first, or None.
+        others: the other ranks that failed by themselves.
+        signal: the signal that ended the job from outside, or None.
+    """
+
+    first: Rank | None
+    others: tuple[Rank, ...]
+    signal: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the whole job: the first failing rank's."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return self.first.exit_code if self.first else 0
+
+
+def start(program: Program, environs: list[dict[str, str]], *, spawn: bool = False) -> list[Rank]:
+    """Start all ranks of a job on this host; in a forked rank this call does not return.
+
+    Args:
+        program: what they run.
+        environs: each rank's own variables.
+        spawn: start fresh interpreters instead of forking this one.
+    """
+    begin = _spawn if spawn else _fork
+    return [begin(program, rank, {**own, **_terminal()}) for rank, own in enumerate(environs)]
+
+
+def _terminal() -> dict[str, str]:
+    """Lets rich draw progress bars in a rank, whose output is a pipe to our terminal."""
+    if not sys.stderr.isatty():
+        return {}
+    columns = shutil.get_terminal_size().columns
+    return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
+
+
+def _fork(program: Program, rank: int, environ: dict[str, str]) -> Rank:
+    pipes, writers = _pipes()
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        _rank.die_with_parent(parent)
+        for pipe in pipes:
+            os.close(pipe)
+        stdin = rank == 0 and sys.stdin is not None and not sys.stdin.isatty()
+        become_a_fresh_process(int(environ["WORLD_SIZE"]), writers[:2], keep_stdin=stdin)
+        _rank.become(program, environ, writers[2])
+    for pipe in writers:
+        os.close(pipe)
+    return Rank(rank, pid, pipes)
+
+
+def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    (out_r, out_w), (err_r, err_w), (report_r, report_w) = os.pipe(), os.pipe(), os.pipe()
+    return (out_r, err_r, report_r), (out_w, err_w, report_w)
+
+
+def _spawn(program: Program, rank: int, environ: dict[str, str]) -> Rank:
+    pipes, writers = _pipes()
+    order = {
+        "parent": os.getpid(),
+        "program": asdict(program),
+        "environ": environ,
+        "report_to": writers[2],
+    }
+    process = subprocess.Popen(  # noqa: S603 - this very interpreter
+        [sys.executable, "-u", "-m", "allranks._rank", json.dumps(order)],
+        env={**os.environ, **environ},
+        stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
+        stdout=writers[0],
+        stderr=writers[1],
+        pass_fds=[writers[2]],
+        start_new_session=True,
+    )
+    process.returncode = 0  # It is reaped by its pid, with the others.
+    for pipe in writers:
+        os.close(pipe)
+    return Rank(rank, process.pid, pipes)
+
+
+class Supervisor:
+    """Watches the ranks of a job: passes their output on, and ends all when one fails."""
+
+    def __init__(self, write: Callable[[int, int, bytes], None]) -> None:
+        """Prepare to watch.
+
+        Args:
+            write: takes a rank, the stream (1 or 2) and what the rank wrote to it; an empty
+                text ends the stream.
+        """
+        self._write = write
+        self._ranks: list[Rank] = []
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[int] = []
+        self._outside: int | None = None
+        self._kill_at: float | None = None
+        self._ending: set[int] = set()
+
+    def watch(self, begin: Callable[[], list[Rank]]) -> Outcome:
+        """Start the ranks, and wait until all have ended.
+
+        Args:
+            begin: starts the ranks; signals are heard from before it is called.
+        """
+        with self._hearing_signals():
+            self._ranks = begin()
+            for rank in self._ranks:
+                for stream, pipe in enumerate(rank.pipes, start=1):
+                    os.set_blocking(pipe, False)
+                    self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
+            while any(rank.status is None for rank in self._ranks):
+                self._step(self._patience())
+            self._drain()
+        return self._outcome()
+
+    def _patience(self) -> float | None:
+        return None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
+
+    def _step(self, patience: float | None) -> None:
+        for key, _ in self._selector.select(patience):
+            if key.data is None:
+                os.read(key.fd, 4096)
+            else:
+                self._read(key.fd, *key.data)
+        while self._signals:
+            self._hear(self._signals.pop(0))
+        for rank in self._ranks:
+            self._reap(rank)
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._signal_all(signal.SIGKILL)
+            self._kill_at = None
+
+    def _read(self, pipe: int, rank: Rank, stream: int) -> None:
+        try:
+            text = os.read(pipe, 65536)
+        except BlockingIOError:
+            return
+        if stream == 3:
+            rank.report += text
+        else:
+            self._write(rank.rank, stream, text)
+        if not text:
+            self._selector.unregister(pipe)
+            os.close(pipe)
+
+    def _reap(self, rank: Rank) -> None:
+        if rank.status is not None:
+            return
+        pid, status = os.waitpid(rank.pid, os.WNOHANG)
+        if pid == 0:
+            return
+        rank.status = os.waitstatus_to_exitcode(status)
+        rank.ended = time.monotonic()
+        if rank.status != 0 and not self._ending:
+            self._end(signal.SIGTERM, TERM_GRACE)
+
+    def _end(self, signum: int, grace: float) -> None:
+        """Ask the ranks that still run to end, and make them after a grace period."""
+        self._ending = {rank.rank for rank in self._ranks if rank.status is None}
+        self._signal_all(signum)
+        self._kill_at = time.monotonic() + grace
+
+    def _hear(self, signum: int) -> None:
+        if signum == signal.SIGCHLD:
+            return
+        again = self._outside is not None
+        self._outside = signum
+        if again:
+            self._signal_all(signal.SIGKILL)
+        else:
+            self._end(signum, TERM_GRACE if signum == signal.SIGINT else OUTER_TERM_GRACE)
+
+    def _signal_all(self, signum: int) -> None:
+        """Signal every rank's process group, and so what the rank has started."""
+        for rank in self._ranks:
+            if rank.status is None or signum == signal.SIGKILL:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(rank.pid, signum)
+
+    def _drain(self) -> None:
+        """Read what the ended ranks have left in their pipes, and end what they left running."""
+        if self._ending:
+            self._signal_all(signal.SIGKILL)
+        while any(key.data for key in self._selector.get_map().values()):
+            ready = self._selector.select(0.0 if not self._ending else 0.2)
+            pipes = [key for key, _ in ready if key.data]
+            if not pipes:
+                break  # A process that a rank has left running holds the pipe.
+            for key in pipes:
+                self._read(key.fd, *key.data)
+        for rank in self._ranks:
+            if rank.report:
+                rank.failure = Failure(**json.loads(rank.report))
+
+    def _outcome(self) -> Outcome:
+        failed = [rank for rank in self._ranks if rank.status]
+        by_itself = [rank for rank in failed if rank.rank not in self._ending or rank.failure]
+        ordered = sorted(by_itself, key=lambda rank: rank.failed_at)
+        first = ordered[0] if ordered else None
+        return Outcome(first, tuple(ordered[1:]), self._outside)
+
+    @contextmanager
+    def _hearing_signals(self) -> Iterator[None]:
+        """Let signals wake the loop, rather than interrupt it anywhere."""
+        waker, woken = socket.socketpair()
+        waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._selector.register(woken, selectors.EVENT_READ, None)
+        before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
+        wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+            waker.close()
+            woken.close()

@@ -1,0 +1,193 @@
+"""The warm template: a fresh process that holds torch, and forks the ranks of each order.
+
+It is a process of its own, never a fork of the caller: whatever the caller has done with threads,
+OpenMP or CUDA stays there. It stays single-threaded, sleeps while nothing is ordered, and ends
+with its parent, however that ends, taking every rank along. Ranks are used once.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+from allranks._rank import die_with_parent
+from allranks.errors import AllranksError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PRELOADED = ("torch", "torch.distributed", "torch._dynamo")
+"""The first optimizer imports torch._dynamo, which costs each rank as much as torch itself."""
+
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+"""The signals that the parent of ranks hears, and that a rank must not inherit."""
+
+SHOW_STACKS = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
+"""Makes a rank write the Python stacks of its threads, even while C code holds the lock."""
+
+MESSAGE = 65536
+
+
+def preload(modules: Sequence[str] = PRELOADED) -> None:
+    """Import what every rank needs, and leave no thread behind that a fork would lose.
+
+    Args:
+        modules: the names of the modules, torch first.
+
+    Raises:
+        AllranksError: a thread runs, so that forked ranks might hang.
+    """
+    for name in modules:
+        import_module(name)
+    sys.modules["torch"].set_num_threads(1)  # A pool of OpenMP threads does not survive a fork.
+    refuse_threads()
+    gc.freeze()  # Keeps the garbage collector from writing to the pages that the ranks share.
+
+
+def refuse_threads() -> None:
+    """Refuse to fork a process whose other threads may hold locks.
+
+    Raises:
+        AllranksError: a thread runs.
+    """
+    if threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate()[1:])
+        raise AllranksError(f"cannot fork while other threads run ({names})")
+
+
+def become_a_fresh_process(ranks: int, streams: Sequence[int], *, keep_stdin: bool) -> None:
+    """Undo, in a forked rank, what a fork shares and a fresh interpreter would not.
+
+    Args:
+        ranks: how many ranks share this host's cores.
+        streams: where standard output and standard error go, as file descriptors.
+        keep_stdin: whether this rank may read standard input.
+    """
+    import numpy as np
+    import torch
+
+    signal.set_wakeup_fd(-1)
+    for signum in HEARD:
+        handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
+        signal.signal(signum, handler)
+    if not keep_stdin:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(stream, number)
+    for text in (sys.stdout, sys.stderr):
+        text.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
+    np.random.seed()  # noqa: NPY002 - the global state, which all ranks would share
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    fair = (os.cpu_count() or 1) // ranks
+    torch.set_num_threads(max(1, int(asked) if asked.isdecimal() else fair))
+
+
+class Server:
+    """The template's side: forks a rank at each order, and tells how it ended."""
+
+    def __init__(
+        self, control: socket.socket, body: Callable[[dict[str, int], list[int]], None]
+    ) -> None:
+        """Prepare to serve.
+
+        Args:
+            control: the connection to the parent, of packets.
+            body: what a forked rank does with an order and the file descriptors beside it.
+        """
+        self._control = control
+        self._body = body
+        self._ranks: dict[int, int] = {}
+
+    def serve(self) -> None:
+        """Serve until the parent closes the connection."""
+        woken, waker = socket.socketpair()
+        waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        woken.setblocking(False)  # noqa: FBT003
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent decides.
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        import select
+
+        while True:
+            ready, _, _ = select.select([self._control, woken], [], [])
+            if woken in ready:
+                with suppress(BlockingIOError):
+                    woken.recv(MESSAGE)
+            self._reap()
+            if self._control in ready and not self._obey():
+                return
+
+    def _obey(self) -> bool:
+        text, files, _, _ = socket.recv_fds(self._control, MESSAGE, 16)
+        if not text:
+            self._signal(signal.SIGKILL)
+            return False
+        order = json.loads(text)
+        if order["do"] == "signal":
+            self._signal(order["signal"])
+        else:
+            self._fork(order, list(files))
+        return True
+
+    def _fork(self, order: dict[str, int], files: list[int]) -> None:
+        refuse_threads()
+        template = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            die_with_parent(template)
+            self._control.close()
+            self._body(order, files)
+            os._exit(0)
+        for file in files:
+            os.close(file)
+        self._ranks[pid] = order["rank"]
+        self._tell(rank=order["rank"], pid=pid)
+
+    def _reap(self) -> None:
+        while self._ranks:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # What the rank has left running.
+            self._tell(rank=self._ranks.pop(pid), status=os.waitstatus_to_exitcode(status))
+
+    def _tell(self, **facts: int) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(json.dumps(facts).encode())
+
+    def _signal(self, signum: int) -> None:
+        for pid in self._ranks:
+            with suppress(ProcessLookupError, PermissionError):
+                # Stacks are asked of the rank alone: its children would die of the signal.
+                (os.kill if signum == SHOW_STACKS else os.killpg)(pid, signum)
+
+
+def write_stacks_to(file: int) -> None:
+    """From now on, write this process's Python stacks there when SHOW_STACKS comes."""
+    faulthandler.register(SHOW_STACKS, file=file, all_threads=True, chain=False)
+
+
+def control_from_arguments() -> socket.socket:
+    """The connection to the parent, whose end is the template's end."""
+    return socket.socket(fileno=int(sys.argv[-1]))
+
+
+def main() -> NoReturn:
+    """Be a template for functions, in a fresh interpreter."""
+    from allranks._call import run
+
+    control = control_from_arguments()
+    preload()
+    Server(control, run).serve()
+    raise SystemExit(0)

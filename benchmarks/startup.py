@@ -42,9 +42,9 @@ same tables.
 
 ## Starting N ranks
 
-Measured on {machine}. Rounds: {rounds}, after one warm-up. When it began, the machine's load was
-{load:.1f}; meanwhile, at most {strangers} processes of other programs shared torch's library in
-memory (each lowers the PSS of whoever is measured).
+Measured on {machine}.
+Rounds: {rounds}, after one warm-up. Load of the machine when it began: {load:.1f}. Processes of
+other programs that shared torch's library in memory, which lowers every PSS: at most {strangers}.
 
 - Each command is measured from outside, as typed: `allranks run -n N worker.py`,
   `torchrun --standalone --nproc-per-node N worker.py`, a script that calls

@@ -58,6 +58,7 @@ def test_ranks_meet_and_their_lines_carry_their_rank(tmp_path: Path, how: tuple)
         f"{rank}│ sum 3 ['-n', '5', '--flag'] __main__" for rank in range(3)
     ]
     assert sorted(done.stderr.splitlines()) == [f"{rank}│ to stderr" for rank in range(3)]
+    assert "Warning" not in done.stderr
 
 
 def test_quiet_ranks_keeps_rank_0(tmp_path: Path) -> None:
@@ -227,6 +228,45 @@ dist.all_reduce(one)
 print(one.item(), dist.get_rank())
 dist.destroy_process_group()
 """
+
+
+OPEN_FILE = """
+import sys
+file = open(sys.argv[1], "w")
+file.write("kept")
+def use():
+    return file
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--spawn",)])
+def test_a_file_that_a_script_left_open_is_written(tmp_path: Path, how: tuple) -> None:
+    run(tmp_path, OPEN_FILE, "-n", "1", *how, arguments=(str(tmp_path / "file"),))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+IMPORTABLE = """
+import multiprocessing, pickle, sys
+class Thing: pass
+if __name__ == "__main__":
+    assert sys.modules["__main__"].Thing is Thing
+    assert type(pickle.loads(pickle.dumps(Thing()))) is Thing
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print("found", pool.apply(isinstance, (Thing(), Thing)))
+"""
+
+
+def test_a_script_is_the_main_module(tmp_path: Path) -> None:
+    done = run(tmp_path, IMPORTABLE, "-n", "1")
+    assert "found True" in done.stdout, done.stderr
+
+
+def test_a_module_that_is_not_there(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*ALLRANKS, "run", "-n", "1", "-m", "no.such"], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert "No module named 'no'" in done.stderr
 
 
 def test_a_program_that_only_knows_env_runs(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
+import io
 import mmap
 import os
 import pickle
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -78,6 +81,8 @@ def run(order: dict[str, int], files: list[int]) -> NoReturn:
 def _answer(connection: Connection, call: Call, rank: int) -> int:
     try:
         buffers = dump_anything(call.make())
+    except SystemExit as leaving:
+        return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001 - the caller raises it
         send(connection, "error", dump_error(error, rank))
         return 1
@@ -85,12 +90,21 @@ def _answer(connection: Connection, call: Call, rank: int) -> int:
     return 0
 
 
+def _exit_code(leaving: SystemExit) -> int:
+    if leaving.code is None or isinstance(leaving.code, int):
+        return leaving.code or 0
+    sys.stderr.write(f"{leaving.code}\n")
+    return 1
+
+
 def leave(code: int) -> NoReturn:
     """End a forked rank as an interpreter would, but for taking itself to pieces."""
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins the threads
     atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter would run
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), io.IOBase):
+            with suppress(OSError, ValueError):
+                thing.flush()
     os._exit(code)
 
 

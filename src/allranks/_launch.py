@@ -57,7 +57,8 @@ def launch(
     Raises:
         Exception: what the function raised, with its traceback on the rank that failed first; the
             other ranks' failures are attached as an ExceptionGroup, its cause.
-        RankFailedError: a rank ended without a word, or raised what pickle cannot carry.
+        RankFailedError: a rank ended without a word or by ``sys.exit``, or raised what pickle
+            cannot carry.
         StalledError: ranks did not return in time; their Python stacks are in the message.
         ConfigError: ``ranks`` is no positive number.
     """
@@ -68,7 +69,7 @@ def launch(
         payload.write(pickle.dumps(Call.of(call, environs)))
         payload.flush()
         with _one_at_a_time:
-            ended = _template().order(ranks, payload.fileno(), _pass_on, timeout)
+            ended = _template().order(ranks, payload.fileno(), _Output().write, timeout)
     _raise_failures(ended, timeout)
     return [one.value for one in ended]
 
@@ -89,12 +90,23 @@ def _end_template() -> None:
         _warm.close()
 
 
-def _pass_on(rank: int, stream: int, text: bytes) -> None:
-    """Show what a rank wrote where the caller's own output goes, a notebook's cell too."""
-    out = sys.stdout if stream == 1 else sys.stderr
-    for line in text.decode(errors="replace").splitlines():
-        out.write(f"{rank}│ {line}\n")
-    out.flush()
+class _Output:
+    """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
+
+    def __init__(self) -> None:
+        self._pending: dict[tuple[int, int], bytes] = {}
+
+    def write(self, rank: int, stream: int, text: bytes) -> None:
+        """Take what a rank wrote to a stream; an empty text ends the stream."""
+        *lines, rest = (self._pending.pop((rank, stream), b"") + text).split(b"\n")
+        if rest and not text:
+            lines.append(rest)
+        elif rest:
+            self._pending[rank, stream] = rest
+        out = sys.stdout if stream == 1 else sys.stderr
+        for line in lines:
+            out.write(f"{rank}│ {line.decode(errors='replace')}\n")
+        out.flush()
 
 
 def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 GRACE = 3.0
 """Seconds for the other ranks to end by themselves, when one has failed."""
 
-STACKS_GRACE = 1.0
+STACKS_GRACE = 2.0
 """Seconds for the ranks to write their stacks, when they have not ended in time."""
+
+QUIET = 0.2
+"""Seconds without a further line after which a stack is taken to be whole."""
 
 
 @dataclass
@@ -132,11 +135,10 @@ class Template:
         try:
             job.begin(payload)
             job.watch()
-        except RankFailedError:
-            self.close()
-            raise
         finally:
             job.end()
+            if job.template_ended:
+                self.close()
         return job.ranks
 
 
@@ -145,6 +147,7 @@ class _Job:
 
     def __init__(self, ranks: int, control: socket.socket, write: Write, timeout: float) -> None:
         self.ranks = [Ended(rank) for rank in range(ranks)]
+        self.template_ended = False
         self._control = control
         self._write = write
         self._deadline = Deadline.after(timeout)
@@ -187,10 +190,10 @@ class _Job:
 
     def _ask_for_stacks(self) -> None:
         self._signal(SHOW_STACKS)
-        end = Deadline.after(STACKS_GRACE)
-        while not (end.passed or all(rank.stacks for rank in self._running)):
-            self._step(end.left)
-        self._step(0.05)  # The rest of a stack that began.
+        end, written = Deadline.after(STACKS_GRACE), -1
+        while not end.passed and written < sum(len(rank.stacks) for rank in self._running):
+            written = sum(len(rank.stacks) for rank in self._running)
+            self._step(QUIET if all(rank.stacks for rank in self._running) else end.left)
 
     def _step(self, seconds: float) -> None:
         """React to what is there; to the template last, since a rank tells before it ends."""
@@ -203,6 +206,7 @@ class _Job:
     def _hear(self, control: socket.socket) -> bool:
         text = control.recv(MESSAGE)
         if not text:
+            self.template_ended = True
             raise RankFailedError("the process that forks the ranks ended unexpectedly")
         facts = json.loads(text)
         rank = self.ranks[facts["rank"]]
@@ -232,7 +236,7 @@ class _Job:
         text = os.read(pipe, MESSAGE)
         if stream == 3:
             rank.stacks += text
-        elif text:
+        else:
             self._write(rank.rank, stream, text)
         return bool(text)
 
@@ -245,7 +249,7 @@ class _Job:
         if self._running:
             self._signal(signal.SIGKILL)
         with suppress(OSError, RankFailedError):  # The template ended, and took them along.
-            while self._running:
+            while self._running and not self.template_ended:
                 self._hear(self._control)
         self._selector.unregister(self._control)
         for key in list(self._selector.get_map().values()):

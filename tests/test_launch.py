@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import allranks
-from allranks import _launch
+from allranks import _launch, _local
 from allranks.errors import ConfigError, RankFailedError, StalledError
 
 if sys.version_info < (3, 11):
@@ -27,6 +27,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def is_locked(directory: Path) -> bool:
+    try:
+        os.close(_local._lock(directory))
+    except OSError:
+        return True
+    return False
 
 
 def children_of(pid: int) -> list[int]:
@@ -173,17 +181,18 @@ def test_nothing_is_left_of_the_ranks(tmp_path: Path) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         return child.pid
 
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").glob("allranks-*"))
     pids = allranks.launch(work, ranks=2)
     time.sleep(0.2)
     assert not any(map(alive, pids))
-    assert set(os.listdir("/dev/shm")) <= before
+    left = set(Path("/dev/shm").glob("allranks-*")) - before
+    assert not [one for one in left if not is_locked(one)]  # Other jobs lock theirs.
     assert children_of(_launch._template().pid) == []
 
 
 LEFT = """
 import allranks, os, sys, time
-from allranks import _launch
+from allranks import _launch, _local
 allranks.launch(lambda: 1, ranks=1)
 print(_launch._template().pid, flush=True)
 allranks.launch(lambda: time.sleep(600), ranks=2)

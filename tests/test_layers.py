@@ -30,6 +30,7 @@ LAYERS = (
     ("_objects",),
     ("_collectives", "_launch"),
     ("_lifecycle",),
+    ("_ranks",),
     ("__init__",),
     ("_cli", "distutils"),
 )

@@ -348,3 +348,17 @@ def cycles(count: int) -> int:
 def test_a_model_that_outlives_its_group_does_not_hang() -> None:
     """Freed with the last reference to its group, it would deadlock with a thread of gloo's."""
     assert values(cycles, 4, 60) == [60] * 4
+
+
+def test_an_inner_session_leaves_the_outer_group() -> None:
+    with allranks.session(cpu=True):
+        with allranks.session(cpu=True):
+            pass
+        assert allranks.all_reduce(1) == 1
+    assert not allranks.initialized()
+
+
+@pytest.mark.parametrize("backend", ["glooo", "cpu:gloo,cuda:nope"])
+def test_an_unknown_backend_is_named(backend: str) -> None:
+    with pytest.raises(ConfigError, match=r"this build of torch has no .*gloo"):
+        allranks.setup(distributed_backend=backend, cpu=True)

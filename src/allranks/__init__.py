@@ -21,26 +21,22 @@ from allranks._environ import (
 )
 from allranks._init_method import DISTRIBUTED_PORT, get_init_method
 from allranks._launch import launch
-from allranks._lifecycle import (
-    cleanup,
-    get_local_rank,
-    get_local_world_size,
-    get_node_rank,
-    get_num_nodes,
-    get_rank,
-    get_world_size,
-    initialized,
-    is_master,
-    session,
-    setup,
-    world,
-)
+from allranks._lifecycle import cleanup, initialized, session, setup, world
 from allranks._objects import (
     T,
     all_gather_objects,
     broadcast_object,
     broadcast_object_list,
     gather_objects,
+)
+from allranks._ranks import (
+    get_local_rank,
+    get_local_world_size,
+    get_node_rank,
+    get_num_nodes,
+    get_rank,
+    get_world_size,
+    is_master,
 )
 from allranks._world import World, detect
 

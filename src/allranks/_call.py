@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from allranks._buffers import dump, empty, load, reduce, sizes
-from allranks._template import become_a_fresh_process, write_stacks_to
+from allranks._template import (
+    Server,
+    become_a_fresh_process,
+    control_from_arguments,
+    preload,
+    write_stacks_to,
+)
 from allranks.errors import RankFailedError
 
 if TYPE_CHECKING:
@@ -156,3 +162,11 @@ def dump_error(error: BaseException, rank: int) -> list[Any]:
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     told = f"rank {rank} raised {name}, which pickle cannot carry. There:\n{text}"
     return dump_anything(RankFailedError(told, rank=rank))
+
+
+def main() -> NoReturn:
+    """Be a template for functions, in a fresh interpreter."""
+    control = control_from_arguments()
+    preload()
+    Server(control, run).serve()
+    raise SystemExit(0)

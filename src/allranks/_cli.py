@@ -16,7 +16,7 @@ from allranks import __version__
 from allranks._local import local_world
 from allranks._rank import Program
 from allranks._rollcall import ranges
-from allranks._world import detect
+from allranks._world import detect, told_by
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from allranks._run import Outcome, Rank
 
 CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
+UNSEEN = 4096
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 
@@ -60,7 +61,8 @@ def run(
     from allranks._template import preload
 
     program = Program(target, arguments, module)
-    supervisor = _run.Supervisor(Output(ranks, quiet=quiet_ranks).write)
+    output = Output(ranks, quiet=quiet_ranks)
+    supervisor = _run.Supervisor(output.write)
     try:
         if not spawn:
             preload()
@@ -70,6 +72,8 @@ def run(
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    if outcome.first:
+        output.show_unseen(outcome.first.rank)
     _explain(outcome)
     raise SystemExit(outcome.exit_code)
 
@@ -87,6 +91,7 @@ class Output:
         self._quiet = quiet
         self._width = len(str(ranks - 1))
         self._pending: dict[tuple[int, int], bytes] = {}
+        self._unseen: dict[tuple[int, int], bytes] = {}
         self._prefixes = {
             (rank, stream): self._prefix(rank, console)
             for stream, console in ((1, _console(stderr=False)), (2, _console(stderr=True)))
@@ -101,9 +106,10 @@ class Output:
 
     def write(self, rank: int, stream: int, text: bytes) -> None:
         """Take what a rank wrote to a stream; an empty text ends the stream."""
-        if self._quiet and rank > 0:
-            return
         key = (rank, stream)
+        if self._quiet and rank > 0:
+            self._unseen[key] = (self._unseen.get(key, b"") + text)[-UNSEEN:]
+            return
         lines = (self._pending.pop(key, b"") + text).split(b"\n")
         rest = lines.pop()
         out = sys.stdout.buffer if stream == 1 else sys.stderr.buffer
@@ -114,6 +120,12 @@ class Output:
         elif rest:
             self._pending[key] = self._show_progress(out, rest)
         out.flush()
+
+    def show_unseen(self, rank: int) -> None:
+        """Show the end of what a quiet rank wrote to its standard error, since it failed."""
+        for line in self._unseen.pop((rank, 2), b"").splitlines():
+            self._put(sys.stderr.buffer, (rank, 2), line)
+        sys.stderr.buffer.flush()
 
     def _put(self, out: BinaryIO, key: tuple[int, int], line: bytes) -> None:
         """A line that was redrawn, as by a progress bar, is shown as it stood at last."""
@@ -144,15 +156,21 @@ def _explain(outcome: Outcome) -> None:
     if outcome.signal is not None:
         name = signal.Signals(outcome.signal).name
         console.print(f"allranks: all ranks ended, after {name}", style="yellow", markup=False)
+    if outcome.first is None or (outcome.signal is not None and not outcome.first.failure):
         return
-    if outcome.first is None:
-        return
+    if outcome.first.lost_peers and outcome.done:
+        console.print(f"allranks: before, {_told_done(outcome.done)}", markup=False)
     for told in _told_once(outcome.first, outcome.others):
         console.print(f"allranks: {told}", markup=False)
     first = f"rank {outcome.first.rank} (pid {outcome.first.pid})"
     console.print(f"allranks: {first} {_how(outcome.first)}", style="bold red", markup=False)
     if outcome.first.failure:
         console.print(outcome.first.failure.traceback, markup=False, end="")
+
+
+def _told_done(done: tuple[Rank, ...]) -> str:
+    gone = ranges(rank.rank for rank in done)
+    return f"rank{'s' * (len(done) > 1)} {gone} had left with exit code 0, which the others missed"
 
 
 def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
@@ -190,12 +208,16 @@ def env(as_json: bool) -> None:
         return
     from rich.table import Table
 
+    told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
     for name, value in asdict(world).items():
         if name not in ("launcher", "notes") and value not in (None, "", ()):
             table.add_row(name, str(value))
     console = _console(stderr=False)
     console.print(table)
+    if told:
+        pairs = ", ".join(f"{name}={os.environ[name]:.60}" for name in told)
+        console.print(f"told by: {pairs}", markup=False)
     for note in world.notes:
         console.print(f"note: {note}", markup=False)
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _groups, _trees
-from allranks._headers import Header, equal_all_gather, exchange, finish, ragged_all_gather
+from allranks._headers import (
+    Header,
+    checking,
+    equal_all_gather,
+    exchange,
+    finish,
+    ragged_all_gather,
+)
 from allranks._numbers import encode, is_number, reduce_numbers
 from allranks._objects import gather_everywhere
 from allranks._tensors import as_bytes, contiguous, is_contiguous, overlaps, why_not_dense
@@ -75,7 +82,7 @@ def broadcast(
     """
     who = _groups.members("broadcast", group)
     who.index("broadcast", src)
-    _refuse("broadcast", who, _why_not_in_place(tensor, async_op=async_op))
+    _agree(f"broadcast(src={src})", tensor, who, _why_not_in_place(tensor, async_op=async_op))
     if who.group is None:
         return _done(async_op=async_op)
     import torch.distributed as dist
@@ -137,6 +144,7 @@ def all_reduce(
     if average:
         op = "mean" if op in ("sum", "mean") else f"{op} with average=True"
     if _is_tensor(data):
+        _agree(f"all_reduce({op})", data, who, _why_not_reduced_in_place(data, op))
         result: T = _reduce_tensor(data, op, who, device)
     else:
         result = _reduce_tree(data, op, who)
@@ -171,15 +179,21 @@ def _is_tensor(data: Any) -> bool:
     return isinstance(data, torch.Tensor)
 
 
-def _refuse(call: str, who: Members, why: str | None) -> None:
-    if why:
+def _agree(call: str, tensor: Any, who: Members, why: str | None) -> None:
+    """Refuse a bare tensor that cannot be; with ``check``, only after hearing all ranks."""
+    if checking():
+        told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
+        exchange(who, Header(f"{call}{told}", error=f"{call}: {why}" if why else None))
+    elif why:
         raise CollectiveError(f"{call} on rank {who.ranks[who.rank]}: {why}")
+
+
+def _why_not_reduced_in_place(tensor: Any, op: str) -> str | None:
+    return _why_no_such_op(op) or _why_not_in_place(tensor) or _why_not_reduced(tensor, op)
 
 
 def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any = None) -> Any:
     """Reduce a tensor in place, or where ``device`` moves it to."""
-    why = _why_no_such_op(op) or _why_not_in_place(tensor) or _why_not_reduced(tensor, op)
-    _refuse("all_reduce", who, why)
     plain = tensor.detach()
     moved = plain if device is None else plain.to(device)
     if who.group is not None:
@@ -218,6 +232,8 @@ def _why_not_reduced(tensor: torch.Tensor, op: str) -> str | None:
 
 def _why_not_in_place(tensor: torch.Tensor, *, async_op: bool = False) -> str | None:
     """Why a tensor cannot be overwritten by a result from other ranks."""
+    if not _is_tensor(tensor):
+        return f"a {type(tensor).__name__} is no tensor; broadcast_object sends anything"
     if why := why_not_dense(tensor) or _why_in_graph(tensor):
         return why
     layout = f"(shape {tuple(tensor.shape)}, strides {tensor.stride()})"

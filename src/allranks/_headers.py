@@ -7,7 +7,9 @@ of another size, whatever calls the ranks have made. Longer ones follow in a sec
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from allranks.errors import CollectiveError, MismatchError, StalledError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
+    from types import FrameType
 
     import torch
     import torch.distributed as dist
@@ -34,6 +37,9 @@ SAID = 240
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
+
+CHECK = "ALLRANKS_CHECK"
+"""The variable that holds the mode of verification; ``setup(check=...)`` sets it."""
 
 TAG = 7301
 """Keeps our point-to-point messages apart from the program's own."""
@@ -54,6 +60,22 @@ class Header:
     error: str | None = None
 
 
+def checking() -> str | None:
+    """Whether calls that carry no header are to carry one, and "lines" if with their lines."""
+    asked = os.environ.get(CHECK, "").lower()
+    return None if asked in ("", "0", "false") else asked
+
+
+def _at_line() -> str:
+    """The line of the program that makes the call, where lines are checked."""
+    if checking() != "lines":
+        return ""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect would read the sources
+    while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == "allranks":
+        frame = frame.f_back
+    return f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+
+
 def exchange(members: Members, header: Header) -> list[Header]:
     """Tell each other of a call, and agree on it. Collective over the members.
 
@@ -64,7 +86,8 @@ def exchange(members: Members, header: Header) -> list[Header]:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
-    payload = json.dumps([header.call, header.data, header.error]).encode()
+    call = f"{header.call}{_at_line()}"
+    payload = json.dumps([call, header.data, header.error]).encode()
     texts = _all_gather_bytes(members, payload, header.call)
     headers = [Header(*json.loads(text)) for text in texts]
     errors = _ranks_by_text(members, [told.error for told in headers])

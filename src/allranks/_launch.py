@@ -80,7 +80,7 @@ def _template() -> Template:
     if _owner != os.getpid():
         _warm, _owner = None, os.getpid()  # The parent's, which a fork of it must not use.
     if _warm is None or not _warm.alive:
-        _warm = Template(["-c", "from allranks import _template; _template.main()"])
+        _warm = Template(["-c", "from allranks import _call; _call.main()"])
     return _warm
 
 
@@ -119,7 +119,8 @@ def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
         return
     first, *others = [one.failure for one in failed if one.failure]
     if others:
-        message = f"ranks {ranges(one.rank for one in failed[1:])} failed after {failed[0].rank}"
+        later = ranges(one.rank for one in failed[1:])
+        message = f"after rank {failed[0].rank}, rank{'s' * (len(others) > 1)} {later} failed"
         _last_cause(first).__cause__ = BaseExceptionGroup(message, others)
     raise first
 

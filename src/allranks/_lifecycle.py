@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from allranks import _devices, _environ, _groups, _sockets
+from allranks._headers import CHECK
 from allranks._plan import plan
 from allranks._rendezvous import Meeting, meet
 from allranks._rollcall import LINGER, Layout, Record, RollCall
@@ -43,6 +44,7 @@ class _State:
 
 
 _state: _State | None = None
+_failed = False
 _at_exit_registered = False
 
 
@@ -68,7 +70,10 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
             * timeout (minutes, or a timedelta; default 30): how long a collective may take.
             * rendezvous_timeout (seconds, or a timedelta; default 600): how long the ranks may
               take to find each other.
-            * check (bool or "lines"): verify bare-tensor collectives too.
+            * check (bool or "lines"): verify bare-tensor ``all_reduce`` and ``broadcast`` too, at
+              the cost of a small message each; "lines" also compares the lines that make the
+              calls, which refuses programs whose ranks call from different branches. None means
+              as the variable ALLRANKS_CHECK says.
 
     Raises:
         ConfigError: a setting is wrong, or contradicts the launcher.
@@ -78,6 +83,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
     """
     global _state  # noqa: PLW0603 - this module is the one owner of the state
     wanted = read(config, settings)
+    _refuse_unknown_backend(wanted.distributed_backend)
     if _state is not None and initialized():
         _refuse_other_settings(_state.settings, wanted)
         return
@@ -86,16 +92,38 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
 
 
 def _refuse_other_settings(now: Settings, wanted: Settings) -> None:
-    if now != wanted:
-        raise ConfigError(
-            f"setup() was called with {now}, and now with {wanted}. Call cleanup() in between."
-        )
+    told = [
+        f"{name}={value!r}, and now with {getattr(wanted, name)!r}"
+        for name, value in vars(now).items()
+        if value != getattr(wanted, name)
+    ]
+    if told:
+        raise ConfigError(f"setup() was called with {'; '.join(told)}. Call cleanup() in between.")
+
+
+def _refuse_unknown_backend(backend: str | None) -> None:
+    """A backend is a name, or a list of device:name."""
+    if backend is None:
+        return
+    import torch.distributed as dist
+
+    for part in backend.lower().split(","):
+        name = part.rpartition(":")[2]
+        if not dist.is_backend_available(name):
+            known = ", ".join(n for n in dist.Backend.backend_list if dist.is_backend_available(n))
+            raise ConfigError(
+                f"distributed_backend={backend!r}: this build of torch has no {name!r}; it has "
+                f"{known}. Leave it out to let it follow the device."
+            )
 
 
 def _detect(wanted: Settings) -> World:
     """The detected world, with what the settings add and where they do not contradict it."""
     ignored = ("slurm",) if wanted.submit is False else ()
-    found = detect(_with_given_ranks(os.environ, wanted), ignore=ignored)
+    completed = _with_given_ranks(os.environ, wanted)
+    if wanted.rank is not None and "WORLD_SIZE" not in completed:
+        raise ConfigError(f"rank={wanted.rank} needs world_size beside it")
+    found = detect(completed, ignore=ignored)
     if wanted.submit and found.launcher != "slurm":
         raise ConfigError(
             f"submit=True, but this process is not a task of a Slurm step (launcher: "
@@ -125,7 +153,8 @@ def _with_given_ranks(environ: Mapping[str, str], wanted: Settings) -> dict[str,
 
 
 def _contradiction(name: str, asked: int, found: World) -> str:
-    said = f"{name}={asked} was asked for, but {found.launcher} says {getattr(found, name)}"
+    teller = "the environment" if found.launcher == "single" else found.launcher
+    said = f"{name}={asked} was asked for, but {teller} says {getattr(found, name)}"
     if found.launcher == "single":
         return (
             f"{said}: nothing started this process as one of several. Start the script with "
@@ -137,6 +166,8 @@ def _contradiction(name: str, asked: int, found: World) -> str:
 def _bring_up(wanted: Settings, found: World) -> _State:
     meeting_plan = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
+    if wanted.check is not None:
+        _environ.put(CHECK, str(wanted.check).lower())
     _groups.release_retired()
     meeting = None
     try:
@@ -300,7 +331,7 @@ def _leave() -> None:
     """At the interpreter's exit: gloo's threads must end first, or torch aborts the process."""
     import torch.distributed as dist
 
-    failing = hasattr(sys, "last_value") or hasattr(sys, "last_exc")
+    failing = _failed or hasattr(sys, "last_value") or hasattr(sys, "last_exc")
     if initialized() and failing and "nccl" in dist.get_backend_config():
         return  # Destroying NCCL's communicators waits for ranks that may never come.
     cleanup()
@@ -334,8 +365,8 @@ def session(
     """``setup`` before the body and ``cleanup`` after it. Collective.
 
     On an exception the group is not destroyed, since that may wait for ranks that will never
-    come; the exception goes on, and the process is expected to leave. A group that other code
-    made is used and left as it is.
+    come; the exception goes on, and the process is expected to leave. A group that is already
+    up, from an outer session or made by other code, is used and left as it is.
 
     Args:
         config: as for ``setup``.
@@ -347,10 +378,15 @@ def session(
     Raises:
         AllranksError: as ``setup``.
     """
-    foreign = initialized() and (_state is None or _state.adopted)
+    global _failed  # noqa: PLW0603 - this module is the one owner of the state
+    ours = not initialized()
     setup(config, **settings)
-    yield world()
-    if not foreign:
+    try:
+        yield world()
+    except BaseException:
+        _failed = True
+        raise
+    if ours:
         cleanup()
 
 
@@ -377,79 +413,3 @@ def world() -> World:
 
         return _adopted_world(dist.get_rank(), dist.get_world_size())
     return detect(os.environ)
-
-
-def get_rank() -> int:
-    """This process's rank; 0 in a world of one. Not collective.
-
-    Before ``setup`` this is what the launcher says, so N processes are never N rank 0s.
-
-    Raises:
-        DetectionError: nothing is set up, and the environment is half-set.
-    """
-    return world().rank
-
-
-def get_world_size() -> int:
-    """The number of ranks; 1 in a world of one. Not collective.
-
-    Raises:
-        DetectionError: nothing is set up, and the environment is half-set.
-    """
-    return world().world_size
-
-
-def is_master() -> bool:
-    """Whether this is rank 0. Not collective.
-
-    Raises:
-        DetectionError: nothing is set up, and the environment is half-set.
-    """
-    return get_rank() == 0
-
-
-def get_local_rank() -> int:
-    """This process's number among the ranks on its host. Not collective.
-
-    Raises:
-        DetectionError: it is not known before ``setup``.
-    """
-    return _known("local_rank")
-
-
-def get_local_world_size() -> int:
-    """The number of ranks on this host. Not collective.
-
-    Raises:
-        DetectionError: it is not known before ``setup``.
-    """
-    return _known("local_world_size")
-
-
-def get_node_rank() -> int:
-    """This host's number in the job, in the order of the ranks. Not collective.
-
-    Raises:
-        DetectionError: it is not known before ``setup``.
-    """
-    return _known("node_rank")
-
-
-def get_num_nodes() -> int:
-    """The number of hosts in the job. Not collective.
-
-    Raises:
-        DetectionError: it is not known before ``setup``.
-    """
-    return _known("num_nodes")
-
-
-def _known(name: str) -> int:
-    now = world()
-    value: int | None = getattr(now, name)
-    if value is None:
-        raise DetectionError(
-            f"{name} is not known: {now.launcher} does not tell it. setup() counts the ranks of "
-            "each host; ask after it."
-        )
-    return value

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of mode 0700 is made in it
+
+YOUNG = 60.0
+"""Seconds before which a directory may not have been locked yet."""
 
 
 @contextmanager
@@ -51,17 +56,36 @@ def _private_directory() -> Iterator[Path]:
     base = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     _sweep(base)
     maker = os.getpid()
-    directory = Path(tempfile.mkdtemp(prefix=f"allranks-{maker}-", dir=base))
+    directory = Path(tempfile.mkdtemp(prefix="allranks-", dir=base))
+    lock = _lock(directory)
     try:
         yield directory
     finally:
         if os.getpid() == maker:  # A forked rank leaves through here too.
             shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(directory: Path) -> int:
+    """Lock a directory for as long as this process, or a rank it has forked, is there.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _sweep(base: Path) -> None:
-    """Remove what a killed parent left behind."""
-    for left in base.glob("allranks-*-*"):
-        pid = left.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove what a killed parent of this user left behind: whatever nobody has locked."""
+    for left in base.glob("allranks-*"):
+        with suppress(OSError):
+            facts = left.stat()
+            if facts.st_uid == os.getuid() and time.time() - facts.st_mtime > YOUNG:
+                os.close(_lock(left))
+                shutil.rmtree(left, ignore_errors=True)

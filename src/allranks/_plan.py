@@ -19,7 +19,7 @@ EPHEMERAL = 32768
 """Where Linux's ephemeral ports begin, any of which an outgoing connection may hold."""
 
 MPI_ADVICE = (
-    "set MASTER_ADDR (and MASTER_PORT) to the host of rank 0, for example "
+    "set MASTER_ADDR and MASTER_PORT to the host of rank 0 (127.0.0.1 on one host), for example "
     "`mpirun -x MASTER_ADDR=$(hostname) ...`, or give setup(shared_file_dir=...) a directory "
     "that all hosts share"
 )
@@ -108,8 +108,8 @@ def _plan_tcp(world: World, shared_file_dir: str | None, array_job_num: int | No
     if shared_file_dir:
         return Plan(board=_shared_path(world, shared_file_dir, array_job_num))
     raise ConfigError(
-        f"{world.launcher} started {world.world_size} ranks on several hosts, and nothing says "
-        f"where rank 0 runs: {MPI_ADVICE}."
+        f"launcher {world.launcher}, {world.world_size} ranks: nothing says where rank 0 runs, or "
+        f"that all of them are on this host: {MPI_ADVICE}."
     )
 
 

@@ -93,6 +93,7 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
         SystemExit: always, so that the interpreter ends as it does after any script.
     """
     os.environ.update(environ)
+    own = os.getpid()
     try:
         program.run()
     except SystemExit:
@@ -100,7 +101,8 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except BaseException as error:  # noqa: BLE001 - the parent hears of it
-        _report(error, report_to)
+        if os.getpid() == own:  # A fork of the program's own is no rank.
+            _report(error, report_to)
         raise SystemExit(1) from None
     raise SystemExit(0)
 
@@ -113,7 +115,7 @@ def _report(error: BaseException, report_to: int) -> None:
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))
     with os.fdopen(os.dup(report_to), "w") as pipe:
-        json.dump(asdict(Failure(summary, text, time.monotonic())), pipe)
+        pipe.write(json.dumps(asdict(Failure(summary, text, time.monotonic()))) + "\n")
 
 
 def _frames_of_the_program(frames: TracebackType | None) -> TracebackType | None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from allranks import _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
-from allranks._rollcall import TWO_JOBS, Record, is_closed, object_to, signature, tell
+from allranks._rollcall import (
+    PROGRESS_EVERY,
+    PROGRESS_FIRST,
+    TWO_JOBS,
+    Record,
+    is_closed,
+    object_to,
+    signature,
+    tell,
+)
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks.errors import MissingRanksError, RendezvousError, WrongJobError
 
@@ -258,8 +267,11 @@ class _Search:
         self._found: dict[Address, Exception] = {}
 
     def find(self) -> Meeting:
-        pause = 0.01
+        pause, report = 0.01, PROGRESS_FIRST
         while not self._deadline.passed:
+            if self._deadline.elapsed > report:
+                tell(f"still waiting for rank 0: {self._what_was_found()}")
+                report += PROGRESS_EVERY
             for address in self._addresses():
                 store = self._try(address)
                 if store is not None:
@@ -314,16 +326,19 @@ class _Search:
         if not self._found:
             place = self._board.place if self._board else "any address"
             return MissingRanksError(f"{wait}: it posted no address at {place}.", missing=[0])
-        reasons = "; ".join(
-            f"{address}: {error if isinstance(error, RendezvousError) else _reason(error)}"
-            for address, error in self._found.items()
-        )
+        reasons = self._what_was_found()
         for error in self._found.values():
             if isinstance(error, WrongJobError):
                 return WrongJobError(f"{wait}. {reasons}. {TWO_JOBS}")
         if all(isinstance(error, ConnectionRefusedError) for error in self._found.values()):
             return MissingRanksError(f"{wait}. {reasons}; rank 0 is missing.", missing=[0])
         return RendezvousError(f"{wait}. {reasons}{self._local_holder()}.")
+
+    def _what_was_found(self) -> str:
+        return "; ".join(
+            f"{address}: {error if isinstance(error, RendezvousError) else _reason(error)}"
+            for address, error in self._found.items()
+        )
 
     def _local_holder(self) -> str:
         if self._plan.one_host and len(self._plan.ports) == 1:

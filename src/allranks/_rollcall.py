@@ -168,7 +168,9 @@ class RollCall:
             if self._deadline.passed or self._store.check([FAILURE]):
                 return False
             if self._deadline.elapsed > report:
-                tell(f"still waiting: {self._who_is_missing(self._deadline.elapsed)}")
+                tell(
+                    f"still waiting: {self._who_is_missing(self._absent(), self._deadline.elapsed)}"
+                )
                 report += PROGRESS_EVERY
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
@@ -200,14 +202,14 @@ class RollCall:
         raise error
 
     def _missing(self) -> MissingRanksError:
+        absent = self._absent()
         return MissingRanksError(
-            f"{self._who_is_missing(self._deadline.seconds)}. Seen by {self._me}, at "
+            f"{self._who_is_missing(absent, self._deadline.seconds)}. Seen by {self._me}, at "
             f"{self._place}. The missing ranks' own logs, or their launcher's, say why.",
-            missing=self._absent(),
+            missing=absent,
         )
 
-    def _who_is_missing(self, seconds: float) -> str:
-        absent = self._absent()
+    def _who_is_missing(self, absent: list[int], seconds: float) -> str:
         size = self._me.world_size
         others = set(range(size)) - {*absent, self._me.rank}
         seen = [(self._get(f"record/{rank}/1")["host"], rank) for rank in others]
@@ -216,6 +218,8 @@ class RollCall:
             f"{ranges(rank for _, rank in pairs)} on {host}"
             for host, pairs in groupby(seen, lambda pair: pair[0])
         )
+        if not absent:
+            return f"all {size} ranks came, but not all finished answering within {seconds:.3g} s"
         return (
             f"{len(absent)} of {size} ranks did not come within {seconds:.3g} s: {ranges(absent)}. "
             f"Present: {hosts}"
@@ -249,8 +253,8 @@ class RollCall:
 
 
 TWO_JOBS = (
-    "Two jobs on one port, or a rank started twice? Give each job its own MASTER_PORT, or unset "
-    "it, or tell them apart with ALLRANKS_JOB."
+    "Two jobs on one port, or a rank started twice? Give each job a MASTER_PORT of its own, or "
+    "unset it."
 )
 
 

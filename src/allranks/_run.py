@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
+
+LOST_PEERS = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call"
+)
+"""What a rank says whose peers have left it."""
+
+CULPRIT_GRACE = 1.0
+"""Seconds in which a rank that others have lost may still tell why, or be seen to have died."""
 
 OUTER_TERM_GRACE = 30.0
 """Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
@@ -59,6 +68,11 @@ class Rank:
         return 128 - status if status < 0 else status
 
     @property
+    def lost_peers(self) -> bool:
+        """Whether it failed because another rank was gone."""
+        return bool(self.failure and LOST_PEERS.search(self.failure.summary))
+
+    @property
     def failed_at(self) -> float:
         """When it failed, on the monotonic clock: as it reported, else when it ended."""
         return self.failure.at if self.failure else self.ended
@@ -71,11 +85,13 @@ class Outcome:
     Attributes:
         first: the rank that failed first, or None.
         others: the other ranks that failed by themselves.
+        done: the ranks that left with exit code 0.
         signal: the signal that ended the job from outside, or None.
     """
 
     first: Rank | None
     others: tuple[Rank, ...]
+    done: tuple[Rank, ...]
     signal: int | None
 
     @property
@@ -168,6 +184,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._outside: int | None = None
+        self._end_at: float | None = None
         self._kill_at: float | None = None
         self._ending: set[int] = set()
 
@@ -189,7 +206,8 @@ class Supervisor:
         return self._outcome()
 
     def _patience(self) -> float | None:
-        return None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
+        times = [at for at in (self._end_at, self._kill_at) if at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _step(self, patience: float | None) -> None:
         for key, _ in self._selector.select(patience):
@@ -201,6 +219,8 @@ class Supervisor:
             self._hear(self._signals.pop(0))
         for rank in self._ranks:
             self._reap(rank)
+        if self._end_at is not None and time.monotonic() >= self._end_at:
+            self._end(signal.SIGTERM, TERM_GRACE)
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._signal_all(signal.SIGKILL)
             self._kill_at = None
@@ -211,12 +231,28 @@ class Supervisor:
         except BlockingIOError:
             return
         if stream == 3:
-            rank.report += text
+            self._hear_failure(rank, text)
         else:
             self._write(rank.rank, stream, text)
         if not text:
             self._selector.unregister(pipe)
             os.close(pipe)
+
+    def _hear_failure(self, rank: Rank, text: bytes) -> None:
+        """Take a report, which ends with its line; the rank itself may take long to leave."""
+        rank.report += text
+        if rank.failure is None and rank.report.endswith(b"\n"):
+            rank.failure = Failure(**json.loads(rank.report.splitlines()[0]))
+            self._one_failed(rank)
+
+    def _one_failed(self, rank: Rank) -> None:
+        """End all, but after a victim give the culprit time to be seen."""
+        if self._ending:
+            return
+        if rank.lost_peers:
+            self._end_at = self._end_at or time.monotonic() + CULPRIT_GRACE
+        else:
+            self._end(signal.SIGTERM, TERM_GRACE, spared=rank)
 
     def _reap(self, rank: Rank) -> None:
         if rank.status is not None:
@@ -226,13 +262,14 @@ class Supervisor:
             return
         rank.status = os.waitstatus_to_exitcode(status)
         rank.ended = time.monotonic()
-        if rank.status != 0 and not self._ending:
-            self._end(signal.SIGTERM, TERM_GRACE)
+        if rank.status != 0:
+            self._one_failed(rank)
 
-    def _end(self, signum: int, grace: float) -> None:
+    def _end(self, signum: int, grace: float, spared: Rank | None = None) -> None:
         """Ask the ranks that still run to end, and make them after a grace period."""
-        self._ending = {rank.rank for rank in self._ranks if rank.status is None}
-        self._signal_all(signum)
+        self._end_at = None
+        self._ending |= {rank.rank for rank in self._ranks if rank.status is None}
+        self._signal_all(signum, spared)
         self._kill_at = time.monotonic() + grace
 
     def _hear(self, signum: int) -> None:
@@ -245,12 +282,19 @@ class Supervisor:
         else:
             self._end(signum, TERM_GRACE if signum == signal.SIGINT else OUTER_TERM_GRACE)
 
-    def _signal_all(self, signum: int) -> None:
+    def _signal_all(self, signum: int, spared: Rank | None = None) -> None:
         """Signal every rank's process group, and so what the rank has started."""
         for rank in self._ranks:
-            if rank.status is None or signum == signal.SIGKILL:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(rank.pid, signum)
+            if rank is spared or (rank.status is not None and signum != signal.SIGKILL):
+                continue
+            try:
+                os.killpg(rank.pid, signum)
+            except ProcessLookupError:
+                if rank.status is None:  # It has not made its group yet.
+                    with suppress(ProcessLookupError):
+                        os.kill(rank.pid, signum)
+            except PermissionError:
+                pass  # macOS says so of a group of zombies.
 
     def _drain(self) -> None:
         """Read what the ended ranks have left in their pipes, and end what they left running."""
@@ -263,16 +307,15 @@ class Supervisor:
                 break  # A process that a rank has left running holds the pipe.
             for key in pipes:
                 self._read(key.fd, *key.data)
-        for rank in self._ranks:
-            if rank.report:
-                rank.failure = Failure(**json.loads(rank.report))
 
     def _outcome(self) -> Outcome:
         failed = [rank for rank in self._ranks if rank.status]
         by_itself = [rank for rank in failed if rank.rank not in self._ending or rank.failure]
-        ordered = sorted(by_itself, key=lambda rank: rank.failed_at)
+        # One that lost its peers is a victim, even where it told so before the culprit was gone.
+        ordered = sorted(by_itself, key=lambda rank: (rank.lost_peers, rank.failed_at))
         first = ordered[0] if ordered else None
-        return Outcome(first, tuple(ordered[1:]), self._outside)
+        done = tuple(rank for rank in self._ranks if rank.status == 0)
+        return Outcome(first, tuple(ordered[1:]), done, self._outside)
 
     @contextmanager
     def _hearing_signals(self) -> Iterator[None]:

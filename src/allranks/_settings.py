@@ -47,7 +47,7 @@ class Settings:
         array_job_num: tells the jobs of an array apart in a shared directory.
         timeout: how long a collective may take.
         rendezvous_timeout: how long the ranks may take to find each other.
-        check: verify bare-tensor collectives too.
+        check: verify bare-tensor collectives too; None means as ALLRANKS_CHECK says.
     """
 
     world_size: int | None = None
@@ -60,7 +60,7 @@ class Settings:
     array_job_num: int | None = None
     timeout: timedelta = DEFAULT_TIMEOUT
     rendezvous_timeout: timedelta = DEFAULT_RENDEZVOUS_TIMEOUT
-    check: Check = False
+    check: Check | None = None
 
 
 KNOWN = tuple(field.name for field in fields(Settings))

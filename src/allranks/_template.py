@@ -18,7 +18,7 @@ import threading
 import weakref
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from allranks._rank import die_with_parent
 from allranks.errors import AllranksError
@@ -192,13 +192,3 @@ def write_stacks_to(file: int) -> None:
 def control_from_arguments() -> socket.socket:
     """The connection to the parent, whose end is the template's end."""
     return socket.socket(fileno=int(sys.argv[-1]))
-
-
-def main() -> NoReturn:
-    """Be a template for functions, in a fresh interpreter."""
-    from allranks._call import run
-
-    control = control_from_arguments()
-    preload()
-    Server(control, run).serve()
-    raise SystemExit(0)

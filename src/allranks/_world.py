@@ -243,6 +243,12 @@ def detect(environ: Environ, *, ignore: Collection[str] = ()) -> World:
     return replace(world, job=joined(world.job, environ.get("ALLRANKS_JOB")), notes=notes)
 
 
+def told_by(launcher: str) -> list[str]:
+    """The variables from which a launcher is recognised, without repetition."""
+    rows = (row for row in LAUNCHERS if row.name == launcher)
+    return list(dict.fromkeys(name for row in rows for name in row.variables))
+
+
 def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Row, Fields]:
     for row in LAUNCHERS:
         here = None if row.name in ignore else row.read(environ)

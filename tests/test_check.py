@@ -1,0 +1,82 @@
+"""``check=True``: bare tensors are verified too, before anything is sent."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+import allranks
+from allranks.errors import CollectiveError, MismatchError
+from harness import values
+
+
+def caught(*calls) -> list[str]:
+    """What each call raised, after which the group must still work."""
+    told = []
+    for call in calls:
+        try:
+            call()
+        except CollectiveError as error:
+            told.append(f"{type(error).__name__}: {error}")
+        assert allranks.all_reduce(torch.ones(1)).item() == allranks.get_world_size()
+    return told
+
+
+def mismatches() -> list[str]:
+    allranks.setup(cpu=True, check=True)
+    rank = allranks.get_rank()
+    told = caught(
+        lambda: allranks.all_reduce(torch.ones(rank + 1)),
+        lambda: allranks.all_reduce(torch.ones(2), op="max" if rank else "sum"),
+        lambda: allranks.all_reduce(torch.ones(2, dtype=torch.int32 if rank else torch.float32)),
+        lambda: allranks.broadcast(torch.ones(rank + 2), 0),
+        lambda: allranks.broadcast(torch.ones(2), rank),
+        lambda: (
+            allranks.broadcast(torch.ones(2), 0) if rank else allranks.all_reduce(torch.ones(2))
+        ),
+        lambda: allranks.all_reduce(torch.ones(2).long(), average=rank == 0),
+    )
+    allranks.cleanup()
+    assert "ALLRANKS_CHECK" not in os.environ
+    return told
+
+
+def test_bare_tensors_that_do_not_fit_are_the_same_error_on_all_ranks() -> None:
+    first, second = values(mismatches, 2)
+    assert first == second
+    assert len(first) == 7
+    assert all(text.startswith(MismatchError.__name__) for text in first[:6]), first
+    assert "rank 0: all_reduce(sum) of tensor torch.float32[1]" in first[0]
+    assert "mean" in first[6]
+
+
+def lines() -> list[str]:
+    allranks.setup(cpu=True, check="lines")
+    rank = allranks.get_rank()
+    allranks.all_reduce(torch.ones(2))
+    try:
+        if rank:
+            allranks.all_reduce(torch.ones(2))
+        else:
+            allranks.all_reduce(torch.ones(2))
+    except MismatchError as error:
+        return [str(error)]
+    finally:
+        allranks.cleanup()
+    return []
+
+
+def test_lines_tell_calls_from_other_lines_apart() -> None:
+    first, second = values(lines, 2)
+    assert first == second
+    assert "test_check.py:" in first[0]
+
+
+def test_the_variable_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from allranks._headers import checking
+
+    for value, meant in [("1", "1"), ("lines", "lines"), ("0", None), ("", None), ("False", None)]:
+        monkeypatch.setenv("ALLRANKS_CHECK", value)
+        assert checking() == meant

@@ -23,16 +23,19 @@ LAYERS = (
         "_rank",
         "_local",
         "_buffers",
+        "_pytest_marker",
     ),
     ("_world", "_devices", "_rollcall", "_board", "_template"),
-    ("_plan", "_groups", "_call", "_run"),
+    ("_plan", "_groups", "_call", "_run", "_fake_world", "_pytest_report"),
     ("_rendezvous", "_headers", "_order"),
     ("_objects",),
     ("_collectives", "_launch"),
     ("_lifecycle",),
     ("_ranks",),
     ("__init__",),
-    ("_cli", "distutils"),
+    ("_cli", "distutils", "_pytest_item"),
+    ("_pytest_session",),
+    ("pytest_plugin",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -204,7 +204,10 @@ class _Job:
                 _close(key.fileobj)
 
     def _hear(self, control: socket.socket) -> bool:
-        text = control.recv(MESSAGE)
+        try:
+            text = control.recv(MESSAGE)
+        except ConnectionResetError:
+            text = b""
         if not text:
             self.template_ended = True
             raise RankFailedError("the process that forks the ranks ended unexpectedly")

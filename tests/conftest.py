@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 import allranks
-from harness import clean_environ
+from harness import clean_environ, unlocked_directories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,3 +24,12 @@ def _clean_world() -> Iterator[None]:
     allranks.cleanup()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def _swept() -> Iterator[None]:
+    """Takes away what a killed parent leaves, as the next job would after a minute."""
+    before = unlocked_directories()
+    yield
+    for left in unlocked_directories() - before:
+        shutil.rmtree(left)

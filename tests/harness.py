@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from allranks import _local
+
 LAUNCHERS = re.compile(
     r"^(ALLRANKS|SLURM|OMPI|PMI|PMIX|MPI|HYDI|PALS|FLUX|LSB|JSM|RAY|PET|TORCHELASTIC|GLOO|KUBERNETES|"
     r"JOB_COMPLETION|JOBSET)[A-Z_]*_|^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|"
@@ -171,3 +173,21 @@ def in_a_world(function, ranks: int, *arguments) -> list:
         raise error
     assert [one.exit_code for one in ended] == [0] * ranks
     return [one.value for one in ended]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def unlocked_directories() -> set[Path]:
+    """Private directories whose ranks are gone; other jobs on this host lock theirs."""
+    found = set()
+    for directory in Path("/dev/shm").glob("allranks-*"):
+        with contextlib.suppress(OSError):
+            os.close(_local._lock(directory))
+            found.add(directory)
+    return found

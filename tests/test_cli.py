@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks import _local
+from harness import alive, unlocked_directories
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli"]
 
@@ -29,23 +28,6 @@ def run(tmp_path: Path, script: str, *options: str, arguments: tuple[str, ...] =
         timeout=100,
         **more,
     )
-
-
-def unlocked_directories() -> set[Path]:
-    """Private directories whose ranks are gone; other jobs on this host lock theirs."""
-    found = set()
-    for directory in Path("/dev/shm").glob("allranks-*"):
-        with contextlib.suppress(OSError):
-            os.close(_local._lock(directory))
-            found.add(directory)
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until(condition, seconds: float = 30) -> None:
@@ -197,6 +179,7 @@ def test_control_c_leaves_no_orphan(tmp_path: Path, signum: int, code: int) -> N
     wait_until(lambda: not any(map(alive, pids)), 2)
 
 
+@pytest.mark.usefixtures("_swept")
 def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
     job, pids = stubborn_job(tmp_path)
     job.kill()

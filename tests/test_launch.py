@@ -15,26 +15,12 @@ import pytest
 import torch
 
 import allranks
-from allranks import _launch, _local
+from allranks import _launch
 from allranks.errors import ConfigError, RankFailedError, StalledError
+from harness import alive, unlocked_directories
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def is_locked(directory: Path) -> bool:
-    try:
-        os.close(_local._lock(directory))
-    except OSError:
-        return True
-    return False
 
 
 def children_of(pid: int) -> list[int]:
@@ -181,24 +167,24 @@ def test_nothing_is_left_of_the_ranks(tmp_path: Path) -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         return child.pid
 
-    before = set(Path("/dev/shm").glob("allranks-*"))
+    before = unlocked_directories()
     pids = allranks.launch(work, ranks=2)
     time.sleep(0.2)
     assert not any(map(alive, pids))
-    left = set(Path("/dev/shm").glob("allranks-*")) - before
-    assert not [one for one in left if not is_locked(one)]  # Other jobs lock theirs.
+    assert unlocked_directories() <= before
     assert children_of(_launch._template().pid) == []
 
 
 LEFT = """
 import allranks, os, sys, time
-from allranks import _launch, _local
+from allranks import _launch
 allranks.launch(lambda: 1, ranks=1)
 print(_launch._template().pid, flush=True)
 allranks.launch(lambda: time.sleep(600), ranks=2)
 """
 
 
+@pytest.mark.usefixtures("_swept")
 def test_the_template_ends_with_its_parent_and_takes_the_ranks_along() -> None:
     parent = subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, text=True)
     template = int(parent.stdout.readline())

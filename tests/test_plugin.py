@@ -634,6 +634,7 @@ def test_an_impossible_fake_world_is_an_error(fake_world, arguments, problem) ->
         fake_world(**arguments)
 
 
+@pytest.mark.usefixtures("_swept")
 def test_a_killed_session_leaves_no_process(tmp_path) -> None:
     tests = """
         @pytest.mark.ranks(2)

@@ -12,7 +12,7 @@ import allranks
 PACKAGE = Path(allranks.__file__).parent
 
 LAYERS = (
-    ("errors", "_hostlist", "_sockets", "_tensors", "_trees"),
+    ("errors", "_hostlist", "_huge_pages", "_sockets", "_tensors", "_trees"),
     (
         "_launchers",
         "_waiting",
@@ -25,10 +25,10 @@ LAYERS = (
         "_buffers",
         "_pytest_marker",
     ),
-    ("_world", "_devices", "_rollcall", "_board", "_template"),
-    ("_plan", "_groups", "_call", "_run", "_fake_world", "_pytest_report"),
-    ("_rendezvous", "_headers", "_order"),
-    ("_objects",),
+    ("_world", "_devices", "_rollcall", "_board", "_private_store", "_template"),
+    ("_plan", "_groups", "_run", "_fake_world", "_pytest_report"),
+    ("_rendezvous", "_headers", "_call"),
+    ("_objects", "_order"),
     ("_collectives", "_launch"),
     ("_lifecycle",),
     ("_ranks",),

@@ -323,19 +323,19 @@ def _adopted_world(rank: int, size: int) -> World:
 def _register_at_exit() -> None:
     global _at_exit_registered  # noqa: PLW0603 - registered once a process
     if not _at_exit_registered:
+        atexit.register(_groups.rest_before_exit)  # Runs after _leave.
         atexit.register(_leave)
         _at_exit_registered = True
 
 
 def _leave() -> None:
-    """At the interpreter's exit: gloo's threads must end first, or torch aborts the process."""
+    """At the interpreter's exit: gloo's threads must end before it does."""
     import torch.distributed as dist
 
     failing = _failed or hasattr(sys, "last_value") or hasattr(sys, "last_exc")
     if initialized() and failing and "nccl" in dist.get_backend_config():
         return  # Destroying NCCL's communicators waits for ranks that may never come.
     cleanup()
-    _groups.rest_before_exit()
 
 
 def cleanup() -> None:

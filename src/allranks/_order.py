@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from allranks import _huge_pages
 from allranks._call import receive
 from allranks._template import MESSAGE, SHOW_STACKS
 from allranks._waiting import Deadline
@@ -93,6 +94,7 @@ class Template:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
             [sys.executable, *command, str(theirs.fileno())],
+            env=_huge_pages.wanted(os.environ),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from allranks import _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
+from allranks._private_store import private_store
 from allranks._rollcall import (
     PROGRESS_EVERY,
     PROGRESS_FIRST,
@@ -88,7 +89,7 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     import torch.distributed as dist
 
     if plan.private_file:
-        return Meeting(dist.FileStore(plan.private_file, me.world_size), plan.private_file)
+        return Meeting(private_store(plan.private_file, me.world_size), plan.private_file)
     if plan.agent:
         host, port, prefix = plan.agent
         place = f"torchrun's store at {host}:{port}"

@@ -260,25 +260,10 @@ TWO_JOBS = (
 
 def comes(store: dist.Store, key: str, seconds: float) -> bool:
     """Whether a key appears in time; one blocking store call, however long it takes."""
-    import torch.distributed as dist
-
-    if isinstance(store, dist.FileStore):
-        return _appears(store, key, Deadline.after(seconds))
     try:
         store.wait([key], timedelta(seconds=max(seconds, 0.001)))
     except RuntimeError:
         return bool(store.check([key]))
-    return True
-
-
-def _appears(store: dist.Store, key: str, end: Deadline) -> bool:
-    """For a file, at which torch itself looks every 10 ms only."""
-    pause = 0.0005
-    while not store.check([key]):
-        if end.passed:
-            return False
-        time.sleep(pause)
-        pause = min(pause * 1.2, 0.05)
     return True
 
 

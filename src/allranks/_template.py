@@ -17,9 +17,10 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from typing import TYPE_CHECKING
 
+from allranks import _huge_pages
 from allranks._rank import die_with_parent
 from allranks.errors import AllranksError
 
@@ -120,6 +121,7 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the parent closes the connection."""
+        invalidate_caches()  # For each rank: the caller may write modules after this.
         woken, waker = socket.socketpair()
         waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
         woken.setblocking(False)  # noqa: FBT003
@@ -128,8 +130,12 @@ class Server:
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         import select
 
+        scattered = _huge_pages.candidates()
         while True:
-            ready, _, _ = select.select([self._control, woken], [], [])
+            idle = scattered and not self._ranks
+            ready, _, _ = select.select([self._control, woken], [], [], 0 if idle else None)
+            if idle and not ready:
+                _huge_pages.collapse(scattered.pop())
             if woken in ready:
                 with suppress(BlockingIOError):
                     woken.recv(MESSAGE)

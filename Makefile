@@ -22,6 +22,7 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 bench: .venv/dev
+	$(BIN)/python benchmarks/testing.py
 	$(BIN)/python benchmarks/startup.py
 
 .venv/bin/python:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,14 +17,24 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _clean_world() -> Iterator[None]:
+def _clean_world(request: pytest.FixtureRequest) -> Iterator[None]:
     """No launcher's variables before a test, and no process group after it."""
+    if request.node.get_closest_marker("ranks"):
+        yield  # The plugin has launched it.
+        return
     before = dict(os.environ)
     clean_environ()
     yield
     allranks.cleanup()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """A group as a program has it, where the plugin's own verifies bare tensors too."""
+    with allranks.session(cpu=True, timeout=timedelta(seconds=30)):
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import time
 import traceback
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from allranks import _local
@@ -142,37 +141,6 @@ def run_ranks(function, ranks: int, *arguments, timeout: float = 60) -> list[End
     """How each rank ended that ran ``function(*arguments)`` in a world of its own."""
     with private_environs(ranks) as environs:
         return Ranks(function, environs, *arguments).results(timeout)
-
-
-def values(function, ranks: int, *arguments, timeout: float = 60) -> list:
-    """What each rank returned; the first error is raised."""
-    ended = run_ranks(function, ranks, *arguments, timeout=timeout)
-    for one in ended:
-        if one.error:
-            raise one.error
-    return [one.value for one in ended]
-
-
-def _in_a_world(function, *arguments):
-    import allranks
-
-    allranks.setup(cpu=True, timeout=timedelta(seconds=30))
-    value = function(*arguments)
-    allranks.cleanup()
-    return value
-
-
-def in_a_world(function, ranks: int, *arguments) -> list:
-    """What each rank returned between setup and cleanup; a failed assertion is raised first.
-
-    A rank that fails leaves, and its peers then fail in their next collective.
-    """
-    ended = run_ranks(_in_a_world, ranks, function, *arguments)
-    errors = [one.error for one in ended if one.error]
-    for error in sorted(errors, key=lambda error: not isinstance(error, AssertionError)):
-        raise error
-    assert [one.exit_code for one in ended] == [0] * ranks
-    return [one.value for one in ended]
 
 
 def alive(pid: int) -> bool:

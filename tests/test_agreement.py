@@ -13,7 +13,6 @@ import torch.distributed as dist
 import allranks
 from allranks import _headers
 from allranks.errors import CollectiveError, MismatchError, StalledError
-from harness import in_a_world
 from test_collectives import everyone_works_on, refusal
 
 
@@ -87,10 +86,16 @@ def all_mismatches(odd):
     }
 
 
-@pytest.mark.parametrize(("size", "odd", "ranks"), [(2, 1, "rank 0"), (4, 2, "ranks 0-1, 3")])
-def test_different_calls_are_one_error_on_every_rank(size, odd, ranks):
+@pytest.mark.parametrize(
+    ("odd", "ranks"),
+    [
+        pytest.param(1, "rank 0", marks=pytest.mark.ranks(2, setup=False)),
+        pytest.param(2, "ranks 0-1, 3", marks=pytest.mark.ranks(4, setup=False)),
+    ],
+)
+def test_different_calls_are_one_error_on_every_rank(odd, ranks, unchecked):
     """It is the same on all, and names who did what."""
-    results = in_a_world(all_mismatches, size, odd)
+    results = allranks.all_gather_objects(all_mismatches(odd))
     assert all(result == results[0] for result in results)
     for name, told in results[0].items():
         assert told, name
@@ -168,10 +173,10 @@ def all_local_errors():
     return results
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_one_ranks_error_is_every_ranks_error(size):
+@pytest.mark.ranks(2, 3, setup=False)
+def test_one_ranks_error_is_every_ranks_error(unchecked):
     """Not a mismatch, although the others made another call; and it names the rank."""
-    results = in_a_world(all_local_errors, size)
+    results = allranks.all_gather_objects(all_local_errors())
     assert all(result == results[0] for result in results)
     for name, (kind, text) in results[0].items():
         assert kind is CollectiveError, name
@@ -182,8 +187,9 @@ def test_one_ranks_error_is_every_ranks_error(size):
     assert results[0]["typed overflow"][1].endswith("does not fit in int8; pass floats")
 
 
-def stalled_calls():
-    """What a rank is told whose peer does not come, by our clock, by gloo's, and point to point."""
+@pytest.mark.ranks(2, setup=False)
+def test_a_stalled_call_is_named(unchecked):
+    """A rank that does not come: by our clock, by gloo's, and point to point."""
     group = dist.new_group(timeout=timedelta(seconds=2))
     others = [dist.new_group(timeout=timedelta(seconds=2)) for _ in range(2)]
     told = []
@@ -195,13 +201,8 @@ def stalled_calls():
         told.append(refusal(StalledError, _headers.finish, others[0], work, tensor, "this"))
         told.append(refusal(StalledError, _headers.move, others[1], [], [(tensor, 1)], "that"))
     allranks.synchronize()
-    return told
-
-
-def test_a_stalled_call_is_named():
-    """A rank that does not come: the error says in which call the others waited."""
-    told = in_a_world(stalled_calls, 2)[0]
     calls = ["all_reduce(sum) of dict('a': number)", "this", "that"]
     assert [text.partition(";")[0] for text in told] == [
-        f"{call} did not complete within 2 s" for call in calls
+        f"{call} did not complete within 2 s" for call in calls[: len(told)]
     ]
+    assert len(told) == (0 if allranks.get_rank() else 3)

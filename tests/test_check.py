@@ -9,7 +9,6 @@ import torch
 
 import allranks
 from allranks.errors import CollectiveError, MismatchError
-from harness import values
 
 
 def caught(*calls) -> list[str]:
@@ -25,9 +24,8 @@ def caught(*calls) -> list[str]:
 
 
 def mismatches() -> list[str]:
-    allranks.setup(cpu=True, check=True)
     rank = allranks.get_rank()
-    told = caught(
+    return caught(
         lambda: allranks.all_reduce(torch.ones(rank + 1)),
         lambda: allranks.all_reduce(torch.ones(2), op="max" if rank else "sum"),
         lambda: allranks.all_reduce(torch.ones(2, dtype=torch.int32 if rank else torch.float32)),
@@ -38,13 +36,11 @@ def mismatches() -> list[str]:
         ),
         lambda: allranks.all_reduce(torch.ones(2).long(), average=rank == 0),
     )
-    allranks.cleanup()
-    assert "ALLRANKS_CHECK" not in os.environ
-    return told
 
 
+@pytest.mark.ranks(2)
 def test_bare_tensors_that_do_not_fit_are_the_same_error_on_all_ranks() -> None:
-    first, second = values(mismatches, 2)
+    first, second = allranks.all_gather_objects(mismatches())
     assert first == second
     assert len(first) == 7
     assert all(text.startswith(MismatchError.__name__) for text in first[:6]), first
@@ -53,23 +49,22 @@ def test_bare_tensors_that_do_not_fit_are_the_same_error_on_all_ranks() -> None:
 
 
 def lines() -> list[str]:
-    allranks.setup(cpu=True, check="lines")
-    rank = allranks.get_rank()
     allranks.all_reduce(torch.ones(2))
     try:
-        if rank:
+        if allranks.get_rank():
             allranks.all_reduce(torch.ones(2))
         else:
             allranks.all_reduce(torch.ones(2))
     except MismatchError as error:
         return [str(error)]
-    finally:
-        allranks.cleanup()
     return []
 
 
+@pytest.mark.ranks(2, setup=False)
 def test_lines_tell_calls_from_other_lines_apart() -> None:
-    first, second = values(lines, 2)
+    with allranks.session(cpu=True, check="lines"):
+        first, second = allranks.all_gather_objects(lines())
+    assert "ALLRANKS_CHECK" not in os.environ
     assert first == second
     assert "test_check.py:" in first[0]
 

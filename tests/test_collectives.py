@@ -14,9 +14,6 @@ import torch.distributed as dist
 
 import allranks
 from allranks.errors import CollectiveError
-from harness import in_a_world
-
-SIZES = [1, 2, 3, 4]
 
 
 class Pair(NamedTuple):
@@ -427,11 +424,11 @@ FACTS = [
 ]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.ranks(1, 2, 3, 4, setup=False)
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.__name__)
-def test_in_a_world(fact, size):
+def test_in_a_world(fact, unchecked):
     """The same facts hold at every world size."""
-    in_a_world(fact, size)
+    fact()
 
 
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.__name__)
@@ -482,39 +479,41 @@ def sent_in(call, group, members):
     return list(map(int, held))
 
 
-@pytest.mark.parametrize(("size", "members"), [(2, [1]), (3, [1, 2]), (4, [1, 3])])
-def test_groups_without_rank_0(size, members):
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param([1], marks=pytest.mark.ranks(2, setup=False)),
+        pytest.param([1, 2], marks=pytest.mark.ranks(3, setup=False)),
+        pytest.param([1, 3], marks=pytest.mark.ranks(4, setup=False)),
+    ],
+)
+def test_groups_without_rank_0(members, unchecked):
     """Means divide by the group's size, results are of its members, others get an error."""
-    results = in_a_world(in_subgroups, size, members)
+    found, rank = in_subgroups(members), allranks.get_rank()
     total, last = sum(members) + len(members), members[-1]
     own = [member + 1 for member in members]
-    for rank in range(size):
-        if rank not in members:
-            assert all(f"rank {rank} is not in this group" in told for told in results[rank])
-            continue
-        found = results[rank]
-        assert found[:4] == [total, total / len(members), total / len(members), [total]]
-        assert found[4] == [[one] * one for one in own]
-        assert found[5] == found[6] == own
-        assert found[7] == [{"rank": member} for member in members]
-        assert found[8] == (own if rank == members[0] else None)
-        assert found[9] == last + 1
-        assert "src=0 is not in this group" in found[10]
-        assert "src=0 is not in this group" in found[11]
-        assert found[12] == found[13] == [last, -last]
+    if rank not in members:
+        assert all(f"rank {rank} is not in this group" in told for told in found)
+        return
+    assert found[:4] == [total, total / len(members), total / len(members), [total]]
+    assert found[4] == [[one] * one for one in own]
+    assert found[5] == found[6] == own
+    assert found[7] == [{"rank": member} for member in members]
+    assert found[8] == (own if rank == members[0] else None)
+    assert found[9] == last + 1
+    assert "src=0 is not in this group" in found[10]
+    assert "src=0 is not in this group" in found[11]
+    assert found[12] == found[13] == [last, -last]
 
 
-def after_a_destroyed_group():
+@pytest.mark.ranks(2, setup=False)
+def test_a_destroyed_group_is_an_error(unchecked):
+    """WORLD, which is looked up at each call, works on."""
     group = dist.new_group()
     dist.destroy_process_group(group)
     told = refusal(CollectiveError, allranks.all_reduce, 1, group)
     assert "this group was destroyed" in told
     everyone_works_on()
-
-
-def test_a_destroyed_group_is_an_error():
-    """WORLD, which is looked up at each call, works on."""
-    in_a_world(after_a_destroyed_group, 2)
 
 
 def test_a_collective_before_setup_names_the_remedy(monkeypatch):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import allranks
 from allranks import _sockets
 from allranks.errors import CollectiveError, ConfigError, DetectionError
-from harness import Ranks, env_environs, values
+from harness import Ranks, env_environs
 
 
 def environ_now() -> dict[str, str]:
@@ -293,17 +293,12 @@ def test_setup_again_with_another_world_size() -> None:
     assert [one.value for one in ended] == [[2, 3, 1, 2], [2, 3, 2], [3]], [o.text for o in ended]
 
 
-def sub_group_timeout() -> float:
-    allranks.setup(timeout=timedelta(seconds=77))
+@pytest.mark.ranks(2, setup=False)
+def test_the_timeout_reaches_the_group_on_all_ranks() -> None:
     from allranks import _groups
 
-    found = _groups.timeout(dist.group.WORLD).total_seconds()
-    allranks.cleanup()
-    return found
-
-
-def test_the_timeout_reaches_the_group_on_all_ranks() -> None:
-    assert values(sub_group_timeout, 2) == [77.0, 77.0]
+    with allranks.session(timeout=timedelta(seconds=77)):
+        assert _groups.timeout(dist.group.WORLD).total_seconds() == 77.0
 
 
 EXIT_CODE = """
@@ -332,22 +327,17 @@ def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: i
     assert "destroy_process_group" not in "".join(said)
 
 
-def cycles(count: int) -> int:
-    """Set up, train a step, clean up, and only then let the model go."""
+@pytest.mark.ranks(4, setup=False)
+def test_a_model_that_outlives_its_group_does_not_hang() -> None:
+    """Freed with the last reference to its group, it would deadlock with a thread of gloo's."""
     store = os.environ["ALLRANKS_STORE"]
-    for cycle in range(count):
+    for cycle in range(60):
         os.environ["ALLRANKS_STORE"] = f"{store}{cycle}"
         allranks.setup(cpu=True)
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(64, 64))
         model(torch.randn(8, 64)).sum().backward()
         allranks.cleanup()
         del model
-    return count
-
-
-def test_a_model_that_outlives_its_group_does_not_hang() -> None:
-    """Freed with the last reference to its group, it would deadlock with a thread of gloo's."""
-    assert values(cycles, 4, 60) == [60] * 4
 
 
 def test_an_inner_session_leaves_the_outer_group() -> None:

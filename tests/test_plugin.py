@@ -18,6 +18,7 @@ import pytest
 import allranks
 from allranks._world import Launcher
 from allranks.errors import ConfigError, DetectionError
+from harness import alive, unlocked_directories
 
 pytest_plugins = ["pytester"]
 
@@ -366,6 +367,15 @@ BEHAVIOUR = """
         assert mine.total() == 2
 
     @pytest.mark.ranks(2)
+    def test_a_large_result(world):
+        gathered = allranks.gather_objects(bytes([world.rank]) * 100_000_000)
+        assert world.rank or [part[-1] for part in gathered] == [0, 1]
+
+    def test_a_large_result_of_launch():
+        one, other = allranks.launch(lambda: bytearray(100_000_000), ranks=2)
+        assert len(one) == len(other) == 100_000_000
+
+    @pytest.mark.ranks(2)
     def test_last(world):
         os.environ["LEFT"] = "x"
 """
@@ -423,6 +433,8 @@ def test_expected_failures_are_expected_of_the_test_as_a_whole(behaviour) -> Non
         "test_random_numbers_differ",
         "test_own_setup",
         "test_plain",
+        "test_a_large_result",
+        "test_a_large_result_of_launch",
         "test_last",
     ],
 )
@@ -658,3 +670,55 @@ def test_a_killed_session_leaves_no_process(tmp_path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+MANY = """
+    import json
+    from pathlib import Path
+
+    import torch
+
+    def held_by(pid):
+        memory = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
+        return {
+            "pid": pid,
+            "files": len(os.listdir(f"/proc/{pid}/fd")),
+            "memory": int(memory[memory.index("Rss:") + 1]),
+        }
+
+    @pytest.mark.ranks(2)
+    @pytest.mark.parametrize("time", range(200))
+    def test_sum(time, world):
+        assert allranks.all_reduce(torch.ones(3)).tolist() == [2.0] * 3
+        if world.rank == 0:
+            template = os.getppid()
+            session = int(Path(f"/proc/{template}/stat").read_text().rpartition(")")[2].split()[1])
+            told = json.dumps([held_by(template), held_by(session), os.getpid()])
+            Path(f"held-{time:03}").write_text(told)
+"""
+
+
+TORCHS_CACHE = "torchinductor"
+"""A directory that importing torch._dynamo makes, once for each user."""
+
+
+def test_two_hundred_tests_leave_nothing(tmp_path, monkeypatch) -> None:
+    """No process, no open file or socket, no file elsewhere, no memory of the template's."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    before = unlocked_directories()
+    many = run(tmp_path, MANY, "-q", f"--basetemp={tmp_path / 'base'}")
+    assert many.code == 0, many.output
+    held = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("held-*"))]
+    assert len(held) == 200
+    for process in (0, 1):
+        files = [one[process]["files"] for one in held]  # Fewer where the other rank has ended.
+        assert max(files[-20:]) <= max(files[1:21])
+        assert len({one[process]["pid"] for one in held}) == 1
+    assert held[-1][0]["memory"] <= 1.1 * held[1][0]["memory"]
+    assert not any(alive(pid) for *_, pid in held)
+    assert not any(alive(one["pid"]) for one in held[-1][:2])
+    assert unlocked_directories() == before
+    left = {path.name for path in temporary.iterdir() if not path.name.startswith(TORCHS_CACHE)}
+    assert not left

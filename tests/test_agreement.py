@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _headers
+from allranks import _messages
 from allranks.errors import CollectiveError, MismatchError, StalledError
 from test_collectives import everyone_works_on, refusal
 
@@ -127,7 +127,7 @@ def unknown_device():
 
 
 LOCAL_ERRORS = {
-    "a string": (tree(a=1), tree(a="text"), "data['a'] = 'text' (str) is neither"),
+    "a string": (tree(a=1), tree(a="text"), "data['a']: 'text' (str) is neither"),
     "a bad operation": (
         tree(a=1),
         lambda: allranks.all_reduce({"a": 1}, op="avg"),
@@ -198,8 +198,8 @@ def test_a_stalled_call_is_named(unchecked):
         tensor = torch.ones(1)
         work = dist.all_reduce(tensor, group=others[0], async_op=True)
         time.sleep(2.5)
-        told.append(refusal(StalledError, _headers.finish, others[0], work, tensor, "this"))
-        told.append(refusal(StalledError, _headers.move, others[1], [], [(tensor, 1)], "that"))
+        told.append(refusal(StalledError, _messages.finish, others[0], work, tensor, "this"))
+        told.append(refusal(StalledError, _messages.move, others[1], [], [(tensor, 1)], "that"))
     allranks.synchronize()
     calls = ["all_reduce(sum) of dict('a': number)", "this", "that"]
     assert [text.partition(";")[0] for text in told] == [

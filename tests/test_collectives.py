@@ -288,11 +288,11 @@ def bad_data_are_refused_on_every_rank():
     cycle = []
     cycle.append(cycle)
     expected = [
-        ("text", "data = 'text' (str) is neither a number, an array, a tensor, nor a tree"),
-        ({"a": [1, None]}, "data['a'][1] = None (NoneType) is neither"),
-        ({1, 2}, "data = {1, 2} (set) is neither"),
-        (b"b", "data = b'b' (bytes) is neither"),
-        (Pair(1, "s"), "data.second = 's' (str) is neither"),
+        ("text", "data: 'text' (str) is neither a number, an array, a tensor, nor a tree"),
+        ({"a": [1, None]}, "data['a'][1]: None (NoneType) is neither"),
+        ({1, 2}, "data: {1, 2} (set) is neither"),
+        (b"b", "data: b'b' (bytes) is neither"),
+        (Pair(1, "s"), "data.second: 's' (str) is neither"),
         (2**64, f"data: {2**64} (int): there is no sum of such numbers in 64 bits"),
         (np.array(["a"]), "data: an array of <U1: "),
         (np.array([None]), "data: an array of object: "),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 from decimal import Decimal
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._numbers import encode, is_number, reduce_numbers
+from allranks._numbers import Packed, encode, is_number, reduce_packed
 from allranks.errors import CollectiveError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -28,8 +27,10 @@ class Level(IntEnum):
 
 
 def reduced(op, *values, mine=0):
-    """What rank ``mine`` gets, when the ranks give these values, which travel as JSON."""
-    return reduce_numbers(op, json.loads(json.dumps([encode(op, v) for v in values])), mine)
+    """What rank ``mine`` gets, when the ranks give these values, which travel as bytes."""
+    packed = [Packed.of([encode(op, value)]) for value in values]
+    [result] = packed[mine].results(reduce_packed(op, [one.body for one in packed], 1))
+    return result
 
 
 def identical(one, other):

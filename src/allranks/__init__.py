@@ -7,7 +7,7 @@ name the rank. Importing this package imports no torch: the functions do, when t
 from __future__ import annotations
 
 from allranks import errors
-from allranks._collectives import all_gather, all_reduce, broadcast, synchronize
+from allranks._collectives import all_gather, broadcast, reduce_scatter, synchronize
 from allranks._devices import (
     CURRENT_DEVICE_TYPE_STR,
     assign_device_for_local_rank,
@@ -28,6 +28,7 @@ from allranks._objects import (
     broadcast_object,
     broadcast_object_list,
     gather_objects,
+    scatter_objects,
 )
 from allranks._ranks import (
     get_local_rank,
@@ -38,6 +39,8 @@ from allranks._ranks import (
     get_world_size,
     is_master,
 )
+from allranks._reduce import all_reduce
+from allranks._subgroups import leaders_group, node_group, split
 from allranks._world import World, detect
 
 __version__ = "0.1.0"
@@ -71,11 +74,16 @@ __all__ = [
     "initialized",
     "is_master",
     "launch",
+    "leaders_group",
+    "node_group",
     "os_environ_get_or_throw",
+    "reduce_scatter",
+    "scatter_objects",
     "session",
     "setup",
     "setup_env_local",
     "setup_env_local_multi_gpu",
+    "split",
     "synchronize",
     "world",
 ]

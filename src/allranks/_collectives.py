@@ -1,26 +1,30 @@
-"""Collectives on tensors, numbers, arrays and trees of them."""
+"""Collectives on tensors: all ranks wait, copy, gather, or reduce and share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from allranks import _groups, _trees
-from allranks._headers import (
-    Header,
-    checking,
-    equal_all_gather,
-    exchange,
-    finish,
-    ragged_all_gather,
+from allranks import _groups
+from allranks._headers import Header, agree, exchange, fits_inline, numbers, numbers_in
+from allranks._in_place import (
+    agree_on,
+    done,
+    is_tensor,
+    named_op,
+    overwritten,
+    torchs_op,
+    why_in_graph,
+    why_no_such_op,
+    why_not_in_place,
+    why_not_reduced,
 )
-from allranks._numbers import encode, is_number, reduce_numbers
+from allranks._messages import equal_all_gather, finish, move, ragged_all_gather
 from allranks._objects import gather_everywhere
-from allranks._tensors import as_bytes, contiguous, is_contiguous, overlaps, why_not_dense
-from allranks.errors import CollectiveError
+from allranks._tensors import as_bytes, contiguous, from_bytes, why_not_dense
+from allranks.errors import MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
     import torch.distributed as dist
@@ -28,11 +32,6 @@ if TYPE_CHECKING:
     from allranks._groups import Members
 
 T = TypeVar("T")
-
-OPS = ("sum", "mean", "min", "max", "prod")
-
-_GLOO = "bool uint8 int8 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
-REDUCED_BY_GLOO = frozenset(f"torch.{name}" for name in _GLOO.split())
 
 
 def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
@@ -54,7 +53,7 @@ def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
 
     if _groups.has_backend(who.group, "cpu"):
         # A header that comes from everyone is a barrier, and tells one who made another call.
-        exchange(who, Header("synchronize"))
+        agree(who, Header("synchronize"), lambda _: b"")
     else:
         dist.barrier(who.group, device_ids=[torch.accelerator.current_device_index()])
 
@@ -82,313 +81,44 @@ def broadcast(
     """
     who = _groups.members("broadcast", group)
     who.index("broadcast", src)
-    _agree(f"broadcast(src={src})", tensor, who, _why_not_in_place(tensor, async_op=async_op))
+    agree_on(f"broadcast(src={src})", tensor, who, why_not_in_place(tensor, async_op=async_op))
     if who.group is None:
-        return _done(async_op=async_op)
+        return done(async_op=async_op)
     import torch.distributed as dist
 
     def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
         return dist.broadcast(as_bytes(dense), src, group=over, async_op=True)
 
-    return _in_place(tensor, who.group, send, "broadcast", async_op=async_op)
+    return overwritten(tensor, who.group, send, "broadcast", async_op=async_op)
 
 
-def _done(*, async_op: bool) -> dist.Work | None:
-    return _Done() if async_op else None  # type: ignore[return-value]  # looks like a Work
-
-
-class _Done:
-    """The handle of a collective that a world of one has already done."""
-
-    def wait(self, timeout: object = None) -> bool:  # noqa: ARG002 - as torch's
-        return True
-
-    def is_completed(self) -> bool:
-        return True
-
-
-def all_reduce(
+@overload
+def all_gather(
     data: T,
     group: dist.ProcessGroup | None = None,
-    average: bool = False,
     device: torch.device | str | None = None,
     *,
-    op: str = "sum",
-) -> T:
-    """Combine data of all ranks, leaf by leaf, the same result on every rank. Collective.
-
-    Args:
-        data: a tensor, which is reduced in place; or a Python number, a numpy scalar or array,
-            or a tree (dict, list, tuple, namedtuple, dataclass) of these and of tensors, which
-            is left as it is (a tensor in a tree, too). Shapes and dtypes must agree between
-            ranks; a number may be an integer on one rank and a float on another. Booleans count
-            as integers, except in a tensor, which has no sum of them.
-        group: the ranks that take part; None means WORLD. All of them must make the call.
-        average: divide the sum by the number of ranks in the group.
-        device: move a tensor there first; other data travel over the CPU in any case.
-        op: "sum", "mean" (as ``average=True``), "min", "max" or "prod".
-
-    Returns:
-        The same kind of thing: the tensor itself unless ``device`` moved it; an integer exactly
-        (64 bits), a float in 64 bits, a float for the mean of integers. Integers in a tensor or
-        array wrap around as they do elsewhere in torch and numpy. In a world of one the value of
-        ``data``, by the same rules.
-
-    Raises:
-        CollectiveError: the mean of an integer tensor, a number that overflows, a dtype that
-            cannot be reduced, a tensor that overlaps itself or is part of an autograd graph, or
-            this rank is not in the group. Nothing was changed.
-        MismatchError: the ranks made different calls (not verified for a bare tensor).
-    """
-    who = _groups.members("all_reduce", group)
-    if average:
-        op = "mean" if op in ("sum", "mean") else f"{op} with average=True"
-    if _is_tensor(data):
-        _agree(f"all_reduce({op})", data, who, _why_not_reduced_in_place(data, op))
-        result: T = _reduce_tensor(data, op, who, device)
-    else:
-        result = _reduce_tree(data, op, who)
-    return result
+    cat: Literal[False] = False,
+) -> list[T]: ...
 
 
-def _reduce_tree(data: Any, op: str, who: Members) -> Any:
-    leaves, header = _prepared(data, op)
-    headers = exchange(who, header)
-    _reduce_flat([leaf.tensor for leaf in leaves if leaf.tensor is not None], op, who)
-    columns = zip(*(header.data for header in headers), strict=True)
-    reduced = [
-        leaf.back(leaf.tensor) if leaf.back else reduce_numbers(op, column, who.rank)
-        for leaf, column in zip(leaves, columns, strict=True)
-    ]
-    return _rebuilt(data, reduced)
-
-
-def _rebuilt(data: Any, leaves: list[Any]) -> Any:
-    try:
-        return _trees.rebuild(data, iter(leaves))
-    except Exception as error:
-        raise CollectiveError(
-            f"all_reduce: the result {leaves!r:.200} does not go into a {type(data).__name__}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _is_tensor(data: Any) -> bool:
-    import torch
-
-    return isinstance(data, torch.Tensor)
-
-
-def _agree(call: str, tensor: Any, who: Members, why: str | None) -> None:
-    """Refuse a bare tensor that cannot be; with ``check``, only after hearing all ranks."""
-    if checking():
-        told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
-        exchange(who, Header(f"{call}{told}", error=f"{call}: {why}" if why else None))
-    elif why:
-        raise CollectiveError(f"{call} on rank {who.ranks[who.rank]}: {why}")
-
-
-def _why_not_reduced_in_place(tensor: Any, op: str) -> str | None:
-    return _why_no_such_op(op) or _why_not_in_place(tensor) or _why_not_reduced(tensor, op)
-
-
-def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any = None) -> Any:
-    """Reduce a tensor in place, or where ``device`` moves it to."""
-    plain = tensor.detach()
-    moved = plain if device is None else plain.to(device)
-    if who.group is not None:
-        import torch.distributed as dist
-
-        reduce_op = getattr(dist.ReduceOp, {"mean": "SUM", "prod": "PRODUCT"}.get(op, op.upper()))
-
-        def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
-            return dist.all_reduce(dense, reduce_op, group=over, async_op=True)
-
-        _in_place(moved, who.group, send, "all_reduce")
-    if op == "mean":
-        moved.div_(who.size)
-    return tensor if moved is plain else moved
-
-
-def _why_no_such_op(op: str) -> str | None:
-    return None if op in OPS else f"op={op} is none of {', '.join(OPS)}"
-
-
-def _why_not_reduced(tensor: torch.Tensor, op: str) -> str | None:
-    """Why a tensor of this type has no such sum, mean or other reduction."""
-    import torch
-
-    told = f"a tensor of {tensor.dtype} cannot hold the {op} of such tensors"
-    if op == "mean" and not (tensor.is_floating_point() or tensor.is_complex()):
-        return f"{told}; convert it first, for example with .double()"
-    if op == "sum" and tensor.dtype == torch.bool:
-        return f"{told}; convert it first, for example with .int(), or ask for min or max"
-    if op not in ("sum", "mean") and tensor.is_complex():
-        return f"torch has no {op} of tensors of {tensor.dtype}"
-    if tensor.device.type == "cpu" and str(tensor.dtype) not in REDUCED_BY_GLOO:
-        return f"gloo has no {op} of tensors of {tensor.dtype}; convert it first"
-    return None
-
-
-def _why_not_in_place(tensor: torch.Tensor, *, async_op: bool = False) -> str | None:
-    """Why a tensor cannot be overwritten by a result from other ranks."""
-    if not _is_tensor(tensor):
-        return f"a {type(tensor).__name__} is no tensor; broadcast_object sends anything"
-    if why := why_not_dense(tensor) or _why_in_graph(tensor):
-        return why
-    layout = f"(shape {tuple(tensor.shape)}, strides {tensor.stride()})"
-    if overlaps(tensor):
-        return f"elements of the tensor share memory, as after expand() {layout}; clone() it"
-    if async_op and not is_contiguous(tensor):
-        return f"async_op=True needs a contiguous tensor, and this one is not {layout}"
-    return None
-
-
-def _why_in_graph(tensor: torch.Tensor) -> str | None:
-    import torch
-
-    if torch.is_grad_enabled() and tensor.requires_grad and not tensor.is_leaf:
-        return (
-            "the tensor is part of an autograd graph, and no gradient would flow between ranks; "
-            "pass tensor.detach()"
-        )
-    return None
-
-
-def _in_place(
-    tensor: torch.Tensor,
-    group: dist.ProcessGroup,
-    send: Callable[[torch.Tensor, dist.ProcessGroup], Any],
-    what: str,
+@overload
+def all_gather(
+    data: torch.Tensor,
+    group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
     *,
-    async_op: bool = False,
-) -> dist.Work | None:
-    """Run a collective that overwrites a tensor, through a dense copy where it needs one."""
-    group = _groups.carrier(group, tensor)
-    dense = contiguous(tensor)
-    if not _groups.has_backend(group, tensor.device.type):
-        dense = dense.cpu()
-    work: dist.Work | None = send(dense.detach(), group)
-    if async_op and dense is tensor:
-        return work
-    finish(group, work, dense, what)
-    if dense is not tensor:
-        tensor.detach().copy_(dense)
-    return _done(async_op=async_op)
-
-
-@dataclass
-class _Leaf:
-    """One leaf of a tree: how it travels, and how its result becomes the caller's kind.
-
-    Attributes:
-        told: what must be equal on all ranks.
-        number: as ``encode`` makes it, for a number.
-        tensor: a copy that may be overwritten, for an array or a tensor.
-        back: makes the caller's kind of thing of the reduced tensor.
-    """
-
-    told: str
-    number: list[Any] | None = None
-    tensor: Any = None
-    back: Callable[[Any], Any] | None = None
-
-
-def _prepared(data: Any, op: str) -> tuple[list[_Leaf], Header]:
-    """The leaves, and the header; an error in it stops every rank."""
-    try:
-        if why := _why_no_such_op(op):
-            raise CollectiveError(why)  # noqa: TRY301 - as the leaves' errors
-        flat = _trees.flatten(data)
-        pairs = zip(flat.leaves, flat.paths, strict=True)
-        leaves = [_prepare(leaf, op, path) for leaf, path in pairs]
-    except (CollectiveError, ValueError) as error:
-        return [], Header("all_reduce", error=f"all_reduce: {error}")
-    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
-        told = f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}"
-        return [], Header("all_reduce", error=told)
-    told = flat.told([leaf.told for leaf in leaves])
-    return leaves, Header(f"all_reduce({op}) of {told}", [leaf.number for leaf in leaves])
-
-
-def _prepare(leaf: Any, op: str, path: str) -> _Leaf:
-    import numpy as np
-
-    try:
-        if _is_tensor(leaf):
-            return _prepare_tensor(leaf, op)
-        if isinstance(leaf, np.ndarray):
-            return _prepare_array(leaf, op)
-        if is_number(leaf):
-            return _Leaf("number", encode(op, leaf))
-    except CollectiveError as error:
-        raise CollectiveError(f"{path}: {error}") from None
-    raise CollectiveError(
-        f"{path} = {leaf!r:.60} ({type(leaf).__name__}) is neither a number, an array, a tensor, "
-        "nor a tree of these"
-    )
-
-
-def _prepare_tensor(tensor: torch.Tensor, op: str) -> _Leaf:
-    why = why_not_dense(tensor) or _why_in_graph(tensor) or _why_not_reduced(tensor, op)
-    if why:
-        raise CollectiveError(why)
-    where = "" if tensor.device.type == "cpu" else f" on {tensor.device.type}"
-    told = f"tensor {tensor.dtype}{list(tensor.shape)}{where}"
-    copied = contiguous(tensor.detach().clone())
-    return _Leaf(told, tensor=copied, back=lambda reduced: reduced)
-
-
-def _prepare_array(array: Any, op: str) -> _Leaf:
-    """An array travels as a tensor that shares its copy's memory."""
-    import numpy as np
-    import torch
-
-    if not isinstance(array, np.memmap) and type(array) is not np.ndarray:
-        raise CollectiveError(
-            f"a {type(array).__name__} is more than an array; pass np.asarray(it)"
-        )
-    copied = np.array(array, dtype=_carried_as(array.dtype, op), order="C", subok=False)
-    try:
-        tensor = torch.from_numpy(copied)
-    except TypeError as error:
-        raise CollectiveError(f"an array of {array.dtype}: {error}") from error
-    if why := _why_not_reduced(tensor, op):
-        raise CollectiveError(why)
-    still_bool = array.dtype.kind == "b" and op in ("min", "max")
-    told = f"array {array.dtype.name}{list(array.shape)}"
-    return _Leaf(told, tensor=tensor, back=lambda _: copied.astype(bool) if still_bool else copied)
-
-
-def _carried_as(dtype: Any, op: str) -> Any:
-    """Booleans are counted, and a mean of integers is a float; in this machine's byte order."""
-    import numpy as np
-
-    if op == "mean" and dtype.kind in "biu":
-        return np.float64
-    if dtype.kind == "b":
-        return np.uint8 if op in ("min", "max") else np.int64
-    return dtype.newbyteorder("=")
-
-
-def _reduce_flat(tensors: Sequence[torch.Tensor], op: str, who: Members) -> None:
-    """Reduce tensors in place: one flat collective for each dtype and device."""
-    import torch
-
-    kinds = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
-    for kind in kinds:
-        same = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
-        flat = torch.cat([tensor.reshape(-1) for tensor in same])
-        if flat.numel():
-            _reduce_tensor(flat, op, who)
-        parts = torch.split(flat, [tensor.numel() for tensor in same])
-        for tensor, part in zip(same, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
+    cat: Literal[True],
+) -> torch.Tensor: ...
 
 
 def all_gather(
-    data: T, group: dist.ProcessGroup | None = None, device: torch.device | str | None = None
-) -> list[T]:
+    data: Any,
+    group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
+    *,
+    cat: bool = False,
+) -> Any:
     """Gather data from every rank onto every rank. Collective.
 
     Args:
@@ -397,62 +127,198 @@ def all_gather(
             arrays, trees), which may differ in any way.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         device: move a tensor there first.
+        cat: give one tensor, the ranks' tensors one after the other along their first dimension,
+            in which alone they may differ; those without dimensions make one of one dimension.
 
     Returns:
         One entry for each rank of the group, in the order of the ranks, each of the kind given,
         with its own exact size; a list of one in a world of one. Tensors are new and plain ones,
-        without gradient.
+        without gradient; those of one size may be parts of one allocation. With ``cat`` the one
+        tensor.
 
     Raises:
-        CollectiveError: ``data`` cannot be carried, or this rank is not in the group.
+        CollectiveError: ``data`` cannot be carried, is no tensor with ``cat``, or this rank is
+            not in the group.
         MismatchError: the ranks made different calls, or with tensors that do not fit together.
     """
-    if _is_tensor(data):
-        return _gather_tensor(data, group, device)
-    return gather_everywhere("all_gather of objects", data, group)
+    import torch
 
-
-def _gather_tensor(
-    data: Any, group: dist.ProcessGroup | None, device: torch.device | str | None
-) -> list[Any]:
+    if not is_tensor(data) and not cat:
+        return gather_everywhere("all_gather of objects", data, group)
     who = _groups.members("all_gather", group)
-    tensor, error = _gatherable(data, device)
-    told = f"all_gather of a tensor of {data.dtype} with {data.dim()} dimensions"
-    headers = exchange(who, Header(told, list(data.shape), error))
-    if who.group is None:
-        return [tensor.clone()]
-    return _gather_bytes(tensor, [header.data for header in headers], who.group, who)
+    tensor, error = _gatherable(data, device, cat=cat)
+    inline = error is None and tensor.device.type == "cpu" and fits_inline(who, tensor.nbytes)
+    told = f"all_gather{'(cat=True)' * cat} of {_kind(data)}"
+    small = as_bytes(tensor).numpy().tobytes() if inline else b""
+    body = b"" if error else numbers(tensor.shape) + small
+    bodies = exchange(who, Header(told, body, error))
+    shapes = [numbers_in(body[: 8 * tensor.dim()]) for body in bodies]
+    if cat:
+        _check_rows(who, shapes)
+    raw = _gathered(tensor, bodies, shapes, who)
+    if cat:
+        rows = sum(shape[0] for shape in shapes)
+        return raw.view(tensor.dtype).view(rows, *shapes[0][1:])
+    parts: Any = torch.split(raw, [_nbytes(shape, tensor) for shape in shapes])
+    return [part.view(tensor.dtype).view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _gatherable(data: torch.Tensor, device: Any) -> tuple[torch.Tensor, str | None]:
+def _kind(data: Any) -> str:
+    if not is_tensor(data):
+        return f"a {type(data).__name__}"
+    return f"a tensor of {data.dtype} with {data.dim()} dimensions"
+
+
+def _gatherable(data: Any, device: Any, *, cat: bool) -> tuple[torch.Tensor, str | None]:
     """The tensor as it travels, or why it cannot."""
     import torch
 
     try:
+        if not is_tensor(data):
+            return data, f"all_gather: cat=True needs a tensor, not {data!r:.60}"
         moved = data if device is None else data.to(device)
         why = why_not_dense(moved)
         if why is None:
             tensor = contiguous(moved.detach().as_subclass(torch.Tensor))
             as_bytes(tensor)
-            return tensor, None
+            return tensor.reshape(1) if cat and not tensor.dim() else tensor, None
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
         why = f"{type(error).__name__}: {error}"
     where = f"on {data.device}" if device is None else f"moved from {data.device} to {device}"
     return data, f"all_gather of a tensor of {data.dtype} {where}: {why}"
 
 
-def _gather_bytes(
-    tensor: torch.Tensor, shapes: Sequence[Sequence[int]], group: dist.ProcessGroup, who: Members
-) -> list[torch.Tensor]:
+def _check_rows(who: Members, shapes: Sequence[Sequence[int]]) -> None:
+    """All ranks see the same shapes, so all raise."""
+    if len({tuple(shape[1:]) for shape in shapes}) > 1:
+        told = "; ".join(f"rank {r}: {s}" for r, s in zip(who.ranks[:8], shapes[:8], strict=True))
+        raise MismatchError(
+            f"all_gather(cat=True): the tensors differ in more than their first dimension: {told}"
+        )
+
+
+def _nbytes(shape: Sequence[int], tensor: torch.Tensor) -> int:
     import torch
 
-    group = _groups.carrier(group, tensor)
+    return torch.Size(shape).numel() * tensor.element_size()
+
+
+def _gathered(
+    tensor: torch.Tensor, bodies: Sequence[bytes], shapes: Sequence[Sequence[int]], who: Members
+) -> torch.Tensor:
+    """The bytes of all ranks' tensors, one after the other, in one flat tensor."""
+    import torch
+
+    sizes = [_nbytes(shape, tensor) for shape in shapes]
+    if who.group is None or (tensor.device.type == "cpu" and fits_inline(who, max(sizes))):
+        if who.group is None:
+            return as_bytes(tensor).clone()
+        return from_bytes(b"".join(body[8 * tensor.dim() :] for body in bodies), torch.uint8)
+    group = _groups.carrier(who.group, tensor)
     over_cpu = not _groups.has_backend(group, tensor.device.type)
     mine = as_bytes(tensor.cpu() if over_cpu else tensor)
-    numels = [torch.Size(shape).numel() * tensor.element_size() for shape in shapes]
-    if len(set(numels)) == 1:
-        parts = equal_all_gather(group, mine, "all_gather")
+    raw = torch.empty(sum(sizes), dtype=torch.uint8, device=mine.device)
+    if len(set(sizes)) == 1:
+        equal_all_gather(group, mine, raw, "all_gather")
     else:
-        parts = ragged_all_gather(who, group, mine.clone(), numels, "all_gather")
-    typed = (part.view(tensor.dtype).view(shape) for part, shape in zip(parts, shapes, strict=True))
-    return [part.to(tensor.device) for part in typed]
+        parts = torch.split(raw, sizes)
+        parts[who.rank].copy_(mine)
+        ragged_all_gather(who, group, parts, "all_gather")
+    return raw.to(tensor.device)
+
+
+def reduce_scatter(
+    data: torch.Tensor | Sequence[torch.Tensor],
+    group: dist.ProcessGroup | None = None,
+    average: bool = False,
+    *,
+    op: str = "sum",
+) -> torch.Tensor:
+    """Combine the parts that all ranks hold for each rank, and give each its own. Collective.
+
+    Args:
+        data: a list with one tensor for each rank of the group, of any sizes, but the same ones
+            on all ranks; or one tensor, which is split along its first dimension as
+            ``torch.tensor_split`` does, so that the first ranks may get one row more. All of one
+            dtype and device; left as they are.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+        average: divide the sum by the number of ranks in the group.
+        op: "sum", "mean" (as ``average=True``), "min", "max" or "prod".
+
+    Returns:
+        A new tensor: this rank's part, combined over all ranks in their order. In a world of one
+        a copy of the only part.
+
+    Raises:
+        CollectiveError: not one tensor for each rank, several dtypes or devices, a dtype that
+            cannot be reduced so, a tensor that is part of an autograd graph, or this rank is not
+            in the group. Nothing was sent.
+        MismatchError: the ranks made different calls, or with tensors of different shapes.
+    """
+    who = _groups.members("reduce_scatter", group)
+    op = named_op(op, average=average)
+    parts = list(data) if isinstance(data, (list, tuple)) else data
+    if is_tensor(data) and data.dim():  # type: ignore[union-attr]
+        parts = list(data.tensor_split(who.size))  # type: ignore[union-attr]
+    why = _why_not_scattered(parts, op, who)
+    shapes = "" if why else f" of tensors {parts[0].dtype}{[list(p.shape) for p in parts]}"
+    error = f"reduce_scatter: {why}" if why else None
+    agree(who, Header(f"reduce_scatter({op}){shapes}", error=error), lambda _: b"")
+    return _scattered([contiguous(part.detach()) for part in parts], op, who)
+
+
+def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
+    if not isinstance(parts, list) or not all(map(is_tensor, parts)):
+        return f"expected a tensor with dimensions or a list of tensors, not {parts!r:.60}"
+    if len(parts) != who.size:
+        return f"expected one tensor for each of {who.size} ranks, not {len(parts)}"
+    kinds = {(str(part.dtype), str(part.device)) for part in parts}
+    if len(kinds) > 1:
+        return f"the tensors are of several dtypes or devices: {sorted(kinds)}"
+    for part in parts:
+        if why := why_not_dense(part) or why_in_graph(part):
+            return why
+    return why_no_such_op(op) or why_not_reduced(parts[0].dtype, parts[0].device.type, op)
+
+
+def _scattered(parts: list[torch.Tensor], op: str, who: Members) -> torch.Tensor:
+    mine = parts[who.rank]
+    if who.group is None or who.size == 1:
+        return mine.clone()
+    group = _groups.carrier(who.group, mine)
+    if _groups.has_backend(group, mine.device.type) and mine.device.type != "cpu":
+        total = _scattered_by_backend(parts, op, group, mine)
+    else:
+        total = _scattered_by_messages([part.cpu() for part in parts], op, group, who)
+    return (total.div_(who.size) if op == "mean" else total).to(mine.device)
+
+
+def _scattered_by_backend(
+    parts: list[torch.Tensor], op: str, group: dist.ProcessGroup, mine: torch.Tensor
+) -> torch.Tensor:
+    import torch
+    import torch.distributed as dist
+
+    total = torch.empty_like(mine)
+    work = dist.reduce_scatter(total, parts, torchs_op(op), group=group, async_op=True)
+    finish(group, work, total, "reduce_scatter")
+    return total
+
+
+def _scattered_by_messages(
+    parts: list[torch.Tensor], op: str, group: dist.ProcessGroup, who: Members
+) -> torch.Tensor:
+    """Each part goes straight to its rank, which combines them in the order of the ranks."""
+    import torch
+
+    mine = parts[who.rank]
+    arrived = [mine if i == who.rank else torch.empty_like(mine) for i in range(who.size)]
+    peers = [i for i in range(who.size) if i != who.rank]
+    send = [(as_bytes(parts[i]), who.ranks[i]) for i in peers]
+    receive = [(as_bytes(arrived[i]), who.ranks[i]) for i in peers]
+    move(group, send, receive, "reduce_scatter")
+    total = arrived[0].clone()
+    two = {"min": torch.minimum, "max": torch.maximum, "prod": torch.mul}.get(op, torch.add)
+    for other in arrived[1:]:
+        two(total, other, out=total)
+    return total

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from allranks._settings import DEFAULT_TIMEOUT
 from allranks._waiting import Deadline
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CALM_SAMPLES = 3
 
+_known: dict[dist.ProcessGroup, Members] = {}
+_timeouts: dict[dist.ProcessGroup, timedelta] = {}
+_given_up: dict[dist.ProcessGroup, str] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
 
@@ -33,11 +36,13 @@ class Members:
         group: torch's process group; None in a world of one where ``setup`` was not called.
         rank: this process's rank within the group.
         ranks: the members' global ranks, in the group's order.
+        kept: what is kept from one call to the next, by whoever makes it.
     """
 
     group: dist.ProcessGroup | None
     rank: int
     ranks: tuple[int, ...]
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -69,11 +74,30 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
         raise CollectiveError(
             f"{call}: rank {dist.get_rank()} is not in this group, so it must not make the call"
         )
+    if _given_up:
+        _check_usable(call, group)
     try:
-        ranks = tuple(dist.get_process_group_ranks(group))
-    except KeyError:
+        dist.get_backend(group)
+    except ValueError:
         raise CollectiveError(f"{call}: this group was destroyed") from None
-    return Members(group, ranks.index(dist.get_rank()), ranks)
+    if group not in _known:
+        ranks = tuple(dist.get_process_group_ranks(group))
+        _known[group] = Members(group, ranks.index(dist.get_rank()), ranks)
+    return _known[group]
+
+
+def give_up(group: dist.ProcessGroup, why: str) -> None:
+    """Let no further call use a group: messages of the last one may still be under way."""
+    _given_up.setdefault(group, why)
+
+
+def _check_usable(call: str, group: dist.ProcessGroup) -> None:
+    for used in (group, _private_gloo.get(group)):
+        if used in _given_up:
+            raise CollectiveError(
+                f"{call}: this group is no longer usable, since {_given_up[used]}: what is left "
+                "of that call would be taken for this one. Leave, or cleanup() and setup() again."
+            )
 
 
 def _alone(call: str) -> Members:
@@ -130,6 +154,12 @@ def _gloo_is_busy() -> bool:
 
 def timeout(group: dist.ProcessGroup) -> timedelta:
     """A group's timeout. torch has no public way to read it; without, torch's default."""
+    if group not in _timeouts:
+        _timeouts[group] = _read_timeout(group)
+    return _timeouts[group]
+
+
+def _read_timeout(group: dist.ProcessGroup) -> timedelta:
     import torch
 
     for kind in ("cpu", "cuda"):
@@ -151,7 +181,8 @@ def destroy_all() -> None:
     import torch.distributed as dist
 
     _retired.extend(_all_groups())
-    _private_gloo.clear()
+    for kept in (_known, _timeouts, _given_up, _private_gloo):
+        kept.clear()
     dist.destroy_process_group()
 
 

@@ -1,27 +1,42 @@
 """Headers: what ranks tell each other of a call before its data travel.
 
-Every header starts as one message of one size and one kind, so that a header never meets one
-of another size, whatever calls the ranks have made. Longer ones follow in a second message.
+Two ranks tell each other; more than two tell the first, which answers: 2(N - 1) messages, where
+gloo's all_gather and all_reduce send some N(N - 1) one after the other, which took ten times as
+long at four ranks on two cores. Every header starts as one message of one size and one kind, so
+that a header never meets one of another size, whatever calls the ranks have made; what is more
+follows in a second message.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 import sys
-from contextlib import contextmanager
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from allranks import _groups
+from allranks._messages import (
+    SAID,
+    brief,
+    broadcast_from,
+    equal_all_gather,
+    finish,
+    gather_to_first,
+    move,
+)
 from allranks._rollcall import ranges
-from allranks._waiting import Abandonable, StillRunning, wait
-from allranks.errors import CollectiveError, MismatchError, StalledError
+from allranks._tensors import flat_bytes
+from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import timedelta
+    from collections.abc import Iterable, Sequence
     from types import FrameType
 
     import torch
@@ -29,11 +44,25 @@ if TYPE_CHECKING:
 
     from allranks._groups import Members
 
-FRAME = 256
-"""Bytes of the first message: four for the length, then the header's beginning."""
+HEAD = struct.Struct("<II16s")
+"""The length of the body, what it is, and the digest of the call."""
 
-SAID = 240
-"""How many characters an error shows of a call that a rank made."""
+FRAME = 2048
+"""Bytes of the first message: the head, and the body's beginning."""
+
+ROOM = FRAME - HEAD.size
+
+Combine = Callable[[list[bytes]], bytes]
+"""Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
+
+FINE, FAILED, DIFFERENT = range(3)
+"""What a body is: data of a call; an error's text; or the request to tell one's call."""
+
+EQUAL, OTHER = b"=", b"*"
+"""Whether all bodies are one, or follow each other."""
+
+INLINE = 65536
+"""Bytes that may travel with the headers of all ranks, in place of a collective of their own."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
@@ -41,8 +70,11 @@ GROUPS = 8
 CHECK = "ALLRANKS_CHECK"
 """The variable that holds the mode of verification; ``setup(check=...)`` sets it."""
 
-TAG = 7301
-"""Keeps our point-to-point messages apart from the program's own."""
+
+@lru_cache(maxsize=256)
+def digest(text: str) -> bytes:
+    """What stands for a text in a header."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -51,13 +83,27 @@ class Header:
 
     Attributes:
         call: the call and what must be equal in it on all ranks.
-        data: what may differ: sizes, numbers; anything that JSON can hold.
+        body: what may differ: sizes, numbers, small data.
         error: why this rank cannot make the call, or None.
     """
 
     call: str
-    data: Any = None
+    body: bytes = b""
     error: str | None = None
+
+
+class Told(NamedTuple):
+    """A header on its way.
+
+    Attributes:
+        kind: what the body is.
+        mark: the digest of the call.
+        body: as in Header.
+    """
+
+    kind: int
+    mark: bytes
+    body: bytes
 
 
 def checking() -> str | None:
@@ -76,30 +122,205 @@ def _at_line() -> str:
     return f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
 
 
-def exchange(members: Members, header: Header) -> list[Header]:
+def fits_inline(members: Members, size: int) -> bool:
+    """Whether so many bytes from each rank may travel in headers."""
+    return size * members.size <= INLINE
+
+
+def numbers(values: Iterable[int]) -> bytes:
+    """Sizes as a body."""
+    return array("q", values).tobytes()
+
+
+def numbers_in(body: bytes) -> list[int]:
+    """The sizes that a body holds."""
+    return array("q", body).tolist()
+
+
+def exchange(members: Members, header: Header) -> list[bytes]:
     """Tell each other of a call, and agree on it. Collective over the members.
 
     Returns:
-        The headers of all members, in the group's order.
+        The bodies of all members, in the group's order.
 
     Raises:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
+    return _unpacked(agree(members, header, _packed), members.size)
+
+
+def agree(members: Members, header: Header, combine: Combine) -> bytes:
+    """Agree on a call, and on one result of all bodies. Collective over the members.
+
+    Args:
+        members: who takes part.
+        header: this rank's.
+        combine: makes the result, on any or all of the members; it may raise CollectiveError.
+
+    Raises:
+        MismatchError: the ranks made different calls.
+        CollectiveError: a rank cannot make the call, or ``combine`` raised; the same on every rank.
+    """
     call = f"{header.call}{_at_line()}"
-    payload = json.dumps([call, header.data, header.error]).encode()
-    texts = _all_gather_bytes(members, payload, header.call)
-    headers = [Header(*json.loads(text)) for text in texts]
-    errors = _ranks_by_text(members, [told.error for told in headers])
+    kind = FINE if header.error is None else FAILED
+    kind, answer = _ask(members, Told(kind, digest(call), header.body), combine, header.call)
+    if kind == DIFFERENT:
+        told = json.dumps([call, header.error]).encode()
+
+        def verdict(texts: list[bytes]) -> bytes:
+            return json.dumps(_verdict(members, texts)).encode()
+
+        _, answer = _ask(members, Told(FINE, b"", told), verdict, header.call)
+        _raise(*json.loads(answer))
+    if kind == FAILED:
+        raise CollectiveError(answer.decode())
+    return answer
+
+
+def _ask(members: Members, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
+    if members.group is None or members.size == 1:
+        return _answer([mine], combine)
+    channel: _Channel | None = members.kept.get("channel")
+    if channel is None:
+        channel = _Channel(members, _groups.cpu_group(members.group))
+        members.kept["channel"] = channel
+    return channel.ask(mine, combine, what)
+
+
+def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
+    """The answer to all headers: the same, whichever rank makes it."""
+    first = told[0].mark
+    for one in told:
+        if one.mark != first or one.kind == FAILED:
+            return DIFFERENT, b""
+    try:
+        return FINE, combine([one.body for one in told])
+    except CollectiveError as error:
+        return FAILED, str(error).encode()
+
+
+class _Channel:
+    """The way of headers over one group, through memory that each call uses again."""
+
+    def __init__(self, members: Members, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self._ranks = members.ranks
+        self._rank = members.rank
+        self._pair = members.size == 2
+        self._hears = self._pair or members.rank == 0
+        self._mine, self._view = _memory(FRAME)
+        self._answer, self._answered = _memory(FRAME)
+        self._all, self._heard = _memory(FRAME * members.size * self._hears)
+        self._frames = list(self._all.view(-1, FRAME))
+
+    def ask(self, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
+        """Tell one's header, and hear the answer to all of them."""
+        _write(self._view, mine)
+        if self._pair:
+            equal_all_gather(self._group, self._mine, self._all, what)
+            return _answer(self._read_all(mine, what), combine)
+        gathering = gather_to_first(self._group, self._mine, self._frames, self._ranks[0])
+        if self._hears:
+            finish(self._group, gathering, self._mine, what)
+            return self._spread(_answer(self._read_all(mine, what), combine), what)
+        self._pass_on([mine.body[ROOM:]], self._ranks[:1], what)
+        answer = self._spread(None, what)
+        finish(self._group, gathering, self._mine, what)
+        return answer
+
+    def _read_all(self, mine: Told, what: str) -> list[Told]:
+        """All headers, after the second messages of those that are longer than the first."""
+        heads = [HEAD.unpack_from(self._heard, FRAME * i) for i in range(len(self._ranks))]
+        bodies = [_body_of(self._heard, FRAME * i, head[0]) for i, head in enumerate(heads)]
+        if any(length > ROOM for length, _, _ in heads):
+            peers = [i for i in range(len(self._ranks)) if i != self._rank]
+            rests = [_memory(max(0, heads[i][0] - ROOM)) for i in peers]
+            to = [self._ranks[i] for i in peers]
+            sent = [mine.body[ROOM:]] * (len(peers) * self._pair)
+            self._pass_on(sent, to, what, [rest for rest, _ in rests])
+            for i, (_, rest) in zip(peers, rests, strict=True):
+                bodies[i] += rest
+            bodies[self._rank] = mine.body
+        return [Told(kind, mark, b) for (_, kind, mark), b in zip(heads, bodies, strict=True)]
+
+    def _pass_on(
+        self,
+        bodies: Sequence[bytes],
+        ranks: Sequence[int],
+        what: str,
+        into: Sequence[torch.Tensor] = (),
+    ) -> None:
+        send = [(flat_bytes(body), rank) for body, rank in zip(bodies, ranks, strict=False)]
+        move(self._group, send, list(zip(into, ranks, strict=False)), what)
+
+    def _spread(self, answer: tuple[int, bytes] | None, what: str) -> tuple[int, bytes]:
+        """The first member's answer, on all."""
+        if answer:
+            _write(self._answered, Told(answer[0], b"", answer[1]))
+        broadcast_from(self._group, self._answer, self._ranks[0], what)
+        length, kind, _ = HEAD.unpack_from(self._answered)
+        body = answer[1] if answer else _body_of(self._answered, 0, length)
+        if length > ROOM:
+            rest, view = _memory(length - ROOM)
+            if answer:
+                view[:] = body[ROOM:]
+            broadcast_from(self._group, rest, self._ranks[0], what)
+            body = body if answer else body + view
+        return kind, body
+
+
+def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
+    """A flat tensor of bytes, and its memory."""
+    import torch
+
+    flat = torch.zeros(size, dtype=torch.uint8)
+    array: Any = flat.numpy()
+    return flat, memoryview(array)
+
+
+def _write(memory: memoryview, told: Told) -> None:
+    """A header's first message."""
+    HEAD.pack_into(memory, 0, len(told.body), told.kind, told.mark)
+    start = told.body[:ROOM]
+    memory[HEAD.size : HEAD.size + len(start)] = start
+
+
+def _body_of(memory: memoryview, start: int, length: int) -> bytes:
+    """The beginning of a body, in a header's first message."""
+    return bytes(memory[start + HEAD.size : start + HEAD.size + min(length, ROOM)])
+
+
+def _packed(bodies: Sequence[bytes]) -> bytes:
+    """All bodies in one; once, where they are equal."""
+    if len(set(bodies)) == 1:
+        return EQUAL + bodies[0]
+    return b"".join([OTHER, numbers(map(len, bodies)), *bodies])
+
+
+def _unpacked(packed: bytes, count: int) -> list[bytes]:
+    if packed.startswith(EQUAL):
+        return [packed[1:]] * count
+    begin = 1 + 8 * count
+    ends = list(accumulate(numbers_in(packed[1:begin]), initial=begin))
+    return [packed[start:end] for start, end in pairwise(ends)]
+
+
+def _verdict(members: Members, texts: Sequence[bytes]) -> tuple[str, str]:
+    """The error that all ranks raise: its class, and its message."""
+    told = [json.loads(text) for text in texts]
+    errors = _ranks_by_text(members, [error for _, error in told])
     if errors:
-        raise CollectiveError(_listed(errors, 4 * SAID))
-    calls = _ranks_by_text(members, [told.call for told in headers])
-    if len(calls) > 1:
-        raise MismatchError(
-            f"the ranks made different calls: {_listed(_differing(calls))}. Every rank of the "
-            "group must make the same call, with data that fit together."
-        )
-    return headers
+        return CollectiveError.__name__, _listed(errors, 4 * SAID)
+    calls = _differing(_ranks_by_text(members, [call for call, _ in told]))
+    return MismatchError.__name__, (
+        f"the ranks made different calls: {_listed(calls)}. Every rank of the "
+        "group must make the same call, with data that fit together."
+    )
+
+
+def _raise(kind: str, message: str) -> NoReturn:
+    raise (MismatchError if kind == MismatchError.__name__ else CollectiveError)(message)
 
 
 def _ranks_by_text(members: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
@@ -121,126 +342,8 @@ def _differing(by_text: dict[str, list[int]]) -> dict[str, list[int]]:
 def _listed(by_text: dict[str, list[int]], limit: int = SAID) -> str:
     """What the ranks say, for people: ``ranks 0-2: this; rank 3: that``."""
     parts = [
-        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {_brief(text, limit)}"
+        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {brief(text, limit)}"
         for text, who in list(by_text.items())[:GROUPS]
     ]
     more = len(by_text) - len(parts)
     return "; ".join([*parts, f"and {more} more"] if more else parts)
-
-
-def _brief(text: str, limit: int = SAID) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
-
-
-def _all_gather_bytes(members: Members, payload: bytes, what: str) -> list[bytes]:
-    if members.group is None or members.size == 1:
-        return [payload]
-    import torch
-
-    group = _groups.cpu_group(members.group)
-    frame = (struct.pack("<I", len(payload)) + payload)[:FRAME].ljust(FRAME, b"\0")
-    frames = equal_all_gather(group, torch.frombuffer(bytearray(frame), dtype=torch.uint8), what)
-    firsts = [one.numpy().tobytes() for one in frames]
-    lengths = [struct.unpack_from("<I", first)[0] for first in firsts]
-    rests = [max(0, length + 4 - FRAME) for length in lengths]
-    if not any(rests):
-        return [first[4 : 4 + length] for first, length in zip(firsts, lengths, strict=True)]
-    rest = torch.frombuffer(bytearray(payload[FRAME - 4 :] or b"\0"), dtype=torch.uint8)
-    seconds = ragged_all_gather(members, group, rest[: rests[members.rank]], rests, what)
-    whole = (a[4:] + b.numpy().tobytes() for a, b in zip(firsts, seconds, strict=True))
-    return [text[:length] for text, length in zip(whole, lengths, strict=True)]
-
-
-def equal_all_gather(group: dist.ProcessGroup, mine: torch.Tensor, what: str) -> list[torch.Tensor]:
-    """Flat tensors of one size from all ranks of a group; they share one allocation."""
-    import torch
-    import torch.distributed as dist
-
-    size = dist.get_world_size(group)
-    gathered = torch.empty(size * mine.numel(), dtype=mine.dtype, device=mine.device)
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    work = gather(gathered, mine, group=group, async_op=True)
-    finish(group, work, mine, what)
-    return list(gathered.chunk(size)) if mine.numel() else [gathered[:0]] * size
-
-
-def ragged_all_gather(
-    members: Members,
-    group: dist.ProcessGroup,
-    mine: torch.Tensor,
-    numels: Sequence[int],
-    what: str,
-) -> list[torch.Tensor]:
-    """Flat tensors of known sizes from all ranks of a group: exact sizes, nothing padded."""
-    import torch
-    import torch.distributed as dist
-
-    theirs = [
-        mine if index == members.rank else torch.empty(n, dtype=mine.dtype, device=mine.device)
-        for index, n in enumerate(numels)
-    ]
-    if mine.device.type != "cpu":
-        for rank, tensor in zip(members.ranks, theirs, strict=True):
-            if tensor.numel():
-                dist.broadcast(tensor, rank, group=group)
-        return theirs
-    peers = [(i, rank) for i, rank in enumerate(members.ranks) if i != members.rank]
-    receive = [(theirs[i], rank) for i, rank in peers]
-    send = [(mine, rank) for _, rank in peers]
-    move(group, send, receive, what)
-    return theirs
-
-
-def move(
-    group: dist.ProcessGroup,
-    send: Sequence[tuple[torch.Tensor, int]],
-    receive: Sequence[tuple[torch.Tensor, int]],
-    what: str,
-) -> None:
-    """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
-
-    Raises:
-        StalledError: they did not arrive within the group's timeout.
-    """
-    import torch.distributed as dist
-
-    works = [dist.irecv(t, rank, group=group, tag=TAG) for t, rank in receive if t.numel()]
-    works += [dist.isend(t, rank, group=group, tag=TAG) for t, rank in send if t.numel()]
-    if works:
-        _finish_all([work.wait for work in works if work], _groups.timeout(group), what)
-
-
-def _finish_all(waits: Sequence[Callable[[], object]], timeout: timedelta, what: str) -> None:
-    """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
-    with _naming_the_stall(what, timeout):
-        Abandonable(lambda: [wait() for wait in waits]).result(timeout.total_seconds() + 1)
-
-
-def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
-    """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
-    if work is None:
-        return
-    if tensor.device.type == "cpu":
-        timeout = _groups.timeout(group)
-        with _naming_the_stall(what, timeout):
-            wait(work, timeout, _brief(what))
-    else:
-        work.wait()
-
-
-@contextmanager
-def _naming_the_stall(what: str, timeout: timedelta) -> Iterator[None]:
-    """Whichever clock ends the wait first, gloo's own or ours, the error is the same."""
-    try:
-        yield
-    except (RuntimeError, StillRunning) as error:
-        if not _is_timeout(error):
-            raise
-        raise StalledError(
-            f"{_brief(what)} did not complete within {timeout.total_seconds():g} s; "
-            "at least one rank did not make the same call, or stopped in it."
-        ) from None
-
-
-def _is_timeout(error: Exception) -> bool:
-    return isinstance(error, StillRunning) or "Timed out waiting" in str(error)

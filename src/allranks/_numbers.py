@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import TYPE_CHECKING, Any
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+NAMES = (
+    "",
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
+"""The numpy types of scalars that 64 bits hold, or two times 64; Python's own is the empty one."""
+
+FLOATS, MIXED = b"f", b"m"
 
 SIXTY_FOUR_BITS = range(-(2**63), 2**64)
 
@@ -21,8 +31,8 @@ def is_number(leaf: Any) -> bool:
     return isinstance(leaf, (numbers.Number, np.bool_))
 
 
-def encode(op: str, number: Any) -> list[Any]:
-    """A number as JSON: the name of its numpy type ("" for Python's own), and its value.
+def encode(op: str, number: Any) -> tuple[str, Any]:
+    """The name of a number's numpy type ("" for Python's own), and its value as Python's.
 
     Raises:
         CollectiveError: it is no number of 64 bits, or has no order where one is needed.
@@ -31,9 +41,9 @@ def encode(op: str, number: Any) -> list[Any]:
     name = "" if dtype is None else dtype.name
     plain = number if dtype is None else number.item()
     if isinstance(plain, complex) and op not in ("min", "max"):
-        return [name, [plain.real, plain.imag]]
+        return name, complex(plain)
     if _has_64_bits(plain) and not name.startswith("timedelta"):
-        return [name, plain]
+        return name, plain
     kind = type(number).__name__
     raise CollectiveError(f"{number!r} ({kind}): there is no {op} of such numbers in 64 bits")
 
@@ -42,28 +52,111 @@ def _has_64_bits(plain: Any) -> bool:
     return isinstance(plain, float) or (isinstance(plain, int) and int(plain) in SIXTY_FOUR_BITS)
 
 
-def reduce_numbers(op: str, encoded: Sequence[Sequence[Any]], mine: int) -> Any:
-    """Reduce one leaf's numbers, from all ranks: the same value, or error, on every rank.
+class Packed(NamedTuple):
+    """One rank's numbers, on their way.
 
-    An integer on one rank and a float on another make a float on all; a mean is a float. A
-    numpy scalar makes a numpy scalar, of its own type unless the result is of another kind.
+    Attributes:
+        body: as they travel.
+        names: each one's numpy type; empty where all are Python's floats.
+    """
+
+    body: bytes
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, encoded: Sequence[tuple[str, Any]]) -> Packed:
+        """Encoded numbers."""
+        names = [name for name, _ in encoded]
+        return cls(pack(names, [value for _, value in encoded]), names)
+
+    def results(self, reply: bytes) -> list[Any]:
+        """What ``reduce_packed`` made of these numbers, each of this rank's type."""
+        if not self.names:
+            return list(_unpacked_floats(reply))
+        values = unpack(reply, len(self.names))
+        return [typed(name, value) for name, (_, value) in zip(self.names, values, strict=True)]
+
+
+def floats(values: Sequence[float]) -> Packed:
+    """Python floats, which need no further word."""
+    return Packed(FLOATS + struct.pack(f"<{len(values)}d", *values), ())
+
+
+def pack(names: Sequence[str], values: Sequence[Any]) -> bytes:
+    """Encoded numbers as bytes: their types, where these are not Python floats, and values."""
+    if not any(names) and all(type(value) is float for value in values):
+        return floats(values).body
+    codes = "".join(map(_code, values))
+    flat = [part for value in values for part in _parts(value)]
+    types = bytes(map(NAMES.index, names)) + codes.encode()
+    return MIXED + types + struct.pack("<" + codes.replace("D", "dd"), *flat)
+
+
+def unpack(packed: bytes, count: int) -> list[tuple[str, Any]]:
+    """The encoded numbers that ``pack`` packed."""
+    if packed.startswith(FLOATS):
+        return [("", value) for value in _unpacked_floats(packed)]
+    names = [NAMES[code] for code in packed[1 : 1 + count]]
+    codes = packed[1 + count : 1 + 2 * count].decode()
+    flat = iter(struct.unpack("<" + codes.replace("D", "dd"), packed[1 + 2 * count :]))
+    values = [complex(next(flat), next(flat)) if c == "D" else next(flat) for c in codes]
+    return list(zip(names, values, strict=True))
+
+
+def _unpacked_floats(packed: bytes) -> Sequence[float]:
+    return struct.unpack(f"<{len(packed) // 8}d", packed[1:])
+
+
+def _code(value: Any) -> str:
+    """How a value is packed, as struct names it; D for the two parts of a complex number."""
+    if isinstance(value, bool):
+        return "?"
+    if isinstance(value, int):
+        return "q" if value < 2**63 else "Q"
+    return "d" if isinstance(value, float) else "D"
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return (value.real, value.imag) if isinstance(value, complex) else (value,)
+
+
+def reduce_packed(op: str, bodies: Sequence[bytes], count: int) -> bytes:
+    """Reduce the numbers of all ranks, packed in the order of the ranks, to packed results.
+
+    An integer on one rank and a float on another make a float; a mean is a float.
 
     Args:
         op: "sum", "mean", "min", "max" or "prod".
-        encoded: the numbers, in the order of the ranks.
-        mine: which of them is this rank's, whose type the result has.
+        bodies: each rank's numbers.
+        count: how many there are on each.
 
     Raises:
-        CollectiveError: the result does not fit in 64 bits, or not in a rank's numpy type.
+        CollectiveError: a result does not fit in 64 bits, or not in a rank's numpy type.
     """
-    names = [name for name, _ in encoded]
-    values = [complex(*value) if isinstance(value, list) else value for _, value in encoded]
+    if all(body.startswith(FLOATS) for body in bodies):
+        columns = list(zip(*map(_unpacked_floats, bodies), strict=True))
+        return floats(_summed(columns) if op == "sum" else list(map(_REDUCE[op], columns))).body
+    rows = [unpack(body, count) for body in bodies]
+    results = [_reduced(op, column) for column in zip(*rows, strict=True)]
+    return pack([""] * count, results)
+
+
+def _summed(columns: Sequence[Sequence[float]]) -> list[float]:
+    try:
+        return list(map(math.fsum, columns))
+    except (OverflowError, ValueError):  # infinities, in one of them
+        return list(map(_sum, columns))
+
+
+def _reduced(op: str, column: Sequence[tuple[str, Any]]) -> Any:
+    values = [value for _, value in column]
     try:
         result = _REDUCE[op](_of_one_type(values))
-        typed = {name: _typed(name, result) for name in names}
+        for name in {"", *(name for name, _ in column)}:
+            typed(name, result)
     except OverflowError as error:
         raise CollectiveError(f"the {op} of {_some(values)} {error}; pass floats") from error
-    return typed[names[mine]]
+    return result
 
 
 def _some(values: Sequence[Any]) -> str:
@@ -112,8 +205,14 @@ _REDUCE: dict[str, Callable[[Sequence[Any]], Any]] = {
 }
 
 
-def _typed(name: str, result: Any) -> Any:
-    """A result as this numpy type, or as numpy's type for results of this kind."""
+def typed(name: str, result: Any) -> Any:
+    """A result as this numpy type, or as numpy's type for results of this kind.
+
+    A numpy scalar makes a numpy scalar, of its own type unless the result is of another kind.
+
+    Raises:
+        OverflowError: it does not fit.
+    """
     if isinstance(result, int) and int(result) not in SIXTY_FOUR_BITS:
         raise OverflowError(f"is {result}, which does not fit in 64 bits")
     if not name:

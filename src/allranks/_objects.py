@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks import _groups
 from allranks._buffers import dump, empty, load, sizes
-from allranks._headers import Header, exchange, move
+from allranks._headers import Header, exchange, fits_inline, numbers, numbers_in
+from allranks._messages import move
 from allranks._rollcall import ranges
 from allranks.errors import CollectiveError
 
@@ -108,22 +109,81 @@ def broadcast_object_list(
     object_list[:] = _broadcast(call, object_list, src, group, error)
 
 
+def scatter_objects(
+    data: Sequence[T] | None, src: int = 0, group: dist.ProcessGroup | None = None
+) -> T:
+    """Send each rank its own of one rank's objects. Collective.
+
+    Args:
+        data: on ``src`` a list or tuple with one object for each rank of the group, in the order
+            of the ranks; ignored elsewhere.
+        src: the sender's global rank.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        This rank's object; on the sender the very one that it gave.
+
+    Raises:
+        CollectiveError: as for ``gather_objects``, ``src`` is not in the group, or there is not
+            one object for each rank.
+        MismatchError: the ranks made different calls.
+    """
+    who = _groups.members("scatter_objects", group)
+    objects = list(data) if isinstance(data, (list, tuple)) else []
+    error = _no_such_sender("scatter_objects", src, who)
+    sends = not error and src == who.ranks[who.rank]
+    if sends and len(objects) != who.size:
+        given = f"{len(objects)} objects" if objects else f"{data!r:.60}"
+        error = f"scatter_objects: expected one object for each of {who.size} ranks, not {given}"
+    each: list[list[Any]] = []
+    for one in objects if sends and not error else ():
+        buffers, why = _dump(one)
+        each.append(buffers)
+        error = error or why
+    body = b"".join(numbers([len(b), *sizes(b)]) for b in each)
+    bodies = exchange(who, Header(f"scatter_objects from src={src}", body, error))
+    sender = who.ranks.index(src)
+    if who.rank == sender:
+        _transfer(who, "scatter_objects", {i: b for i, b in enumerate(each) if i != sender}, {})
+        return cast("T", objects[sender])
+    received = empty(_nth(numbers_in(bodies[sender]), who.rank))
+    _transfer(who, "scatter_objects", {}, {sender: received})
+    return cast("T", _load(received, src))
+
+
+def _nth(counted: Sequence[int], index: int) -> Sequence[int]:
+    """One list of several that follow each other, each after its length."""
+    at = 0
+    for _ in range(index):
+        at += 1 + counted[at]
+    return counted[at + 1 : at + 1 + counted[at]]
+
+
+def _no_such_sender(call: str, src: int, who: Members) -> str | None:
+    if src in who.ranks:
+        return None
+    return f"{call}: src={src} is not in this group of ranks {ranges(who.ranks)}"
+
+
 def _broadcast(
     call: str, data: Any, src: int, group: dist.ProcessGroup | None, error: str | None = None
 ) -> Any:
     who = _groups.members(call, group)
     buffers: list[Any] = []
-    if src not in who.ranks:
-        error = f"{call}: src={src} is not in this group of ranks {ranges(who.ranks)}"
-    elif not error and src == who.ranks[who.rank]:
+    error = _no_such_sender(call, src, who) or error
+    if not error and src == who.ranks[who.rank]:
         buffers, error = _dump(data)
-    headers = exchange(who, Header(f"{call} from src={src}", sizes(buffers), error))
+    body = _body(buffers, who) if buffers else b""
+    bodies = exchange(who, Header(f"{call} from src={src}", body, error))
     sender = who.ranks.index(src)
     if who.rank == sender:
-        _transfer(who, call, buffers, [i for i in range(who.size) if i != sender], {})
+        large = not _is_inline(bodies[sender])
+        others = [i for i in range(who.size) if large and i != sender]
+        _transfer(who, call, dict.fromkeys(others, buffers), {})
         return data
-    received = empty(headers[sender].data)
-    _transfer(who, call, [], (), {sender: received})
+    received = _buffers_in(bodies[sender])
+    if not _is_inline(bodies[sender]):
+        _transfer(who, call, {}, {sender: received})
     return _load(received, src)
 
 
@@ -132,15 +192,41 @@ def _gather(
 ) -> list[T] | None:
     who = _groups.members(call, group)
     buffers, error = _dump(data)
-    headers = exchange(who, Header(call, sizes(buffers), error))
+    bodies = exchange(who, Header(call, _body(buffers, who), error))
     everyone = range(who.size)
     receivers = everyone if receivers is None else receivers
     receiving = who.rank in receivers
-    incoming = {i: empty(headers[i].data) for i in everyone if receiving and i != who.rank}
-    _transfer(who, call, buffers, [i for i in receivers if i != who.rank], incoming)
+    incoming = {i: _buffers_in(bodies[i]) for i in everyone if receiving and i != who.rank}
+    filled = {i: b for i, b in incoming.items() if not _is_inline(bodies[i])}
+    large = not _is_inline(bodies[who.rank])
+    outgoing = {i: buffers for i in receivers if large and i != who.rank}
+    _transfer(who, call, outgoing, filled)
     if not receiving:
         return None
     return [data if i == who.rank else _load(incoming[i], who.ranks[i]) for i in everyone]
+
+
+def _body(buffers: Sequence[Any], who: Members) -> bytes:
+    """The buffers' sizes, and the buffers themselves where they are small."""
+    lengths = sizes(buffers)
+    inline = fits_inline(who, sum(lengths))
+    return numbers([inline, len(lengths), *lengths]) + b"".join(buffers if inline else ())
+
+
+def _is_inline(body: bytes) -> bool:
+    return bool(numbers_in(body[:8])[0])
+
+
+def _buffers_in(body: bytes) -> list[Any]:
+    """Buffers of the sizes that a body tells, filled if it holds their contents."""
+    _, count = numbers_in(body[:16])
+    lengths = numbers_in(body[16 : 16 + 8 * count])
+    buffers = empty(lengths)
+    at = 16 + 8 * count
+    for buffer, length in zip(buffers, lengths if _is_inline(body) else (), strict=False):
+        memoryview(buffer)[:] = body[at : at + length]
+        at += length
+    return buffers
 
 
 def _dump(data: Any) -> tuple[list[Any], str | None]:
@@ -163,19 +249,19 @@ def _load(buffers: Sequence[Any], sender: int) -> Any:
 
 
 def _transfer(
-    who: Members,
-    what: str,
-    outgoing: Sequence[Any],
-    receivers: Collection[int],
-    incoming: dict[int, list[Any]],
+    who: Members, what: str, outgoing: dict[int, list[Any]], incoming: dict[int, list[Any]]
 ) -> None:
-    if who.group is None or who.size == 1:
+    """Send and receive buffers of known sizes, by the members' ranks in the group."""
+    if who.group is None or who.size == 1 or not (outgoing or incoming):
         return
     group = _groups.cpu_group(who.group)
-    flat = [_flat(buffer) for buffer in outgoing if buffer.nbytes]
-    send = [(tensor, who.ranks[i]) for i in receivers for tensor in flat]
-    filled = [(buffer, i) for i, buffers in incoming.items() for buffer in buffers if len(buffer)]
-    receive = [(_flat(buffer), who.ranks[i]) for buffer, i in filled]
+    flat: dict[int, torch.Tensor] = {}
+    for buffers in outgoing.values():
+        for buffer in buffers:
+            if buffer.nbytes and id(buffer) not in flat:
+                flat[id(buffer)] = _flat(buffer)
+    send = [(flat[id(b)], who.ranks[i]) for i, some in outgoing.items() for b in some if b.nbytes]
+    receive = [(_flat(b), who.ranks[i]) for i, some in incoming.items() for b in some if len(b)]
     move(group, send, receive, what)
 
 

@@ -42,6 +42,22 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
+def from_bytes(raw: bytes, dtype: torch.dtype) -> torch.Tensor:
+    """A new flat tensor with these bytes as its memory."""
+    import torch
+
+    if not raw:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(dtype)
+
+
+def flat_bytes(raw: bytes) -> torch.Tensor:
+    """A new flat tensor that holds these bytes."""
+    import torch
+
+    return from_bytes(raw, torch.uint8)
+
+
 def overlaps(tensor: torch.Tensor) -> bool:
     """Whether two elements of a tensor lie at one address."""
     steps = [(s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1]

@@ -5,11 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+
+class Node(NamedTuple):
+    """One container of a tree, without its leaves; equal for containers that fit together.
+
+    Attributes:
+        kind: for people.
+        style: how a child is named: [repr of a key], .field or [index].
+        labels: the children's names, sorted for a dict.
+        children: a Node for each child that is a container, None for each leaf.
+    """
+
+    kind: str
+    style: str
+    labels: tuple[str, ...]
+    children: tuple[Node | None, ...]
 
 
 class Flat(NamedTuple):
@@ -17,53 +34,131 @@ class Flat(NamedTuple):
 
     Attributes:
         leaves: what is none of these; those of a dict in the order of its sorted keys.
-        paths: where each leaf stands, for people: ``data['loss'][0]``.
-        shape: a format string with a field for each leaf, equal for trees of one structure.
+        node: the structure, None where the tree is a leaf; hashable.
     """
 
     leaves: list[Any]
-    paths: list[str]
-    shape: str
+    node: Node | None
 
-    def told(self, leaves: list[str]) -> str:
+    @property
+    def paths(self) -> list[str]:
+        """Where each leaf stands, for people: ``data['loss'][0]``."""
+        return list(paths(self.node))
+
+    def told(self, leaves: Sequence[str]) -> str:
         """The structure with a text for each leaf: equal for two trees that fit together."""
-        return self.shape.format(*leaves)
+        return told(self.node, iter(leaves))
 
 
-def flatten(tree: Any, path: str = "data") -> Flat:
+def paths(node: Node | None, path: str = "data") -> Iterator[str]:
+    """The path of each leaf."""
+    if node is None:
+        yield path
+        return
+    for label, child in zip(node.labels, node.children, strict=True):
+        yield from paths(child, path + node.style.format(label))
+
+
+def told(node: Node | None, leaves: Iterator[str]) -> str:
+    """A structure for people, with a text for each leaf."""
+    if node is None:
+        return next(leaves)
+    pairs = zip(node.labels, node.children, strict=True)
+    inner = ", ".join(f"{label}: {told(child, leaves)}" for label, child in pairs)
+    return f"{node.kind}({inner})"
+
+
+def flatten(tree: Any) -> Flat:
     """Take a tree apart.
 
     Raises:
         ValueError: two keys of a dict look alike, so that ranks could take one for the other.
     """
-    children = _children(tree, path)
-    if children is None:
-        return Flat([tree], [path], "{}")
-    flats = [(label, flatten(child, inner_path)) for label, inner_path, child in children]
-    inner = ", ".join(f"{_escaped(label)}: {flat.shape}" for label, flat in flats)
-    return Flat(
-        [leaf for _, flat in flats for leaf in flat.leaves],
-        [inner_path for _, flat in flats for inner_path in flat.paths],
-        f"{_escaped(_kind(tree))}({inner})",
-    )
+    leaves: list[Any] = []
+    return Flat(leaves, _take(tree, leaves))
+
+
+def _take(tree: Any, leaves: list[Any]) -> Node | None:
+    kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
+    if kind is None:
+        leaves.append(tree)
+        return None
+    labels, children = kind.children(tree)
+    if not any(map(_kind, map(type, children))):
+        leaves.extend(children)
+        return Node(kind.told, kind.style, labels, (None,) * len(children))
+    return Node(kind.told, kind.style, labels, tuple([_take(child, leaves) for child in children]))
 
 
 def rebuild(tree: Any, leaves: Iterator[Any]) -> Any:
     """A tree of the same structure and types, with new leaves in the order of ``flatten``."""
-    children = _children(tree, "")
-    if children is None:
+    kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
+    if kind is None:
         return next(leaves)
-    new = [(label, rebuild(child, leaves)) for label, _, child in children]
-    if isinstance(tree, Mapping):
-        by_label = dict(new)
-        return _like_mapping(tree, {key: by_label[repr(key)] for key in tree})
-    if _is_dataclass(tree):
-        return _like_dataclass(tree, dict(new))
-    return _like_sequence(tree, [child for _, child in new])
+    _, children = kind.children(tree)
+    if not any(map(_kind, map(type, children))):
+        return kind.like(tree, list(islice(leaves, len(children))))
+    return kind.like(tree, [rebuild(child, leaves) for child in children])
 
 
-def _like_mapping(tree: Mapping[Any, Any], new: dict[Any, Any]) -> Any:
+class _Kind(NamedTuple):
+    """How containers of one type are taken apart and made again."""
+
+    told: str
+    style: str
+    children: Callable[[Any], tuple[tuple[str, ...], Sequence[Any]]]
+    like: Callable[[Any, list[Any]], Any]
+
+
+@lru_cache(maxsize=512)
+def _kind(of: Any) -> _Kind | None:
+    """How a type's objects are taken apart; None for a leaf."""
+    name = of.__name__
+    if issubclass(of, Mapping):
+        return _Kind("dict", "[{}]", _of_mapping, _like_mapping)
+    if is_dataclass(of):
+        return _Kind(name, ".{}", _of_dataclass, _like_dataclass)
+    if issubclass(of, tuple) and hasattr(of, "_fields"):
+        return _Kind(name, ".{}", _of_namedtuple, _like_sequence)
+    if issubclass(of, (list, tuple)):
+        return _Kind(name, "[{}]", _of_sequence, _like_sequence)
+    return None
+
+
+def _of_mapping(tree: Mapping[Any, Any]) -> tuple[tuple[str, ...], Sequence[Any]]:
+    keys = _sorted_keys(tree)
+    return tuple(map(repr, keys)), [tree[key] for key in keys]
+
+
+def _of_dataclass(tree: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
+    names = tuple(field.name for field in fields(tree))
+    return names, [getattr(tree, name) for name in names]
+
+
+def _of_namedtuple(tree: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
+    return tree._fields, tree
+
+
+def _of_sequence(tree: Sequence[Any]) -> tuple[tuple[str, ...], Sequence[Any]]:
+    return tuple(map(str, range(len(tree)))), tree
+
+
+def _sorted_keys(tree: Mapping[Any, Any]) -> list[Any]:
+    """Keys may be of any types, so they are sorted as they print."""
+    if set(map(type, tree)) == {str}:
+        return sorted(tree)
+    by_repr = {repr(key): key for key in tree}
+    if len(by_repr) < len(tree):
+        raise ValueError(f"two keys of a dict print alike: {sorted(map(repr, tree))}")
+    return [by_repr[text] for text in sorted(by_repr)]
+
+
+def _like_mapping(tree: Mapping[Any, Any], children: list[Any]) -> Any:
     """A mapping of the same type, order and further state, such as a default factory."""
+    by_key = dict(zip(_sorted_keys(tree), children, strict=True))
+    new = {key: by_key[key] for key in tree}
+    if type(tree) is dict:
+        return new
     if not isinstance(tree, MutableMapping):
         return type(tree)(new)  # type: ignore[call-arg]  # as all that cannot be changed later
     copied = copy.copy(tree)
@@ -72,55 +167,20 @@ def _like_mapping(tree: Mapping[Any, Any], new: dict[Any, Any]) -> Any:
     return copied
 
 
-def _like_dataclass(tree: Any, new: dict[str, Any]) -> Any:
+def _like_dataclass(tree: Any, children: list[Any]) -> Any:
     """A copy with other fields, even where they are frozen or no argument of ``__init__``."""
     copied = copy.copy(tree)
     for name in list(getattr(copied, "__dict__", ())):
         if isinstance(getattr(type(copied), name, None), cached_property):
             del copied.__dict__[name]
-    for name, value in new.items():
-        object.__setattr__(copied, name, value)
+    for field, value in zip(fields(tree), children, strict=True):
+        object.__setattr__(copied, field.name, value)
     return copied
 
 
-def _like_sequence(tree: Any, new: list[Any]) -> Any:
+def _like_sequence(tree: Any, children: list[Any]) -> Any:
     if isinstance(tree, list):
         copied = copy.copy(tree)
-        copied[:] = new
+        copied[:] = children
         return copied
-    return type(tree)._make(new) if hasattr(tree, "_fields") else type(tree)(new)
-
-
-def _children(tree: Any, path: str) -> list[tuple[str, str, Any]] | None:
-    """Label, path and value of each child; None for a leaf."""
-    if isinstance(tree, Mapping):
-        return [(key, f"{path}[{key}]", child) for key, child in _sorted_items(tree, path)]
-    if _is_dataclass(tree):
-        names = [field.name for field in fields(tree)]
-        return [(name, f"{path}.{name}", getattr(tree, name)) for name in names]
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        named = zip(tree._fields, tree, strict=True)
-        return [(name, f"{path}.{name}", child) for name, child in named]
-    if isinstance(tree, (list, tuple)):
-        return [(str(index), f"{path}[{index}]", child) for index, child in enumerate(tree)]
-    return None
-
-
-def _sorted_items(tree: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
-    """Keys may be of any types, so they are sorted as they print."""
-    items = {repr(key): tree[key] for key in tree}
-    if len(items) < len(tree):
-        raise ValueError(f"two keys of {path} print alike: {sorted(map(repr, tree))}")
-    return sorted(items.items())
-
-
-def _is_dataclass(tree: Any) -> bool:
-    return is_dataclass(tree) and not isinstance(tree, type)
-
-
-def _kind(tree: Any) -> str:
-    return "dict" if isinstance(tree, Mapping) else type(tree).__name__
-
-
-def _escaped(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
+    return type(tree)._make(children) if hasattr(tree, "_fields") else type(tree)(children)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from allranks.errors import StalledError
@@ -52,6 +54,23 @@ class Deadline:
         return time.monotonic() - (self.at - self.seconds)
 
 
+class _Worker(threading.Thread):
+    """A daemon thread that makes one call after the other; parked among the idle in between."""
+
+    def __init__(self) -> None:
+        super().__init__(name="allranks-blocking-call", daemon=True)
+        self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.calls.get()()
+
+
+_idle: list[_Worker] = []
+os.register_at_fork(after_in_child=_idle.clear)  # A fork has no threads but its own.
+
+
 class Abandonable(Generic[T]):
     """A blocking call in a daemon thread, to be waited for, looked at, or left behind.
 
@@ -63,8 +82,10 @@ class Abandonable(Generic[T]):
         self._call = call
         self._result: T | None = None
         self._error: BaseException | None = None
-        self._over = threading.Event()
-        threading.Thread(target=self._run, name="allranks-blocking-call", daemon=True).start()
+        self._running = threading.Lock()
+        self._running.acquire()
+        self._worker = _idle.pop() if _idle else _Worker()
+        self._worker.calls.put(self._run)
 
     def _run(self) -> None:
         try:
@@ -72,17 +93,19 @@ class Abandonable(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - raised again in result()
             self._error = error
         finally:
-            self._over.set()
+            _idle.append(self._worker)
+            self._running.release()
 
     @property
     def over(self) -> bool:
         """Whether the call has returned or raised."""
-        return self._over.is_set()
+        return not self._running.locked()
 
     def result(self, seconds: float) -> T:
         """What the call returned, or raised; StillRunning if it takes longer than this."""
-        if not self._over.wait(seconds):
+        if not self._running.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX)):
             raise StillRunning
+        self._running.release()
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]  # set, since the call returned

@@ -1,0 +1,165 @@
+"""Bare tensors: which can be overwritten by a result from other ranks, and how that is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from allranks import _groups
+from allranks._headers import Header, agree, checking
+from allranks._messages import finish
+from allranks._tensors import contiguous, is_contiguous, overlaps, why_not_dense
+from allranks.errors import CollectiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._groups import Members
+
+OPS = ("sum", "mean", "min", "max", "prod")
+
+_GLOO = "bool uint8 int8 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
+REDUCED_BY_GLOO = frozenset(f"torch.{name}" for name in _GLOO.split())
+
+
+def agree_on(call: str, tensor: Any, who: Members, why: str | None) -> None:
+    """Refuse a bare tensor that cannot be; with ``check``, only after hearing all ranks.
+
+    Args:
+        call: the call and its arguments.
+        tensor: this rank's.
+        who: who takes part.
+        why: why it cannot be, or None.
+
+    Raises:
+        CollectiveError: it cannot be; with ``check``, on any rank.
+        MismatchError: with ``check``, the ranks made different calls.
+    """
+    if checking():
+        told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
+        refuse = f"{call}: {why}" if why else None
+        agree(who, Header(f"{call}{told}", error=refuse), lambda _: b"")
+    elif why:
+        raise CollectiveError(f"{call} on rank {who.ranks[who.rank]}: {why}")
+
+
+def is_tensor(data: Any) -> bool:
+    """Whether data are one tensor."""
+    import torch
+
+    return isinstance(data, torch.Tensor)
+
+
+def named_op(op: str, *, average: bool) -> str:
+    """The reduction that is asked for; what cannot be is told by ``why_no_such_op``."""
+    if not average:
+        return op
+    return "mean" if op in ("sum", "mean") else f"{op} with average=True"
+
+
+def why_no_such_op(op: str) -> str | None:
+    """Why there is no such reduction; None if there is."""
+    return None if op in OPS else f"op={op} is none of {', '.join(OPS)}"
+
+
+def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
+    """Why a tensor of this dtype, on this type of device, cannot be reduced so."""
+    import torch
+
+    told = f"a tensor of {dtype} cannot hold the {op} of such tensors"
+    if op == "mean" and not (dtype.is_floating_point or dtype.is_complex):
+        return f"{told}; convert it first, for example with .double()"
+    if op == "sum" and dtype == torch.bool:
+        return f"{told}; convert it first, for example with .int(), or ask for min or max"
+    if op not in ("sum", "mean") and dtype.is_complex:
+        return f"torch has no {op} of tensors of {dtype}"
+    if device == "cpu" and str(dtype) not in REDUCED_BY_GLOO:
+        return f"gloo has no {op} of tensors of {dtype}; convert it first"
+    return None
+
+
+def why_not_in_place(tensor: torch.Tensor, *, async_op: bool = False) -> str | None:
+    """Why a tensor cannot be overwritten by a result from other ranks."""
+    if not is_tensor(tensor):
+        return f"a {type(tensor).__name__} is no tensor; broadcast_object sends anything"
+    if why := why_not_dense(tensor) or why_in_graph(tensor):
+        return why
+    if is_contiguous(tensor):
+        return None
+    layout = f"(shape {tuple(tensor.shape)}, strides {tensor.stride()})"
+    if overlaps(tensor):
+        return f"elements of the tensor share memory, as after expand() {layout}; clone() it"
+    if async_op:
+        return f"async_op=True needs a contiguous tensor, and this one is not {layout}"
+    return None
+
+
+def why_in_graph(tensor: torch.Tensor) -> str | None:
+    """Why a result must not be written into a tensor that autograd looks at."""
+    import torch
+
+    if tensor.requires_grad and not tensor.is_leaf and torch.is_grad_enabled():
+        return (
+            "the tensor is part of an autograd graph, and no gradient would flow between ranks; "
+            "pass tensor.detach()"
+        )
+    return None
+
+
+def torchs_op(op: str) -> Any:
+    """A reduction as torch names it; a mean is a sum at first."""
+    import torch.distributed as dist
+
+    return getattr(dist.ReduceOp, {"mean": "SUM", "prod": "PRODUCT"}.get(op, op.upper()))
+
+
+def reduced(tensor: torch.Tensor, op: str, who: Members) -> None:
+    """Reduce a tensor over the ranks, in place."""
+    if who.group is not None:
+        import torch.distributed as dist
+
+        def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
+            return dist.all_reduce(dense, torchs_op(op), group=over, async_op=True)
+
+        overwritten(tensor, who.group, send, "all_reduce")
+    if op == "mean":
+        tensor.div_(who.size)
+
+
+def overwritten(
+    tensor: torch.Tensor,
+    group: dist.ProcessGroup,
+    send: Callable[[torch.Tensor, dist.ProcessGroup], Any],
+    what: str,
+    *,
+    async_op: bool = False,
+) -> dist.Work | None:
+    """Run a collective that overwrites a tensor, through a dense copy where it needs one."""
+    group = _groups.carrier(group, tensor)
+    dense = contiguous(tensor)
+    if not _groups.has_backend(group, tensor.device.type):
+        dense = dense.cpu()
+    work: dist.Work | None = send(dense.detach(), group)
+    if async_op and dense is tensor:
+        return work
+    finish(group, work, dense, what)
+    if dense is not tensor:
+        tensor.detach().copy_(dense)
+    return done(async_op=async_op)
+
+
+def done(*, async_op: bool) -> dist.Work | None:
+    """What a call returns that is over."""
+    return _Done() if async_op else None  # type: ignore[return-value]  # looks like a Work
+
+
+class _Done:
+    """The handle of a collective that is over."""
+
+    def wait(self, timeout: object = None) -> bool:  # noqa: ARG002 - as torch's
+        return True
+
+    def is_completed(self) -> bool:
+        return True

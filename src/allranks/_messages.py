@@ -1,0 +1,141 @@
+"""Data between ranks, once they have agreed on a call: collectives, and messages of exact sizes.
+
+Whatever ends a wait early (the timeout, Ctrl-C, a lost connection) leaves messages under way, which
+a later call would take for its own; the group is given up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from allranks import _groups
+from allranks._waiting import Abandonable, StillRunning, wait
+from allranks.errors import StalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._groups import Members
+
+SAID = 240
+"""How many characters an error shows of a call that a rank made."""
+
+TAG = 7301
+"""Keeps our point-to-point messages apart from the program's own."""
+
+
+def brief(text: str, limit: int = SAID) -> str:
+    """The beginning of a text, for an error."""
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def gather_to_first(
+    group: dist.ProcessGroup,
+    mine: torch.Tensor,
+    into: list[torch.Tensor],
+    first: int,
+) -> Any:
+    """Gather tensors of one size on the group's first member, a global rank; to be finished."""
+    import torch.distributed as dist
+
+    return dist.gather(mine, into or None, first, group, async_op=True)
+
+
+def broadcast_from(group: dist.ProcessGroup, tensor: torch.Tensor, src: int, what: str) -> None:
+    """Copy a tensor of one member, a global rank, to all."""
+    import torch.distributed as dist
+
+    finish(group, dist.broadcast(tensor, src, group, async_op=True), tensor, what)
+
+
+def equal_all_gather(
+    group: dist.ProcessGroup, mine: torch.Tensor, into: torch.Tensor, what: str
+) -> None:
+    """Gather flat tensors of one size from all ranks of a group into one that holds them all."""
+    import torch.distributed as dist
+
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    finish(group, gather(into, mine, group=group, async_op=True), mine, what)
+
+
+def ragged_all_gather(
+    who: Members, group: dist.ProcessGroup, parts: Sequence[torch.Tensor], what: str
+) -> None:
+    """Gather flat tensors of known sizes: each rank's own part is sent, the others are filled."""
+    import torch.distributed as dist
+
+    if parts[0].device.type != "cpu":
+        for rank, part in zip(who.ranks, parts, strict=True):
+            if part.numel():
+                dist.broadcast(part, rank, group=group)
+        return
+    peers = [(parts[i], rank) for i, rank in enumerate(who.ranks) if i != who.rank]
+    move(group, [(parts[who.rank], rank) for _, rank in peers], peers, what)
+
+
+def move(
+    group: dist.ProcessGroup,
+    send: Sequence[tuple[torch.Tensor, int]],
+    receive: Sequence[tuple[torch.Tensor, int]],
+    what: str,
+) -> None:
+    """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
+
+    Raises:
+        StalledError: they did not arrive within the group's timeout.
+    """
+    import torch.distributed as dist
+
+    works = [(dist.irecv(t, r, group=group, tag=TAG), r) for t, r in receive if t.numel()]
+    works += [(dist.isend(t, r, group=group, tag=TAG), r) for t, r in send if t.numel()]
+    if works:
+        _finish_all(group, works, what)
+
+
+def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str) -> None:
+    """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
+    waiting_for = works[0][1]
+
+    def wait_for_all() -> None:
+        nonlocal waiting_for
+        for work, waiting_for in works:  # noqa: B007 - told if the wait ends early
+            work.wait()
+
+    timeout = _groups.timeout(group)
+    try:
+        Abandonable(wait_for_all).result(timeout.total_seconds() + 1)
+    except BaseException as error:
+        _give_up(group, what, timeout, error, f"rank {waiting_for}")
+        raise
+
+
+def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
+    """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
+    if work is None:
+        return
+    if not tensor.is_cpu:
+        work.wait()
+        return
+    timeout = _groups.timeout(group)
+    try:
+        wait(work, timeout, what)
+    except BaseException as error:
+        _give_up(group, what, timeout, error, "at least one rank")
+        raise
+
+
+def _give_up(
+    group: dist.ProcessGroup, what: str, timeout: timedelta, error: BaseException, whom: str
+) -> None:
+    """Give the group up; whichever clock ended the wait, gloo's own or ours, raise one error."""
+    stalled = isinstance(error, (StillRunning, StalledError)) or "Timed out" in str(error)
+    how = f"did not complete within {timeout.total_seconds():g} s"
+    _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
+    if stalled:
+        raise StalledError(
+            f"{brief(what)} {how}; {whom} did not make the same call, or stopped in it."
+        ) from None

@@ -1,0 +1,392 @@
+"""``all_reduce``: a tensor in place; or numbers, arrays and trees of them."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+
+from allranks import _groups, _numbers, _trees
+from allranks._headers import Header, agree, fits_inline
+from allranks._in_place import (
+    agree_on,
+    is_tensor,
+    named_op,
+    reduced,
+    why_in_graph,
+    why_no_such_op,
+    why_not_in_place,
+    why_not_reduced,
+)
+from allranks._tensors import as_bytes, from_bytes
+from allranks.errors import CollectiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._groups import Members
+    from allranks._trees import Flat, Node
+
+T = TypeVar("T")
+
+Signature: TypeAlias = "tuple[Any, ...]"
+
+NUMBER: Signature = ("number",)
+
+
+def all_reduce(
+    data: T,
+    group: dist.ProcessGroup | None = None,
+    average: bool = False,
+    device: torch.device | str | None = None,
+    *,
+    op: str = "sum",
+) -> T:
+    """Combine data of all ranks, leaf by leaf, the same result on every rank. Collective.
+
+    Args:
+        data: a tensor, which is reduced in place; or a Python number, a numpy scalar or array,
+            or a tree (dict, list, tuple, namedtuple, dataclass) of these and of tensors, which
+            is left as it is (a tensor in a tree, too). Shapes and dtypes must agree between
+            ranks; a number may be an integer on one rank and a float on another. Booleans count
+            as integers, except in a tensor, which has no sum of them.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+        average: divide the sum by the number of ranks in the group.
+        device: move a tensor there first; other data travel over the CPU in any case.
+        op: "sum", "mean" (as ``average=True``), "min", "max" or "prod".
+
+    Returns:
+        The same kind of thing: the tensor itself unless ``device`` moved it; an integer exactly
+        (64 bits), a float in 64 bits, a float for the mean of integers. Integers in a tensor or
+        array wrap around as they do elsewhere in torch and numpy. The tensors of a tree come back
+        as parts of one allocation for each dtype: clone() one that is to outlive the others. In
+        a world of one the value of ``data``, by the same rules.
+
+    Raises:
+        CollectiveError: the mean of an integer tensor, a number that overflows, a dtype that
+            cannot be reduced, a tensor that overlaps itself or is part of an autograd graph, or
+            this rank is not in the group. Nothing was changed.
+        MismatchError: the ranks made different calls (not verified for a bare tensor).
+    """
+    who = _groups.members("all_reduce", group)
+    op = named_op(op, average=average)
+    result: T = (_reduce_tensor if is_tensor(data) else _reduce_tree)(data, op, who, device)
+    return result
+
+
+def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
+    why = why_no_such_op(op) or why_not_in_place(tensor)
+    why = why or why_not_reduced(tensor.dtype, tensor.device.type, op)
+    agree_on(f"all_reduce({op})", tensor, who, why)
+    plain = tensor.detach()
+    moved = plain if device is None else plain.to(device)
+    reduced(moved, op, who)
+    return tensor if moved is plain else moved
+
+
+def _reduce_tree(data: Any, op: str, who: Members, _device: Any) -> Any:
+    try:
+        parcel = _Parcel(data, op)
+    except (CollectiveError, ValueError) as error:
+        _refuse(who, f"all_reduce: {error}")
+    except Exception as error:  # noqa: BLE001 - it is raised on all ranks
+        _refuse(who, f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}")
+    return _rebuilt(data, parcel.exchanged(who))
+
+
+def _refuse(who: Members, why: str) -> NoReturn:
+    agree(who, Header("all_reduce", error=why), lambda _: b"")
+    raise CollectiveError(why)
+
+
+def _rebuilt(data: Any, leaves: list[Any]) -> Any:
+    try:
+        return _trees.rebuild(data, iter(leaves))
+    except Exception as error:
+        raise CollectiveError(
+            f"all_reduce: the result {leaves!r:.200} does not go into a {type(data).__name__}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+class _Batch(NamedTuple):
+    """The leaves that travel in one flat tensor.
+
+    Attributes:
+        indices: which of the leaves.
+        shapes: of each.
+        plain: whether all of them are plain tensors.
+    """
+
+    indices: tuple[int, ...]
+    shapes: tuple[Sequence[int], ...]
+    plain: bool
+
+
+class _Plan(NamedTuple):
+    """How leaves of these signatures travel.
+
+    Attributes:
+        call: the call in words.
+        numbers: which of the leaves are numbers.
+        batches: the others, one for each dtype and device.
+    """
+
+    call: str
+    numbers: tuple[int, ...]
+    batches: tuple[_Batch, ...]
+
+
+@lru_cache(maxsize=256)
+def _planned(op: str, node: Node | None, signatures: Sequence[Signature]) -> _Plan:
+    """The plan for a tree; remembered, since a program repeats its calls.
+
+    Raises:
+        CollectiveError: there is no such reduction, or not of a leaf.
+    """
+    if why := why_no_such_op(op):
+        raise CollectiveError(why)
+    together: dict[Any, list[int]] = {}
+    for index, (path, told) in enumerate(zip(_trees.paths(node), signatures, strict=True)):
+        if why := _why_no_leaf(told, op):
+            raise CollectiveError(f"{path}: {why}")
+        together.setdefault(_travels_as(told, op), []).append(index)
+    numbers = tuple(together.pop(None, ()))
+    batches = tuple(_batch(indices, signatures) for indices in together.values())
+    told_all = _trees.told(node, map(_told, signatures))
+    return _Plan(f"all_reduce({op}) of {told_all}", numbers, batches)
+
+
+def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
+    import torch
+
+    shapes = tuple(signatures[i][3] for i in indices)
+    plain = all(signatures[i][1] is torch.Tensor for i in indices)
+    return _Batch(tuple(indices), shapes, plain)
+
+
+def _travels_as(signature: Signature, op: str) -> Any:
+    """The dtype and device of the tensor in which a leaf travels; None for a number."""
+    if signature[0] == "tensor":
+        return signature[2], signature[5]
+    return _carried_as(signature[2], op) if signature[0] == "array" else None
+
+
+class _Parcel:
+    """The leaves of a tree, packed to travel: numbers, and one flat tensor for each dtype."""
+
+    def __init__(self, data: Any, op: str) -> None:
+        flat = _trees.flatten(data)
+        self._op = op
+        self._leaves = flat.leaves
+        self._plan = _planned(op, flat.node, _signatures(flat))
+        numbers = [flat.leaves[i] for i in self._plan.numbers]
+        if set(map(type, numbers)) <= {float}:
+            self._numbers = _numbers.floats(numbers)
+        else:
+            encoded = _each(flat, lambda leaf: _numbers.encode(op, leaf), self._plan.numbers)
+            self._numbers = _numbers.Packed.of(encoded)
+        self._flats = [self._flat(batch) for batch in self._plan.batches]
+
+    def _flat(self, batch: _Batch) -> torch.Tensor:
+        tensors = [self._leaves[i] for i in batch.indices]
+        if not batch.plain:
+            tensors = [_travelling(leaf, self._op) for leaf in tensors]
+        return _join(tensors, batch.shapes)
+
+    def exchanged(self, who: Members) -> list[Any]:
+        """The leaves of the result: of one collective, or one more for each large flat tensor."""
+        small = fits_inline(who, sum(flat.nbytes for flat in self._flats))
+        inline = small and all(flat.is_cpu for flat in self._flats)
+        sent = self._flats if inline else []
+        body = b"".join([*map(_raw, sent), self._numbers.body])
+        answer = agree(who, Header(self._plan.call, body), self._combiner(sent))
+        raws, numbers = _cut(answer, sent)
+        flats = [from_bytes(raw, flat.dtype) for raw, flat in zip(raws, sent, strict=True)]
+        for flat in () if inline else self._flats:
+            if flat.numel():
+                reduced(flat, self._op, who)
+        return self._unpacked(flats or self._flats, self._numbers.results(numbers))
+
+    def _combiner(self, sent: Sequence[torch.Tensor]) -> Callable[[list[bytes]], bytes]:
+        """Reduces all ranks' bodies to one."""
+
+        def combine(bodies: list[bytes]) -> bytes:
+            rows = [_cut(body, sent) for body in bodies]
+            columns = zip(*(raws for raws, _ in rows), strict=True)
+            pairs = zip(columns, sent, strict=True)
+            folded = [_raw(_folded(column, flat.dtype, self._op)) for column, flat in pairs]
+            numbers = [packed for _, packed in rows]
+            count = len(self._plan.numbers)
+            return b"".join([*folded, _numbers.reduce_packed(self._op, numbers, count)])
+
+        return combine
+
+    def _unpacked(self, flats: Sequence[torch.Tensor], numbers: Sequence[Any]) -> list[Any]:
+        """All leaves, each of the caller's kind."""
+        made = dict(zip(self._plan.numbers, numbers, strict=True))
+        for batch, flat in zip(self._plan.batches, flats, strict=True):
+            parts = _apart(flat, batch.shapes)
+            if not batch.plain:
+                like = [self._leaves[i] for i in batch.indices]
+                parts = [_like(leaf, part) for leaf, part in zip(like, parts, strict=True)]
+            made.update(zip(batch.indices, parts, strict=True))
+        return [made[i] for i in range(len(self._leaves))]
+
+
+def _each(flat: Flat, function: Callable[[Any], Any], indices: Sequence[int]) -> list[Any]:
+    """A function of each leaf; its error names the leaf."""
+    index = 0
+    try:
+        return [function(flat.leaves[index]) for index in indices]
+    except CollectiveError:
+        for index in indices:
+            try:
+                function(flat.leaves[index])
+            except CollectiveError as error:
+                raise CollectiveError(f"{flat.paths[index]}: {error}") from None
+        raise
+
+
+def _signatures(flat: Flat) -> tuple[Signature, ...]:
+    """What must be equal in each leaf on all ranks: hashable, and quick to make."""
+    import numpy as np
+    import torch
+
+    def signature(leaf: Any) -> Signature:
+        if isinstance(leaf, torch.Tensor):
+            if leaf.requires_grad and (why := why_in_graph(leaf)):
+                raise CollectiveError(why)
+            return "tensor", type(leaf), leaf.dtype, leaf.shape, leaf.layout, leaf.device
+        if isinstance(leaf, np.ndarray):
+            return "array", type(leaf), leaf.dtype, leaf.shape
+        if type(leaf) is float or _numbers.is_number(leaf):
+            return NUMBER
+        kind = f"{leaf!r:.60} ({type(leaf).__name__})"
+        raise CollectiveError(
+            f"{kind} is neither a number, an array, a tensor, nor a tree of these"
+        )
+
+    return tuple(_each(flat, signature, range(len(flat.leaves))))
+
+
+def _why_no_leaf(signature: Signature, op: str) -> str | None:
+    import torch
+
+    if signature[0] == "array":
+        return _why_no_array(signature[2], signature[1], op)
+    if signature[0] == "number":
+        return None
+    _, _, dtype, _, layout, device = signature
+    if layout != torch.strided:
+        return f"a tensor of layout {layout}; pass tensor.to_dense()"
+    if device.type == "meta":
+        return "a meta tensor, which holds no data"
+    return why_not_reduced(dtype, device.type, op)
+
+
+def _why_no_array(dtype: Any, kind: type, op: str) -> str | None:
+    import numpy as np
+    import torch
+
+    if kind not in (np.ndarray, np.memmap):
+        return f"a {kind.__name__} is more than an array; pass np.asarray(it)"
+    try:
+        carried = torch.from_numpy(np.empty(0, dtype=_carried_as(dtype, op)))
+    except TypeError as error:
+        return f"an array of {dtype}: {error}"
+    return why_not_reduced(carried.dtype, "cpu", op)
+
+
+def _told(signature: Signature) -> str:
+    """A leaf in words: its Python type may differ between ranks, and its device's number."""
+    if signature[0] == "number":
+        return "number"
+    _, _, dtype, shape, *place = signature
+    if signature[0] == "array":
+        return f"array {dtype.name}{list(shape)}"
+    where = "" if place[1].type == "cpu" else f" on {place[1].type}"
+    return f"tensor {dtype}{list(shape)}{where}"
+
+
+def _travelling(leaf: Any, op: str) -> torch.Tensor:
+    """A leaf as a plain tensor, which is only read."""
+    import numpy as np
+    import torch
+
+    if type(leaf) is torch.Tensor:
+        return leaf
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach().as_subclass(torch.Tensor)
+    return torch.from_numpy(np.array(leaf, dtype=_carried_as(leaf.dtype, op), order="C"))
+
+
+def _carried_as(dtype: Any, op: str) -> Any:
+    """Booleans are counted, and a mean of integers is a float; in this machine's byte order."""
+    import numpy as np
+
+    if op == "mean" and dtype.kind in "biu":
+        return np.float64
+    if dtype.kind == "b":
+        return np.uint8 if op in ("min", "max") else np.int64
+    return dtype.newbyteorder("=")
+
+
+def _like(leaf: Any, part: torch.Tensor) -> Any:
+    """A reduced tensor as the kind of thing that the leaf is."""
+    import torch
+
+    if type(leaf) is torch.Tensor:
+        return part
+    if isinstance(leaf, torch.Tensor):
+        return part.as_subclass(type(leaf.detach()))
+    array = part.numpy().copy()
+    return array.astype(bool) if leaf.dtype == bool and array.dtype == "uint8" else array
+
+
+def _join(tensors: Sequence[torch.Tensor], shapes: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Tensors of one dtype, in one new flat tensor."""
+    import torch
+
+    with torch.no_grad():
+        if len(set(shapes)) == 1:
+            return torch.stack(list(tensors)).view(-1)
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _apart(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> Sequence[torch.Tensor]:
+    """A flat tensor as the ones that were joined in it."""
+    import torch
+
+    if len(set(shapes)) == 1:
+        return flat.view(len(shapes), *shapes[0]).unbind()
+    parts = torch.split(flat, [math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _raw(flat: torch.Tensor) -> bytes:
+    raw: bytes = as_bytes(flat).numpy().tobytes()
+    return raw
+
+
+def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]:
+    """The flat tensors' bytes, and the numbers that follow them."""
+    raws, at = [], 0
+    for flat in sent:
+        raws.append(body[at : at + flat.nbytes])
+        at += flat.nbytes
+    return raws, body[at:]
+
+
+def _folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor:
+    """The tensors of all ranks, reduced to one."""
+    rows = from_bytes(b"".join(column), dtype).view(len(column), -1)
+    if op in ("min", "max"):
+        return rows.amin(0) if op == "min" else rows.amax(0)
+    if op == "prod":
+        return rows.prod(0, dtype=dtype)
+    total = rows.sum(0, dtype=dtype)
+    return total.div_(len(column)) if op == "mean" else total

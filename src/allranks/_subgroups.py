@@ -1,0 +1,103 @@
+"""Groups of ranks within the world: of equal color, of one host, of one rank for each host."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+from allranks import _groups
+from allranks._lifecycle import world
+from allranks._objects import gather_everywhere
+from allranks.errors import CollectiveError, ConfigError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+_made: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup | None]] = {}
+
+
+def split(
+    color: Any, key: int | None = None, group: dist.ProcessGroup | None = None
+) -> dist.ProcessGroup | None:
+    """Split a group: ranks that give equal colors form a group of their own. Collective.
+
+    One exchange, however many groups come of it. The timeout is inherited.
+
+    Args:
+        color: anything hashable that pickle can carry; None takes part in no group.
+        key: orders the ranks within their group; without, or where equal, by their rank.
+        group: the ranks to split; None means WORLD. All of them must make the call.
+
+    Returns:
+        This rank's group, to be passed as ``group``. With ``color=None`` what stands for no group
+        in torch, which every collective refuses by an error. In a world of one where ``setup``
+        was not called, None, which means WORLD.
+
+    Raises:
+        CollectiveError: the color cannot be hashed or pickled, or this rank is not in the group.
+        ConfigError: keys reorder the ranks, which this version of torch cannot do.
+    """
+    who = _groups.members("split", group)
+    told = gather_everywhere("split", (color, key), group)
+    try:
+        mine = [i for i, (other, _) in enumerate(told) if color is not None and other == color]
+        mine.sort(key=lambda i: (told[i][1] or 0, i))
+    except Exception as error:
+        raise CollectiveError(f"split: {told!r:.200}: {type(error).__name__}: {error}") from error
+    if color is None:
+        return cast("dist.ProcessGroup", _no_group())
+    return None if who.group is None else _new_group([who.ranks[i] for i in mine], who.group)
+
+
+def _no_group() -> Any:
+    import torch.distributed as dist
+
+    return dist.GroupMember.NON_GROUP_MEMBER
+
+
+def _new_group(ranks: list[int], within: dist.ProcessGroup) -> dist.ProcessGroup | None:
+    import torch.distributed as dist
+
+    more: dict[str, Any] = {}
+    if ranks != sorted(ranks):
+        if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
+            raise ConfigError("split: this version of torch always orders a group by rank")
+        more["sort_ranks"] = False
+    timeout = _groups.timeout(within)
+    made: dist.ProcessGroup | None = dist.new_group(
+        ranks, timeout=timeout, use_local_synchronization=True, **more
+    )
+    return made
+
+
+def node_group() -> dist.ProcessGroup | None:
+    """The group of the ranks on this host. Collective over WORLD at the first call.
+
+    Later calls return the same group. In a world of one where ``setup`` was not called, None.
+
+    Raises:
+        CollectiveError: ``setup`` was not called.
+    """
+    return _once("node_group", lambda: world().node_rank)
+
+
+def leaders_group() -> dist.ProcessGroup | None:
+    """The group of the first rank of each host. Collective over WORLD at the first call.
+
+    Returns:
+        The group, the same at later calls; on the other ranks what stands for no group in torch,
+        which every collective refuses. In a world of one where ``setup`` was not called, None.
+
+    Raises:
+        CollectiveError: ``setup`` was not called.
+    """
+    return _once("leaders_group", lambda: None if world().local_rank else 0)
+
+
+def _once(name: str, color: Any) -> dist.ProcessGroup | None:
+    within = _groups.members(name, None).group
+    if within is None:
+        return None
+    if name not in _made or _made[name][0] is not within:
+        _made[name] = within, split(color())
+    return _made[name][1]

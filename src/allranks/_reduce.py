@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from allranks import _groups, _numbers, _trees
@@ -34,7 +35,12 @@ T = TypeVar("T")
 
 Signature: TypeAlias = "tuple[Any, ...]"
 
-NUMBER: Signature = ("number",)
+NUMBER: Signature = ()
+
+FACTS = attrgetter("__class__", "dtype", "shape", "layout", "device")
+"""The signature of a tensor."""
+
+REQUIRES_GRAD = attrgetter("requires_grad")
 
 
 def all_reduce(
@@ -163,16 +169,20 @@ def _planned(op: str, node: Node | None, signatures: Sequence[Signature]) -> _Pl
 def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
     import torch
 
-    shapes = tuple(signatures[i][3] for i in indices)
-    plain = all(signatures[i][1] is torch.Tensor for i in indices)
+    shapes = tuple(signatures[i][2] for i in indices)
+    plain = all(signatures[i][0] is torch.Tensor for i in indices)
     return _Batch(tuple(indices), shapes, plain)
 
 
 def _travels_as(signature: Signature, op: str) -> Any:
     """The dtype and device of the tensor in which a leaf travels; None for a number."""
-    if signature[0] == "tensor":
-        return signature[2], signature[5]
-    return _carried_as(signature[2], op) if signature[0] == "array" else None
+    if _is_tensors(signature):
+        return signature[1], signature[4]
+    return _carried_as(signature[1], op) if signature else None
+
+
+def _is_tensors(signature: Signature) -> bool:
+    return len(signature) == 5
 
 
 class _Parcel:
@@ -227,6 +237,10 @@ class _Parcel:
 
     def _unpacked(self, flats: Sequence[torch.Tensor], numbers: Sequence[Any]) -> list[Any]:
         """All leaves, each of the caller's kind."""
+        if len(numbers) == len(self._leaves):
+            return list(numbers)
+        if [batch.plain for batch in self._plan.batches] == [True] and not numbers:
+            return list(_apart(flats[0], self._plan.batches[0].shapes))
         made = dict(zip(self._plan.numbers, numbers, strict=True))
         for batch, flat in zip(self._plan.batches, flats, strict=True):
             parts = _apart(flat, batch.shapes)
@@ -256,13 +270,16 @@ def _signatures(flat: Flat) -> tuple[Signature, ...]:
     import numpy as np
     import torch
 
+    if set(map(type, flat.leaves)) == {torch.Tensor} and not any(map(REQUIRES_GRAD, flat.leaves)):
+        return tuple(map(FACTS, flat.leaves))
+
     def signature(leaf: Any) -> Signature:
         if isinstance(leaf, torch.Tensor):
             if leaf.requires_grad and (why := why_in_graph(leaf)):
                 raise CollectiveError(why)
-            return "tensor", type(leaf), leaf.dtype, leaf.shape, leaf.layout, leaf.device
+            return FACTS(leaf)
         if isinstance(leaf, np.ndarray):
-            return "array", type(leaf), leaf.dtype, leaf.shape
+            return type(leaf), leaf.dtype, leaf.shape
         if type(leaf) is float or _numbers.is_number(leaf):
             return NUMBER
         kind = f"{leaf!r:.60} ({type(leaf).__name__})"
@@ -276,11 +293,11 @@ def _signatures(flat: Flat) -> tuple[Signature, ...]:
 def _why_no_leaf(signature: Signature, op: str) -> str | None:
     import torch
 
-    if signature[0] == "array":
-        return _why_no_array(signature[2], signature[1], op)
-    if signature[0] == "number":
+    if signature == NUMBER:
         return None
-    _, _, dtype, _, layout, device = signature
+    if not _is_tensors(signature):
+        return _why_no_array(signature[1], signature[0], op)
+    _, dtype, _, layout, device = signature
     if layout != torch.strided:
         return f"a tensor of layout {layout}; pass tensor.to_dense()"
     if device.type == "meta":
@@ -303,10 +320,10 @@ def _why_no_array(dtype: Any, kind: type, op: str) -> str | None:
 
 def _told(signature: Signature) -> str:
     """A leaf in words: its Python type may differ between ranks, and its device's number."""
-    if signature[0] == "number":
+    if signature == NUMBER:
         return "number"
-    _, _, dtype, shape, *place = signature
-    if signature[0] == "array":
+    _, dtype, shape, *place = signature
+    if not place:
         return f"array {dtype.name}{list(shape)}"
     where = "" if place[1].type == "cpu" else f" on {place[1].type}"
     return f"tensor {dtype}{list(shape)}{where}"

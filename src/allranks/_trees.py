@@ -18,7 +18,8 @@ class Node(NamedTuple):
 
     Attributes:
         kind: for people.
-        style: how a child is named: [repr of a key], .field or [index].
+        style: how a child is found, as a format for its label: a text key, another key or an
+            index, or a field.
         labels: the children's names, sorted for a dict.
         children: a Node for each child that is a container, None for each leaf.
     """
@@ -63,8 +64,9 @@ def told(node: Node | None, leaves: Iterator[str]) -> str:
     """A structure for people, with a text for each leaf."""
     if node is None:
         return next(leaves)
+    name = node.style.strip("[.]").format
     pairs = zip(node.labels, node.children, strict=True)
-    inner = ", ".join(f"{label}: {told(child, leaves)}" for label, child in pairs)
+    inner = ", ".join(f"{name(label)}: {told(child, leaves)}" for label, child in pairs)
     return f"{node.kind}({inner})"
 
 
@@ -83,11 +85,11 @@ def _take(tree: Any, leaves: list[Any]) -> Node | None:
     if kind is None:
         leaves.append(tree)
         return None
-    labels, children = kind.children(tree)
+    style, labels, children = kind.children(tree)
     if not any(map(_kind, map(type, children))):
         leaves.extend(children)
-        return Node(kind.told, kind.style, labels, (None,) * len(children))
-    return Node(kind.told, kind.style, labels, tuple([_take(child, leaves) for child in children]))
+        return Node(kind.told, style, labels, (None,) * len(children))
+    return Node(kind.told, style, labels, tuple([_take(child, leaves) for child in children]))
 
 
 def rebuild(tree: Any, leaves: Iterator[Any]) -> Any:
@@ -95,7 +97,7 @@ def rebuild(tree: Any, leaves: Iterator[Any]) -> Any:
     kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
     if kind is None:
         return next(leaves)
-    _, children = kind.children(tree)
+    _, _, children = kind.children(tree)
     if not any(map(_kind, map(type, children))):
         return kind.like(tree, list(islice(leaves, len(children))))
     return kind.like(tree, [rebuild(child, leaves) for child in children])
@@ -105,8 +107,7 @@ class _Kind(NamedTuple):
     """How containers of one type are taken apart and made again."""
 
     told: str
-    style: str
-    children: Callable[[Any], tuple[tuple[str, ...], Sequence[Any]]]
+    children: Callable[[Any], tuple[str, tuple[str, ...], Sequence[Any]]]
     like: Callable[[Any, list[Any]], Any]
 
 
@@ -115,37 +116,44 @@ def _kind(of: Any) -> _Kind | None:
     """How a type's objects are taken apart; None for a leaf."""
     name = of.__name__
     if issubclass(of, Mapping):
-        return _Kind("dict", "[{}]", _of_mapping, _like_mapping)
+        return _Kind("dict", _of_mapping, _like_mapping)
     if is_dataclass(of):
-        return _Kind(name, ".{}", _of_dataclass, _like_dataclass)
+        return _Kind(name, _of_dataclass, _like_dataclass)
     if issubclass(of, tuple) and hasattr(of, "_fields"):
-        return _Kind(name, ".{}", _of_namedtuple, _like_sequence)
+        return _Kind(name, _of_namedtuple, _like_sequence)
     if issubclass(of, (list, tuple)):
-        return _Kind(name, "[{}]", _of_sequence, _like_sequence)
+        return _Kind(name, _of_sequence, _like_sequence)
     return None
 
 
-def _of_mapping(tree: Mapping[Any, Any]) -> tuple[tuple[str, ...], Sequence[Any]]:
+def _of_mapping(tree: Mapping[Any, Any]) -> tuple[str, tuple[str, ...], Sequence[Any]]:
     keys = _sorted_keys(tree)
-    return tuple(map(repr, keys)), [tree[key] for key in keys]
+    children = [tree[key] for key in keys]
+    if _has_text_keys(tree):
+        return "[{!r}]", tuple(keys), children
+    return "[{}]", tuple(map(repr, keys)), children
 
 
-def _of_dataclass(tree: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
+def _of_dataclass(tree: Any) -> tuple[str, tuple[str, ...], Sequence[Any]]:
     names = tuple(field.name for field in fields(tree))
-    return names, [getattr(tree, name) for name in names]
+    return ".{}", names, [getattr(tree, name) for name in names]
 
 
-def _of_namedtuple(tree: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
-    return tree._fields, tree
+def _of_namedtuple(tree: Any) -> tuple[str, tuple[str, ...], Sequence[Any]]:
+    return ".{}", tree._fields, tree
 
 
-def _of_sequence(tree: Sequence[Any]) -> tuple[tuple[str, ...], Sequence[Any]]:
-    return tuple(map(str, range(len(tree)))), tree
+def _of_sequence(tree: Sequence[Any]) -> tuple[str, tuple[str, ...], Sequence[Any]]:
+    return "[{}]", tuple(map(str, range(len(tree)))), tree
+
+
+def _has_text_keys(tree: Mapping[Any, Any]) -> bool:
+    return set(map(type, tree)) == {str}
 
 
 def _sorted_keys(tree: Mapping[Any, Any]) -> list[Any]:
     """Keys may be of any types, so they are sorted as they print."""
-    if set(map(type, tree)) == {str}:
+    if _has_text_keys(tree):
         return sorted(tree)
     by_repr = {repr(key): key for key in tree}
     if len(by_repr) < len(tree):
@@ -155,8 +163,10 @@ def _sorted_keys(tree: Mapping[Any, Any]) -> list[Any]:
 
 def _like_mapping(tree: Mapping[Any, Any], children: list[Any]) -> Any:
     """A mapping of the same type, order and further state, such as a default factory."""
-    by_key = dict(zip(_sorted_keys(tree), children, strict=True))
-    new = {key: by_key[key] for key in tree}
+    keys = _sorted_keys(tree)
+    new = dict(zip(keys, children, strict=True))
+    if keys != list(tree):
+        new = {key: new[key] for key in tree}
     if type(tree) is dict:
         return new
     if not isinstance(tree, MutableMapping):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from datetime import timedelta
 
@@ -206,3 +209,44 @@ def test_a_stalled_call_is_named(unchecked):
         f"{call} did not complete within 2 s" for call in calls[: len(told)]
     ]
     assert len(told) == (0 if allranks.get_rank() else 3)
+
+
+@pytest.mark.ranks(2, setup=False)
+def test_a_stalled_group_is_given_up(unchecked):
+    """The next call says so, where it would take what is left of the last one for its own."""
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    if allranks.get_rank() == 0:
+        for call in (lambda: allranks.all_reduce(1, group), lambda: allranks.all_gather(1, group)):
+            with pytest.raises(CollectiveError) as caught:
+                call()
+        told = str(caught.value)
+        assert type(caught.value) is CollectiveError
+        assert told.startswith("all_gather of objects: this group is no longer usable, since ")
+        assert "all_reduce(sum) of number did not complete within 1 s" in told
+    everyone_works_on()
+
+
+CALLS = {
+    "number": lambda group: allranks.all_reduce(1, group),
+    "tensor": lambda group: allranks.all_reduce(torch.ones(3), group),
+    "gather": lambda group: allranks.all_gather(torch.ones(3), group),
+    "objects": lambda group: allranks.gather_objects(3, group),
+    "broadcast": lambda group: allranks.broadcast(torch.ones(3), 1, group),
+    "synchronize": lambda group: allranks.synchronize(group=group),
+}
+
+
+@pytest.mark.ranks(3, setup=False)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_control_c_works_in_every_call_and_gives_the_group_up(call, unchecked):
+    """Rank 1 never comes."""
+    group = dist.new_group()
+    if allranks.get_rank() != 1:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            call(group)
+        assert time.monotonic() - began < 5
+        with pytest.raises(CollectiveError, match=r"no longer usable, since .* ended early"):
+            call(group)
+    everyone_works_on()

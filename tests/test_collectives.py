@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks.errors import CollectiveError
+from allranks.errors import CollectiveError, MismatchError
 
 
 class Pair(NamedTuple):
@@ -361,6 +361,60 @@ def tensors_of_all_sizes_are_gathered():
         assert all(type(one) is torch.Tensor for one in results)
 
 
+def rows_are_gathered_in_one_tensor():
+    rank, size = rank_and_size()
+    for rows in (1, 3000):
+        mine = torch.full((rank * rows, 2), float(rank))
+        whole = allranks.all_gather(mine, cat=True)
+        counts = [(whole[:, 1] == r).sum().item() for r in range(size)]
+        assert counts == [r * rows for r in range(size)]
+        assert torch.equal(whole[:, 0].sort().values, whole[:, 0])
+        equal = allranks.all_gather(torch.full((rows,), rank), cat=True)
+        assert equal.tolist() == [r for r in range(size) for _ in range(rows)]
+    assert allranks.all_gather(torch.tensor(rank), cat=True).tolist() == list(range(size))
+    told = refusal(CollectiveError, allranks.all_gather, [1], cat=True)
+    assert "cat=True needs a tensor, not [1]" in told
+    if size > 1:
+        odd = torch.ones(2, 3 if rank == 1 else 2)
+        told = refusal(MismatchError, allranks.all_gather, odd, cat=True)
+        assert "differ in more than their first dimension: rank 0: [2, 2]; rank 1: [2, 3]" in told
+    everyone_works_on()
+
+
+def parts_are_reduced_and_scattered():
+    rank, size = rank_and_size()
+    total = sum(range(1, size + 1))
+    ragged = [torch.full((i, 2), rank + 1.0) for i in range(size)]
+    mine = allranks.reduce_scatter(ragged)
+    assert identical(mine, torch.full((rank, 2), float(total)))
+    assert identical(ragged[-1], torch.full((size - 1, 2), rank + 1.0))
+    for dtype in (torch.int8, torch.bfloat16, torch.complex64):
+        rows = torch.arange(2 * size + 1).reshape(-1, 1).to(dtype) * (rank + 1)
+        whole = (torch.arange(2 * size + 1).reshape(-1, 1) * total).to(dtype)
+        assert identical(allranks.reduce_scatter(rows), whole.tensor_split(size)[rank])
+        assert identical(allranks.reduce_scatter(rows.T.contiguous().T[:, :1]), mine_of(whole))
+    averaged = allranks.reduce_scatter(torch.full((size, 3), rank + 1.0), average=True)
+    assert identical(averaged, torch.full((1, 3), total / size))
+    large = torch.full((size * 100_000,), rank + 1)
+    assert allranks.reduce_scatter(large, op="max").unique().tolist() == [size]
+    for data, told in [
+        (torch.tensor(1.0), "expected a tensor with dimensions or a list of tensors"),
+        ([torch.ones(1)] * (size + 1), f"expected one tensor for each of {size} ranks, not"),
+        ([1] * size, "expected a tensor with dimensions or a list of tensors, not [1"),
+        (torch.ones(size, dtype=torch.bool), "torch.bool cannot hold the sum"),
+    ]:
+        assert told in refusal(CollectiveError, allranks.reduce_scatter, data)
+    if size > 1:
+        odd = torch.ones(size + rank)
+        told = refusal(MismatchError, allranks.reduce_scatter, odd)
+        assert "rank 0: reduce_scatter(sum) of tensors torch.float32[[1]" in told
+    everyone_works_on()
+
+
+def mine_of(whole):
+    return whole.tensor_split(allranks.get_world_size())[allranks.get_rank()]
+
+
 def anything_is_gathered():
     rank, size = rank_and_size()
     kinds = [
@@ -418,6 +472,8 @@ FACTS = [
     bad_tensors_are_refused_before_anything_is_sent,
     bad_data_are_refused_on_every_rank,
     tensors_of_all_sizes_are_gathered,
+    rows_are_gathered_in_one_tensor,
+    parts_are_reduced_and_scattered,
     anything_is_gathered,
     broadcast_copies,
     allranks.synchronize,

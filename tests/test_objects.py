@@ -175,6 +175,26 @@ def one_ranks_objects_reach_all():
     assert allranks.all_gather_objects([mine])[rank][0] is mine
 
 
+def objects_are_scattered():
+    rank, size = rank_and_size()
+    last = size - 1
+    for scale in (1, 100_000):
+        objects = [{"for": i, "array": np.full(i * scale, i)} for i in range(size)]
+        mine = allranks.scatter_objects(objects if rank == last else None, last)
+        assert mine["for"] == rank
+        assert mine["array"].sum() == rank * rank * scale
+        mine["array"][:] = 7
+    assert allranks.scatter_objects(tuple(range(size))) == rank
+    for wrong, told in (
+        ([1] * (size + 1), f"expected one object for each of {size} ranks, not {size + 1} objects"),
+        ("text", f"expected one object for each of {size} ranks, not 'text'"),
+        ([lambda: 1] * size, "its function cannot be pickled"),
+    ):
+        assert told in refusal(CollectiveError, allranks.scatter_objects, wrong)
+    assert "src=9 is not in this group" in refusal(CollectiveError, allranks.scatter_objects, [], 9)
+    everyone_works_on()
+
+
 def what_cannot_be_pickled_is_one_error_on_all():
     rank, size = rank_and_size()
     last = size - 1
@@ -204,6 +224,7 @@ FACTS = [
     arrays_arrive_writable,
     objects_of_any_size_travel,
     one_ranks_objects_reach_all,
+    objects_are_scattered,
     what_cannot_be_pickled_is_one_error_on_all,
 ]
 
@@ -234,3 +255,18 @@ def test_what_cannot_be_unpickled_is_an_error_where_it_arrives(unchecked):
     else:
         assert allranks.gather_objects(mine) is None
     everyone_works_on()
+
+
+@pytest.mark.slow
+@pytest.mark.ranks(2, timeout=100)
+def test_more_than_two_gigabytes_from_one_rank():
+    """Beyond what 32 bits count."""
+    rank, _ = rank_and_size()
+    size = 2**31 + 5
+    mine = np.zeros(size if rank == 1 else 3, dtype=np.uint8)
+    mine[-1] = 7
+    gathered = allranks.gather_objects({"array": mine})
+    if rank == 0:
+        assert [len(one["array"]) for one in gathered] == [3, size]
+        assert gathered[1]["array"][-1] == 7
+        assert gathered[1]["array"].flags.writeable

@@ -68,7 +68,7 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
-        return _alone(call)
+        return _alone(call, group)
     group = dist.group.WORLD if group is None else group
     if not isinstance(group, dist.ProcessGroup):
         raise CollectiveError(
@@ -100,7 +100,9 @@ def _check_usable(call: str, group: dist.ProcessGroup) -> None:
             )
 
 
-def _alone(call: str) -> Members:
+def _alone(call: str, group: Any) -> Members:
+    if group is not None:
+        raise CollectiveError(f"{call}: no process group is up, so nobody is in this group")
     found = detect(os.environ)
     if found.world_size > 1:
         raise CollectiveError(

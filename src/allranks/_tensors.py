@@ -39,7 +39,8 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
     if not tensor.numel():  # which counts as contiguous, whatever its strides
         return torch.empty(0, dtype=torch.uint8, device=tensor.device)
-    return tensor.reshape(-1).view(torch.uint8)
+    # reshape() keeps the odd stride that a single element may have.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
 def from_bytes(raw: bytes, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,115 @@
+"""Groups within the world: by color, in the order of keys, by host."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import allranks
+from allranks import _groups
+from allranks.errors import CollectiveError
+
+
+@pytest.mark.ranks(1, 2, 3, 4)
+def test_equal_colors_make_a_group(world) -> None:
+    """Every rank gets its own group, and every collective is right on it."""
+    group = allranks.split("even" if world.rank % 2 == 0 else ("odd", 1))
+    mine = [rank for rank in range(world.world_size) if rank % 2 == world.rank % 2]
+    assert dist.get_process_group_ranks(group) == mine
+    assert allranks.all_gather(world.rank, group) == mine
+    assert allranks.all_reduce(torch.tensor([world.rank]), group).item() == sum(mine)
+    assert allranks.all_reduce({"a": 1.0}, group) == {"a": float(len(mine))}
+    assert allranks.broadcast_object(world.rank, mine[-1], group) == mine[-1]
+    assert allranks.gather_objects(world.rank, group) == (mine if world.rank == mine[0] else None)
+    parts = [torch.ones(i + 1) for i in range(len(mine))]
+    assert len(allranks.reduce_scatter(parts, group)) == mine.index(world.rank) + 1
+    assert allranks.all_gather(torch.ones(world.rank), group, cat=True).numel() == sum(mine)
+    again = allranks.split(0, group=group)
+    assert again is not group
+    assert allranks.all_gather(world.rank, again) == mine
+
+
+@pytest.mark.ranks(4)
+def test_keys_order_the_ranks_of_a_group(world) -> None:
+    group = allranks.split(world.rank < 3, key=-world.rank)
+    expected = [2, 1, 0] if world.rank < 3 else [3]
+    assert dist.get_process_group_ranks(group) == expected
+    assert allranks.all_gather(world.rank, group) == expected
+    first = allranks.gather_objects(world.rank, group)
+    assert first == (expected if world.rank in (2, 3) else None)
+
+
+@pytest.mark.ranks(3)
+def test_no_color_is_no_group(world) -> None:
+    """What stands for it is refused: None would be taken for WORLD."""
+    group = allranks.split(None if world.rank == 1 else 0)
+    if world.rank == 1:
+        with pytest.raises(CollectiveError, match="rank 1 is not in this group"):
+            allranks.all_reduce(1, group)
+    else:
+        assert allranks.all_reduce(1, group) == 2
+    assert allranks.all_reduce(1) == 3
+
+
+@pytest.mark.ranks(2)
+def test_a_color_that_cannot_be_is_an_error_on_all_ranks(world) -> None:
+    with pytest.raises(CollectiveError, match="rank 1: its tuple cannot be pickled"):
+        allranks.split((lambda: 1) if world.rank else 0)
+    with pytest.raises(CollectiveError, match=r"split: .*TypeError"):
+        allranks.split(0, key="b" if world.rank else 1)
+    assert allranks.all_reduce(1) == 2
+
+
+@pytest.mark.ranks(2, setup=False)
+def test_the_timeout_is_inherited() -> None:
+    with allranks.session(cpu=True, timeout=timedelta(seconds=77)):
+        for group in (allranks.split(0), allranks.node_group()):
+            assert _groups.timeout(group).total_seconds() == 77
+
+
+@pytest.mark.ranks(1, 3)
+def test_one_host_is_one_node(world) -> None:
+    """The same group at each call, and another one after another setup."""
+    node = allranks.node_group()
+    assert node is allranks.node_group()
+    assert allranks.all_gather(world.rank, node) == list(range(world.world_size))
+    leaders = allranks.leaders_group()
+    if world.rank == 0:
+        assert allranks.all_gather(0, leaders) == [0]
+    else:
+        with pytest.raises(CollectiveError, match="is not in this group"):
+            allranks.all_gather(0, leaders)
+
+
+def test_without_setup_none_means_the_world_of_one() -> None:
+    assert allranks.node_group() is None
+    assert allranks.leaders_group() is None
+    assert allranks.split("any") is None
+    assert allranks.all_reduce(2, allranks.node_group()) == 2
+    with pytest.raises(CollectiveError, match="nobody is in this group"):
+        allranks.all_reduce(2, allranks.split(None))
+
+
+@pytest.mark.ranks(4, setup=False)
+def test_two_hosts_are_two_nodes(monkeypatch) -> None:
+    """As a launcher tells it that started two ranks on each."""
+    rank = int(os.environ["RANK"])
+    for name in [name for name in os.environ if name.startswith("ALLRANKS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "LOCAL_RANK": rank % 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "NODE_RANK": rank // 2,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    with allranks.session(cpu=True):
+        node = allranks.node_group()
+        assert allranks.all_gather(rank, node) == [0, 1] if rank < 2 else [2, 3]
+        if rank % 2 == 0:
+            assert allranks.all_gather(rank, allranks.leaders_group()) == [0, 2]
+        else:
+            allranks.leaders_group()

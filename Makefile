@@ -23,6 +23,7 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/testing.py
+	$(BIN)/python benchmarks/collectives.py
 	$(BIN)/python benchmarks/startup.py
 
 .venv/bin/python:

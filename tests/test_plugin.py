@@ -713,8 +713,9 @@ def test_two_hundred_tests_leave_nothing(tmp_path, monkeypatch) -> None:
     held = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("held-*"))]
     assert len(held) == 200
     for process in (0, 1):
-        files = [one[process]["files"] for one in held]  # Fewer where the other rank has ended.
-        assert max(files[-20:]) <= max(files[1:21])
+        # A few come and go: those of the other rank, and of whoever looks.
+        files = [one[process]["files"] for one in held]
+        assert max(files[-20:]) <= max(files[1:21]) + 5
         assert len({one[process]["pid"] for one in held}) == 1
     assert held[-1][0]["memory"] <= 1.1 * held[1][0]["memory"]
     assert not any(alive(pid) for *_, pid in held)

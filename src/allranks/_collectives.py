@@ -14,7 +14,6 @@ from allranks._in_place import (
     overwritten,
     torchs_op,
     why_in_graph,
-    why_no_such_op,
     why_not_in_place,
     why_not_reduced,
 )
@@ -221,9 +220,7 @@ def _gathered(
     if len(set(sizes)) == 1:
         equal_all_gather(group, mine, raw, "all_gather")
     else:
-        parts = torch.split(raw, sizes)
-        parts[who.rank].copy_(mine)
-        ragged_all_gather(who, group, parts, "all_gather")
+        ragged_all_gather(who, group, mine, torch.split(raw, sizes), "all_gather")
     return raw.to(tensor.device)
 
 
@@ -278,7 +275,7 @@ def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
     for part in parts:
         if why := why_not_dense(part) or why_in_graph(part):
             return why
-    return why_no_such_op(op) or why_not_reduced(parts[0].dtype, parts[0].device.type, op)
+    return why_not_reduced(parts[0].dtype, parts[0].device.type, op)
 
 
 def _scattered(parts: list[torch.Tensor], op: str, who: Members) -> torch.Tensor:

@@ -23,6 +23,7 @@ CALM_SAMPLES = 3
 
 _known: dict[dist.ProcessGroup, Members] = {}
 _timeouts: dict[dist.ProcessGroup, timedelta] = {}
+_carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
 _given_up: dict[dist.ProcessGroup, str] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
@@ -69,21 +70,28 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
 
     if not (dist.is_available() and dist.is_initialized()):
         return _alone(call, group)
-    group = dist.group.WORLD if group is None else group
+    if group is not None:
+        _check_up(call, group)
+    used: Any = dist.group.WORLD if group is None else group
+    if _given_up:
+        _check_usable(call, used)
+    if used not in _known:
+        ranks = tuple(dist.get_process_group_ranks(used))
+        _known[used] = Members(used, ranks.index(dist.get_rank()), ranks)
+    return _known[used]
+
+
+def _check_up(call: str, group: Any) -> None:
+    import torch.distributed as dist
+
     if not isinstance(group, dist.ProcessGroup):
         raise CollectiveError(
             f"{call}: rank {dist.get_rank()} is not in this group, so it must not make the call"
         )
-    if _given_up:
-        _check_usable(call, group)
     try:
         dist.get_backend(group)
     except ValueError:
         raise CollectiveError(f"{call}: this group was destroyed") from None
-    if group not in _known:
-        ranks = tuple(dist.get_process_group_ranks(group))
-        _known[group] = Members(group, ranks.index(dist.get_rank()), ranks)
-    return _known[group]
 
 
 def give_up(group: dist.ProcessGroup, why: str) -> None:
@@ -141,7 +149,10 @@ def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
 
 def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
     """The group over which a tensor travels: itself, or the gloo group beside it."""
-    return group if has_backend(group, tensor.device.type) else cpu_group(group)
+    kind = tensor.device.type
+    if (group, kind) not in _carriers:
+        _carriers[group, kind] = group if has_backend(group, kind) else cpu_group(group)
+    return _carriers[group, kind]
 
 
 def _gloo_is_busy() -> bool:
@@ -183,7 +194,7 @@ def destroy_all() -> None:
     import torch.distributed as dist
 
     _retired.extend(_all_groups())
-    for kept in (_known, _timeouts, _given_up, _private_gloo):
+    for kept in (_known, _timeouts, _carriers, _given_up, _private_gloo):
         kept.clear()
     dist.destroy_process_group()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from allranks import _groups
 from allranks._headers import Header, agree, checking
 from allranks._messages import finish
-from allranks._tensors import contiguous, is_contiguous, overlaps, why_not_dense
+from allranks._tensors import contiguous, is_contiguous, is_plain, overlaps, why_not_dense
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -64,10 +65,13 @@ def why_no_such_op(op: str) -> str | None:
     return None if op in OPS else f"op={op} is none of {', '.join(OPS)}"
 
 
+@lru_cache(maxsize=256)
 def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
     """Why a tensor of this dtype, on this type of device, cannot be reduced so."""
     import torch
 
+    if why := why_no_such_op(op):
+        return why
     told = f"a tensor of {dtype} cannot hold the {op} of such tensors"
     if op == "mean" and not (dtype.is_floating_point or dtype.is_complex):
         return f"{told}; convert it first, for example with .double()"
@@ -82,16 +86,16 @@ def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
 
 def why_not_in_place(tensor: torch.Tensor, *, async_op: bool = False) -> str | None:
     """Why a tensor cannot be overwritten by a result from other ranks."""
+    if is_plain(tensor):
+        return None
     if not is_tensor(tensor):
         return f"a {type(tensor).__name__} is no tensor; broadcast_object sends anything"
     if why := why_not_dense(tensor) or why_in_graph(tensor):
         return why
-    if is_contiguous(tensor):
-        return None
     layout = f"(shape {tuple(tensor.shape)}, strides {tensor.stride()})"
     if overlaps(tensor):
         return f"elements of the tensor share memory, as after expand() {layout}; clone() it"
-    if async_op:
+    if async_op and not is_contiguous(tensor):
         return f"async_op=True needs a contiguous tensor, and this one is not {layout}"
     return None
 
@@ -108,6 +112,7 @@ def why_in_graph(tensor: torch.Tensor) -> str | None:
     return None
 
 
+@cache
 def torchs_op(op: str) -> Any:
     """A reduction as torch names it; a mean is a sum at first."""
     import torch.distributed as dist
@@ -117,15 +122,34 @@ def torchs_op(op: str) -> Any:
 
 def reduced(tensor: torch.Tensor, op: str, who: Members) -> None:
     """Reduce a tensor over the ranks, in place."""
-    if who.group is not None:
-        import torch.distributed as dist
-
-        def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
-            return dist.all_reduce(dense, torchs_op(op), group=over, async_op=True)
-
-        overwritten(tensor, who.group, send, "all_reduce")
+    if who.group is not None and _is_sent_as_it_is(tensor, who.group):
+        work = _all_reduce(tensor, op, who.group)
+        finish(who.group, work, tensor, "all_reduce")
+    elif who.group is not None:
+        overwritten(tensor, who.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
     if op == "mean":
         tensor.div_(who.size)
+
+
+def _is_sent_as_it_is(tensor: torch.Tensor, group: dist.ProcessGroup) -> bool:
+    return is_plain(tensor) and _groups.carrier(group, tensor) is group
+
+
+def _all_reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> Any:
+    """Start a reduction, past dist.all_reduce: a tenth of a small call goes into its checks."""
+    import torch
+
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return group.allreduce([real], _options(op))
+
+
+@cache
+def _options(op: str) -> Any:
+    import torch.distributed as dist
+
+    options = dist.AllreduceOptions()
+    options.reduceOp = torchs_op(op)
+    return options
 
 
 def overwritten(
@@ -137,14 +161,15 @@ def overwritten(
     async_op: bool = False,
 ) -> dist.Work | None:
     """Run a collective that overwrites a tensor, through a dense copy where it needs one."""
-    group = _groups.carrier(group, tensor)
+    over = _groups.carrier(group, tensor)
     dense = contiguous(tensor)
-    if not _groups.has_backend(group, tensor.device.type):
+    if over is not group:
         dense = dense.cpu()
-    work: dist.Work | None = send(dense.detach(), group)
+    sent = dense.detach() if dense.requires_grad else dense
+    work: dist.Work | None = send(sent, over)
     if async_op and dense is tensor:
         return work
-    finish(group, work, dense, what)
+    finish(over, work, dense, what)
     if dense is not tensor:
         tensor.detach().copy_(dense)
     return done(async_op=async_op)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from allranks import _groups
-from allranks._waiting import Abandonable, StillRunning, wait
+from allranks._waiting import Abandonable, StillRunning, done_soon, wait
 from allranks.errors import StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import timedelta
 
     import torch
@@ -63,18 +63,24 @@ def equal_all_gather(
 
 
 def ragged_all_gather(
-    who: Members, group: dist.ProcessGroup, parts: Sequence[torch.Tensor], what: str
+    who: Members,
+    group: dist.ProcessGroup,
+    mine: torch.Tensor,
+    parts: Sequence[torch.Tensor],
+    what: str,
 ) -> None:
-    """Gather flat tensors of known sizes: each rank's own part is sent, the others are filled."""
+    """Gather flat tensors of known sizes from all ranks of a group, each into its part."""
     import torch.distributed as dist
 
-    if parts[0].device.type != "cpu":
+    own = parts[who.rank]
+    if mine.device.type != "cpu":
+        own.copy_(mine)
         for rank, part in zip(who.ranks, parts, strict=True):
             if part.numel():
                 dist.broadcast(part, rank, group=group)
         return
     peers = [(parts[i], rank) for i, rank in enumerate(who.ranks) if i != who.rank]
-    move(group, [(parts[who.rank], rank) for _, rank in peers], peers, what)
+    move(group, [(mine, rank) for _, rank in peers], peers, what, lambda: own.copy_(mine))
 
 
 def move(
@@ -82,8 +88,16 @@ def move(
     send: Sequence[tuple[torch.Tensor, int]],
     receive: Sequence[tuple[torch.Tensor, int]],
     what: str,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
+
+    Args:
+        group: over which they travel.
+        send: what goes to whom.
+        receive: what is to be filled by whom.
+        what: names the call in errors.
+        meanwhile: is done while they travel.
 
     Raises:
         StalledError: they did not arrive within the group's timeout.
@@ -92,6 +106,7 @@ def move(
 
     works = [(dist.irecv(t, r, group=group, tag=TAG), r) for t, r in receive if t.numel()]
     works += [(dist.isend(t, r, group=group, tag=TAG), r) for t, r in send if t.numel()]
+    meanwhile()
     if works:
         _finish_all(group, works, what)
 
@@ -120,11 +135,11 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
     if not tensor.is_cpu:
         work.wait()
         return
-    timeout = _groups.timeout(group)
     try:
-        wait(work, timeout, what)
+        if not done_soon(work):
+            wait(work, _groups.timeout(group), what)
     except BaseException as error:
-        _give_up(group, what, timeout, error, "at least one rank")
+        _give_up(group, what, _groups.timeout(group), error, "at least one rank")
         raise
 
 

@@ -8,8 +8,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from allranks import _groups, _numbers, _trees
-from allranks._headers import Header, agree, fits_inline
+from allranks._headers import Header, agree, checking, fits_inline
 from allranks._in_place import (
+    OPS,
     agree_on,
     is_tensor,
     named_op,
@@ -79,21 +80,34 @@ def all_reduce(
     """
     who = _groups.members("all_reduce", group)
     op = named_op(op, average=average)
-    result: T = (_reduce_tensor if is_tensor(data) else _reduce_tree)(data, op, who, device)
+    if is_tensor(data):
+        result: T = _reduce_tensor(data, op, who, device)
+    elif type(data) is float and op in OPS:
+        result = _reduce_float(data, op, who)
+    else:
+        result = _reduce_tree(data, op, who)
     return result
 
 
 def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
-    why = why_no_such_op(op) or why_not_in_place(tensor)
-    why = why or why_not_reduced(tensor.dtype, tensor.device.type, op)
-    agree_on(f"all_reduce({op})", tensor, who, why)
-    plain = tensor.detach()
+    why = why_not_reduced(tensor.dtype, tensor.device.type, op) or why_not_in_place(tensor)
+    if why or checking():
+        agree_on(f"all_reduce({op})", tensor, who, why)
+    plain = tensor.detach() if tensor.requires_grad else tensor
     moved = plain if device is None else plain.to(device)
     reduced(moved, op, who)
     return tensor if moved is plain else moved
 
 
-def _reduce_tree(data: Any, op: str, who: Members, _device: Any) -> Any:
+def _reduce_float(number: Any, op: str, who: Members) -> Any:
+    """What ``_reduce_tree`` does, for what is reduced most often."""
+    packed = _numbers.floats([number])
+    header = Header(f"all_reduce({op}) of number", packed.body)
+    [result] = packed.results(agree(who, header, lambda all_: _numbers.reduce_packed(op, all_, 1)))
+    return result
+
+
+def _reduce_tree(data: Any, op: str, who: Members) -> Any:
     try:
         parcel = _Parcel(data, op)
     except (CollectiveError, ValueError) as error:

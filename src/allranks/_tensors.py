@@ -26,6 +26,19 @@ def is_contiguous(tensor: torch.Tensor) -> bool:
     return tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether nothing of a tensor's kind, layout or history is in the way of sending it."""
+    import torch
+
+    return (
+        type(tensor) is torch.Tensor
+        and not tensor.requires_grad
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized)
+        and is_contiguous(tensor)
+    )
+
+
 def contiguous(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself if it is contiguous, else a copy that is."""
     if is_contiguous(tensor):

@@ -111,8 +111,23 @@ class Abandonable(Generic[T]):
         return self._result  # type: ignore[return-value]  # set, since the call returned
 
 
+def done_soon(work: dist.Work) -> bool:
+    """Wait for a collective for one slice.
+
+    A thread of gloo's may need the interpreter's lock to end the collective, so that nothing
+    should be done between its start and this.
+    """
+    try:
+        work.wait(SLICE)
+    except RuntimeError as error:
+        if "Operation timed out" not in str(error):
+            raise
+        return False
+    return True
+
+
 def wait(work: dist.Work, timeout: timedelta, what: str) -> None:
-    """Wait for a collective in short slices, so that Ctrl-C works inside it.
+    """Wait on for a collective after the first slice, so that Ctrl-C works inside it.
 
     A slice that runs out leaves a gloo collective running, and it can be waited for again.
     Point-to-point operations are different: a slice that runs out closes their connection.
@@ -125,14 +140,9 @@ def wait(work: dist.Work, timeout: timedelta, what: str) -> None:
     Raises:
         StalledError: the collective did not complete within the timeout.
     """
-    deadline = Deadline.after(timeout.total_seconds())
+    deadline = Deadline.after(timeout.total_seconds() - SLICE.total_seconds())
     while not deadline.passed:
-        try:
-            work.wait(SLICE)
-        except RuntimeError as error:
-            if "Operation timed out" not in str(error):
-                raise
-        else:
+        if done_soon(work):
             return
     raise StalledError(
         f"{what} did not complete within {timeout.total_seconds():g} s; "

@@ -41,6 +41,7 @@ from allranks._ranks import (
 )
 from allranks._reduce import all_reduce
 from allranks._subgroups import leaders_group, node_group, split
+from allranks._together import agree, master_first, on_master, should_stop
 from allranks._world import World, detect
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "T",
     "World",
     "__version__",
+    "agree",
     "all_gather",
     "all_gather_objects",
     "all_reduce",
@@ -75,7 +77,9 @@ __all__ = [
     "is_master",
     "launch",
     "leaders_group",
+    "master_first",
     "node_group",
+    "on_master",
     "os_environ_get_or_throw",
     "reduce_scatter",
     "scatter_objects",
@@ -83,6 +87,7 @@ __all__ = [
     "setup",
     "setup_env_local",
     "setup_env_local_multi_gpu",
+    "should_stop",
     "split",
     "synchronize",
     "world",

@@ -15,7 +15,7 @@ from allranks._call import Call
 from allranks._local import local_world
 from allranks._order import Ended, Template
 from allranks._rollcall import ranges
-from allranks.errors import ConfigError, StalledError
+from allranks.errors import ConfigError, PeerFailedError, StalledError
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -112,7 +112,7 @@ class _Output:
 def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
     """Raise the first failure, with the others as the cause of its causes."""
     late = [one for one in ended if one.late]
-    failed = sorted((one for one in ended if one.failure and not one.late), key=lambda one: one.at)
+    failed = sorted((one for one in ended if one.failure and not one.late), key=_when_failed)
     if not failed and late:
         raise _stalled(late, len(ended), timeout)
     if not failed:
@@ -123,6 +123,11 @@ def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
         message = f"after rank {failed[0].rank}, rank{'s' * (len(others) > 1)} {later} failed"
         _last_cause(first).__cause__ = BaseExceptionGroup(message, others)
     raise first
+
+
+def _when_failed(one: Ended) -> tuple[bool, float]:
+    """Causes first: a rank may hear of another's death before its parent does."""
+    return isinstance(one.failure, PeerFailedError), one.at
 
 
 def _last_cause(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from allranks import _devices, _environ, _groups, _sockets
+from allranks import _devices, _environ, _groups, _signals, _sockets
 from allranks._headers import CHECK
 from allranks._plan import plan
 from allranks._rendezvous import Meeting, meet
@@ -19,7 +19,13 @@ from allranks._rollcall import LINGER, Layout, Record, RollCall
 from allranks._settings import Settings, SettingsDict, read
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks._world import World, detect
-from allranks.errors import ConfigError, DetectionError, DeviceError, RendezvousError
+from allranks.errors import (
+    CollectiveError,
+    ConfigError,
+    DetectionError,
+    DeviceError,
+    RendezvousError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -349,6 +355,7 @@ def cleanup() -> None:
         _groups.destroy_all()
     meeting, _state = (_state.meeting if _state else None), None
     _devices.forget()
+    _signals.restore()
     _take_down(meeting)
 
 
@@ -388,6 +395,22 @@ def session(
         raise
     if ours:
         cleanup()
+
+
+def store() -> Any:
+    """The store where the ranks met; torch's own where other code made the group (private there).
+
+    Raises:
+        CollectiveError: there is none.
+    """
+    if _state is not None and _state.meeting is not None:
+        return _state.meeting.store
+    import torch.distributed as dist
+
+    default = getattr(dist.distributed_c10d, "_get_default_store", None)
+    if default is None:
+        raise CollectiveError("this version of torch does not tell the store of a group")
+    return default()
 
 
 def initialized() -> bool:

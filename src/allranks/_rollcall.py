@@ -282,6 +282,12 @@ def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
     return Record(**json.loads(store.get(IDENTITY)))
 
 
+def answered(store: dist.Store, rank: int) -> Record | None:
+    """What a rank told in the roll call on a store; None where there was none."""
+    key = f"record/{rank}/1"
+    return Record(**json.loads(store.get(key))) if store.check([key]) else None
+
+
 def is_closed(store: dist.Store) -> bool:
     """Whether the roll call on a store is over."""
     return bool(store.check([VERDICT]))

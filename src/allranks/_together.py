@@ -1,0 +1,253 @@
+"""What ranks decide together, and what rank 0 does for all of them."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+from allranks import _groups, _headers, _signals, _sockets
+from allranks._buffers import load
+from allranks._call import dump_error
+from allranks._headers import Header
+from allranks._lifecycle import store
+from allranks._objects import broadcast_object
+from allranks._rollcall import answered, tell
+from allranks.errors import PeerFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch.distributed as dist
+
+    from allranks._groups import Members
+    from allranks._rollcall import Record
+
+T = TypeVar("T")
+
+BEAT = 1.0
+"""Seconds between two signs of life of rank 0, and between two looks at them."""
+
+LOOK = 0.5
+"""Seconds between two looks whether rank 0 is done, at most."""
+
+SILENT = 15.0
+"""Seconds without a sign of life after which a waiting rank says so."""
+
+DONE, SIGN = "done", "sign"
+
+
+def agree(
+    flag: object,
+    how: Literal["any", "all"] = "any",
+    *,
+    group: dist.ProcessGroup | None = None,
+) -> bool:
+    """Make one answer of all ranks' answers. Collective.
+
+    Args:
+        flag: this rank's answer, taken as true or false.
+        how: whether one true answer is enough, or all must be.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        The same on every rank; in a world of one, this rank's.
+
+    Raises:
+        CollectiveError: ``how`` is neither, ``flag`` has no truth, or this rank is not in the
+            group.
+        MismatchError: the ranks made different calls.
+    """
+    who = _groups.members("agree", group)
+    mine, error = b"", None
+    try:
+        mine = bytes([bool(flag)])
+    except Exception as unclear:  # noqa: BLE001 - it is raised on all ranks
+        error = f"agree: {type(unclear).__name__}: {unclear}"
+    if how not in ("any", "all"):
+        error = f'agree: how={how!r} is neither "any" nor "all"'
+    together = any if how == "any" else all
+    header = Header(f"agree({how})", mine, error)
+    return _headers.agree(who, header, lambda all_: bytes([together(map(any, all_))])) == b"\1"
+
+
+def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
+    """Whether any rank was asked to stop: the same answer on all ranks at one call. Collective.
+
+    From the first call on, SIGTERM and SIGUSR1 no longer end the process but are remembered, until
+    ``cleanup``; a Python handler that was there before still runs. Call it once before the loop,
+    and once each step: it costs one exchange of small messages, so that a step of a millisecond
+    may call it every hundredth time instead.
+
+    Args:
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        True on every rank once any rank has got one of these signals, and from then on.
+
+    Raises:
+        ConfigError: the first call was not made by the main thread.
+        CollectiveError: this rank is not in the group.
+        MismatchError: the ranks made different calls.
+    """
+    who = _groups.members("should_stop", group)
+    _signals.listen()
+    mine = bytes([_signals.received()])
+    asked = _headers.exchange(who, Header("should_stop", mine))
+    first = next((i for i, body in enumerate(asked) if any(body)), None)
+    if first is not None and who.rank == 0 and not who.kept.get("told to stop"):
+        who.kept["told to stop"] = True
+        name = signal.Signals(asked[first][0]).name
+        tell(f"stopping all ranks together: rank {who.ranks[first]} got {name}")
+    return first is not None
+
+
+def on_master(fn: Callable[[], T]) -> T:
+    """Call a function on rank 0 alone, and give its result to all ranks. Collective over WORLD.
+
+    The others wait without a collective, however long it takes: no timeout of the group runs out.
+    Rank 0 gives a sign of life each second, and the others say so if it stops.
+
+    Args:
+        fn: takes no arguments; that of rank 0 is called.
+
+    Returns:
+        What the function returned: on rank 0 the object itself, elsewhere a copy, as
+        ``broadcast_object`` makes it. In a world of one what it returned.
+
+    Raises:
+        Exception: what the function raised, on every rank, with its traceback on rank 0.
+        PeerFailedError: rank 0 left or died in the meantime.
+        CollectiveError: the result cannot be pickled, or ``setup`` was not called.
+        MismatchError: the ranks made different calls.
+    """
+    who = _groups.members("on_master", None)
+    if who.size == 1:
+        return fn()
+    result, failure = None, None
+    with _turn(who, f"on_master({getattr(fn, '__name__', type(fn).__name__)})") as mine:
+        try:
+            result = fn() if mine else None
+        except Exception as error:  # noqa: BLE001 - it is raised on all ranks
+            failure = error
+    carried = [bytes(part) for part in dump_error(failure, 0)] if failure else None
+    result, carried = broadcast_object((result, carried))
+    if carried:
+        raise failure or load(carried)
+    return cast("T", result)
+
+
+@contextmanager
+def master_first() -> Iterator[None]:
+    """Let rank 0 go through the body before the others do. Collective over WORLD.
+
+    For what is done once and then found done: a download, a file that is built. The others wait
+    without a collective, as in ``on_master``.
+
+    Raises:
+        PeerFailedError: on the others, where rank 0 raised in the body, left or died.
+        CollectiveError: ``setup`` was not called.
+    """
+    who = _groups.members("master_first", None)
+    if who.size == 1 or who.rank > 0:
+        if who.size > 1:
+            with _turn(who, "master_first"):
+                pass
+        yield
+        return
+    with _turn(who, "master_first"):
+        yield
+
+
+@contextmanager
+def _turn(who: Members, what: str) -> Iterator[bool]:
+    """Rank 0's turn: the block on rank 0 comes before the block on the others."""
+    import torch.distributed as dist
+
+    who.kept["turns"] = who.kept.get("turns", 0) + 1
+    met = store()
+    place = dist.PrefixStore(f"turn/{who.kept['turns']}", met)
+    if who.rank > 0:
+        _wait_for_rank_0(met, place, what)
+        yield False
+        return
+    over = threading.Event()
+    alive = threading.Thread(target=_give_signs, args=(place, over), daemon=True)
+    alive.start()
+    told = ""
+    try:
+        yield True
+    except BaseException as error:
+        told = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        over.set()
+        alive.join()
+        place.set(DONE, told)
+
+
+def _give_signs(place: dist.Store, over: threading.Event) -> None:
+    """Rank 0's signs of life."""
+    for count in itertools.count():
+        place.set(SIGN, str(count))
+        if over.wait(BEAT):
+            return
+
+
+def _wait_for_rank_0(met: dist.Store, place: dist.Store, what: str) -> None:
+    pause = 0.005
+    try:
+        watch = _Watch(what, answered(met, 0))
+        while not place.check([DONE]):
+            watch.look(place)
+            time.sleep(pause)
+            pause = min(pause * 1.3, LOOK)
+        told = place.get(DONE).decode()
+    except RuntimeError as error:
+        if isinstance(error, PeerFailedError):
+            raise
+        raise PeerFailedError(
+            f"the store of rank 0 is lost, in {what}: rank 0 has probably died ({error})", rank=0
+        ) from error
+    if told:
+        raise PeerFailedError(f"rank 0 failed in {what}: {told}", rank=0)
+
+
+class _Watch:
+    """What a waiting rank sees of rank 0."""
+
+    def __init__(self, what: str, rank_0: Record | None) -> None:
+        self._what = what
+        self._rank_0 = rank_0
+        self._sign = b""
+        self._since = time.monotonic()
+        self._next = 0.0
+
+    def look(self, place: dist.Store) -> None:
+        """Read rank 0's sign of life now and then, and tell what follows from it."""
+        now = time.monotonic()
+        if now > self._next and place.check([SIGN]):
+            sign = place.get(SIGN)
+            self._since = now if sign != self._sign else self._since
+            self._sign, self._next = sign, now + BEAT
+        first = self._rank_0
+        if first and first.host_key == _sockets.host_key() and _is_gone(first.pid):
+            raise PeerFailedError(f"{first} has died, in {self._what}", rank=0)
+        if now - self._since > SILENT:
+            self._since = now
+            name = self._rank_0 or "rank 0"
+            tell(f"waiting for {name}, in {self._what}: silent for {SILENT:g} s")
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process of this host has ended, reaped or not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return sys.platform == "linux"
+    return state in "ZX"

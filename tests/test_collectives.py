@@ -31,6 +31,13 @@ class Celsius(torch.Tensor):
     """A tensor subclass of the user's own."""
 
 
+class Unspeakable:
+    """An object that cannot even be shown."""
+
+    def __repr__(self):
+        raise ValueError("no words")
+
+
 def identical(one, other):
     """Equal, of one type and dtype, at every level of a tree."""
     if type(one) is not type(other):
@@ -145,6 +152,8 @@ def trees_are_reduced():
         },
     )
     assert identical(tree["a"].first, torch.ones(2, 2))
+    for changed in allranks.all_reduce([tensor, tensor]):
+        changed.mul_(torch.ones(2, 2, requires_grad=True)).sum().backward()
     assert identical(ones, np.ones(2))
     made = allranks.all_reduce(Metrics(rank))
     assert (type(made), made.loss, made.steps) == (Metrics, sum(range(size)), size)
@@ -372,6 +381,7 @@ def rows_are_gathered_in_one_tensor():
         equal = allranks.all_gather(torch.full((rows,), rank), cat=True)
         assert equal.tolist() == [r for r in range(size) for _ in range(rows)]
     assert allranks.all_gather(torch.tensor(rank), cat=True).tolist() == list(range(size))
+    refusal(CollectiveError, allranks.all_gather, Unspeakable(), cat=True)
     told = refusal(CollectiveError, allranks.all_gather, [1], cat=True)
     assert "cat=True needs a tensor, not [1]" in told
     if size > 1:
@@ -393,6 +403,11 @@ def parts_are_reduced_and_scattered():
         whole = (torch.arange(2 * size + 1).reshape(-1, 1) * total).to(dtype)
         assert identical(allranks.reduce_scatter(rows), whole.tensor_split(size)[rank])
         assert identical(allranks.reduce_scatter(rows.T.contiguous().T[:, :1]), mine_of(whole))
+    leaf = torch.ones(size, requires_grad=True)
+    assert identical(allranks.reduce_scatter(leaf), torch.full((1,), float(size)))
+    odd = torch.eye(size).to_sparse() if rank == 0 else torch.ones(size)
+    told = refusal(CollectiveError, allranks.reduce_scatter, odd)
+    assert "rank 0: reduce_scatter: a tensor of layout torch.sparse_coo" in told
     averaged = allranks.reduce_scatter(torch.full((size, 3), rank + 1.0), average=True)
     assert identical(averaged, torch.full((1, 3), total / size))
     large = torch.full((size * 100_000,), rank + 1)
@@ -441,6 +456,18 @@ def anything_is_gathered():
         assert identical(result, wanted if rank == 0 else None)
 
 
+def broadcast_reads_the_senders_tensor():
+    rank, _ = rank_and_size()
+    weight = torch.ones(2, requires_grad=True)
+    strided = torch.ones(2, 2)[:, 0]
+    loss = (weight * strided).sum()
+    if rank == 0:
+        allranks.broadcast(strided, 0)
+        loss.backward()
+    else:
+        allranks.broadcast(strided, 0)
+
+
 def broadcast_copies():
     rank, size = rank_and_size()
     dtypes = (torch.bool, torch.uint16, torch.bfloat16, torch.float8_e5m2, torch.complex64)
@@ -476,6 +503,7 @@ FACTS = [
     parts_are_reduced_and_scattered,
     anything_is_gathered,
     broadcast_copies,
+    broadcast_reads_the_senders_tensor,
     allranks.synchronize,
 ]
 

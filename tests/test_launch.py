@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,23 @@ def test_a_template_that_was_killed_is_named_and_replaced() -> None:
 def test_no_ranks_is_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="ranks=0"):
         allranks.launch(lambda: 1, ranks=0)
+
+
+@pytest.mark.parametrize("pause", [0.0005, 0.002])
+def test_control_c_twice_spares_the_next_launch(pause: float) -> None:
+    """Whatever the second one interrupts."""
+
+    def interrupt() -> None:
+        time.sleep(0.2)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
+
+    allranks.launch(int, ranks=2)
+    twice = threading.Thread(target=interrupt)
+    twice.start()
+    with pytest.raises(KeyboardInterrupt), ExitStack() as at_the_end:
+        at_the_end.callback(time.sleep, 0.2)  # Takes the second one, if launch() does not.
+        allranks.launch(time.sleep, (30,), ranks=2)
+    twice.join()
+    assert allranks.launch(lambda: 7, ranks=2) == [7, 7]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -325,6 +326,54 @@ def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: i
     said = [process.communicate(timeout=60)[1] for process in running]
     assert [process.returncode for process in running] == [code, code], said
     assert "destroy_process_group" not in "".join(said)
+
+
+AGAIN = """
+import allranks
+for _ in range(3):
+    with allranks.session(cpu=True, rendezvous_timeout=20) as world:
+        assert allranks.all_reduce(1, allranks.split(0)) == world.world_size == 2
+"""
+
+
+def test_setup_again_under_torchrun(tmp_path: Path) -> None:
+    """What the last world left in the agent's store is not taken for its own."""
+    script = tmp_path / "again.py"
+    script.write_text(AGAIN)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+def resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def many_worlds(own_store: bool) -> tuple[int, int, float]:
+    """Threads and files at the end, and by how much memory has grown since the tenth world."""
+    if not own_store:
+        for name in [name for name in os.environ if name.startswith("ALLRANKS_")]:
+            del os.environ[name]
+    early = 0
+    for cycle in range(50):
+        with allranks.session(cpu=True, rendezvous_timeout=20) as world:
+            for _ in range(20):
+                assert allranks.all_reduce(1) == world.world_size
+            group = allranks.split(world.rank % 2)
+            assert allranks.all_reduce(1, group) >= 1
+            del group  # It would keep rank 0's port.
+        early = resident() if cycle == 9 else early
+    return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), resident() / early
+
+
+@pytest.mark.parametrize("own_store", [True, False])
+def test_setup_again_and_again_leaves_nothing(own_store: bool) -> None:
+    """Whether the ranks meet at a private file, or at rank 0's port."""
+    for threads, files, growth in allranks.launch(many_worlds, (own_store,), ranks=3, timeout=100):
+        assert threads <= 10
+        assert files <= 60  # Connections that were refused go with the next garbage collection.
+        assert growth <= 1.1
 
 
 @pytest.mark.ranks(4, setup=False)

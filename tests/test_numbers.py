@@ -112,6 +112,8 @@ def test_all_ranks_get_one_type_and_value(values, data):
         ("min", [1.0, math.nan], math.nan),
         ("max", [1, math.nan], math.nan),
         ("sum", [1 + 2j, 1], 2 + 2j),
+        ("sum", [1.0, 1j], 1 + 1j),
+        ("prod", [0.5, 2], 1.0),
         ("mean", [1 + 2j, 1], 1 + 1j),
         ("prod", [1j, 1j], -1 + 0j),
         ("sum", [Level.LOW, Level.LOW], 2),

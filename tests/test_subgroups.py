@@ -113,3 +113,31 @@ def test_two_hosts_are_two_nodes(monkeypatch) -> None:
             assert allranks.all_gather(rank, allranks.leaders_group()) == [0, 2]
         else:
             allranks.leaders_group()
+
+
+@pytest.mark.ranks(3)
+def test_ranks_of_different_numbers_of_groups_meet(world) -> None:
+    """Where torch's own names for such groups would differ."""
+    allranks.split(0 if world.rank < 2 else None)
+    allranks.leaders_group()
+    assert allranks.all_reduce(1, allranks.split("all")) == 3
+    pair = allranks.split(world.rank // 2)
+    inner = allranks.split(0, group=pair)
+    assert allranks.all_gather(world.rank, inner) == ([0, 1] if world.rank < 2 else [2])
+
+
+@pytest.mark.ranks(3)
+def test_a_group_that_was_destroyed_is_not_met_again(world) -> None:
+    for _ in range(5):
+        group = allranks.split(0)
+        assert allranks.all_reduce(1, group) == 3
+        dist.destroy_process_group(group)
+
+
+@pytest.mark.ranks(2)
+def test_what_is_not_equal_to_itself_is_alone(world) -> None:
+    """Never None, which would mean WORLD."""
+    group = allranks.split(float("nan"))
+    assert allranks.all_gather(world.rank, group) == [world.rank]
+    with pytest.raises(CollectiveError, match=r"unhashable type: 'list'"):
+        allranks.split([1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, namedtuple
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -177,9 +177,35 @@ def test_containers_keep_their_further_state():
     assert doubled(ReadOnly({"a": 1})).entries == {"a": 2}
 
 
+class Around(MutableMapping):
+    """A mapping around another one, which a shallow copy would share."""
+
+    def __init__(self, entries):
+        self.entries = dict(entries)
+
+    def __getitem__(self, key):
+        return self.entries[key]
+
+    def __setitem__(self, key, value):
+        self.entries[key] = value
+
+    def __delitem__(self, key):
+        del self.entries[key]
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __repr__(self):
+        return repr(self.entries)
+
+
 def test_the_given_tree_is_left_as_it_is():
     """Nothing is written into the caller's containers."""
     trees = [{"a": 1}, [1], Counter(a=1), Metrics(1), defaultdict(int, a=1), Named([1])]
+    trees.append(Around({"a": 1}))
     before = repr(trees)
     for tree in trees:
         assert doubled(tree) is not tree

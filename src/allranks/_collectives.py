@@ -88,7 +88,8 @@ def broadcast(
     def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
         return dist.broadcast(as_bytes(dense), src, group=over, async_op=True)
 
-    return overwritten(tensor, who.group, send, "broadcast", async_op=async_op)
+    sends = who.ranks[who.rank] == src
+    return overwritten(tensor, who.group, send, "broadcast", async_op=async_op, sends=sends)
 
 
 @overload
@@ -132,8 +133,8 @@ def all_gather(
     Returns:
         One entry for each rank of the group, in the order of the ranks, each of the kind given,
         with its own exact size; a list of one in a world of one. Tensors are new and plain ones,
-        without gradient; those of one size may be parts of one allocation. With ``cat`` the one
-        tensor.
+        without gradient, and may be parts of one allocation; of other data, this rank's entry is
+        ``data`` itself. With ``cat`` the one tensor.
 
     Raises:
         CollectiveError: ``data`` cannot be carried, is no tensor with ``cat``, or this rank is
@@ -183,6 +184,8 @@ def _gatherable(data: Any, device: Any, *, cat: bool) -> tuple[torch.Tensor, str
             return tensor.reshape(1) if cat and not tensor.dim() else tensor, None
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
         why = f"{type(error).__name__}: {error}"
+    if not is_tensor(data):
+        return data, f"all_gather: {why}"
     where = f"on {data.device}" if device is None else f"moved from {data.device} to {device}"
     return data, f"all_gather of a tensor of {data.dtype} {where}: {why}"
 
@@ -254,14 +257,24 @@ def reduce_scatter(
     """
     who = _groups.members("reduce_scatter", group)
     op = named_op(op, average=average)
-    parts = list(data) if isinstance(data, (list, tuple)) else data
-    if is_tensor(data) and data.dim():  # type: ignore[union-attr]
-        parts = list(data.tensor_split(who.size))  # type: ignore[union-attr]
-    why = _why_not_scattered(parts, op, who)
+    parts, why = _parts_of(data, who.size)
+    why = why or _why_not_scattered(parts, op, who)
     shapes = "" if why else f" of tensors {parts[0].dtype}{[list(p.shape) for p in parts]}"
     error = f"reduce_scatter: {why}" if why else None
     agree(who, Header(f"reduce_scatter({op}){shapes}", error=error), lambda _: b"")
     return _scattered([contiguous(part.detach()) for part in parts], op, who)
+
+
+def _parts_of(data: Any, count: int) -> tuple[Any, str | None]:
+    """The parts for each rank, or why there are none."""
+    try:
+        if not is_tensor(data):
+            return (list(data), None) if isinstance(data, (list, tuple)) else (data, None)
+        if why := why_not_dense(data) or why_in_graph(data):
+            return None, why
+        return list(data.detach().tensor_split(count)) if data.dim() else data, None
+    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by agree()
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:

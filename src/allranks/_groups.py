@@ -16,6 +16,8 @@ from allranks._world import detect
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     import torch.distributed as dist
 
@@ -138,13 +140,37 @@ def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
     if has_backend(group, "cpu"):
         return group
     if group not in _private_gloo:
-        _private_gloo[group] = dist.new_group(
-            dist.get_process_group_ranks(group),
-            timeout=timeout(group),
-            backend="gloo",
-            use_local_synchronization=True,
-        )
+        ranks = dist.get_process_group_ranks(group)
+        _private_gloo[group] = new_group(ranks, f"{group.group_name}/cpu", group, backend="gloo")
     return _private_gloo[group]
+
+
+def new_group(
+    ranks: Sequence[int], name: str, within: dist.ProcessGroup, **more: Any
+) -> dist.ProcessGroup:
+    """A group of these ranks alone, with the timeout of another. Collective over them.
+
+    torch names such a group by how many groups each process has, so that ranks which are in
+    different numbers of groups never meet (torch 2.13), and lets no caller choose the name.
+
+    Args:
+        ranks: the global ranks, all of which make the call, in the group's order.
+        name: the same on all of them, and on no other group of the job.
+        within: whose timeout it inherits.
+        **more: as for ``torch.distributed.new_group``.
+    """
+    import torch.distributed as dist
+
+    torchs: Any = dist.distributed_c10d
+    before = getattr(torchs, "_process_group_name", None)
+    torchs._process_group_name = lambda *_, **__: name  # noqa: SLF001 - no other way to name it
+    try:
+        made: dist.ProcessGroup = dist.new_group(
+            list(ranks), timeout=timeout(within), use_local_synchronization=True, **more
+        )
+    finally:
+        torchs._process_group_name = before  # noqa: SLF001
+    return made
 
 
 def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:

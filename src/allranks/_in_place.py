@@ -159,8 +159,18 @@ def overwritten(
     what: str,
     *,
     async_op: bool = False,
+    sends: bool = False,
 ) -> dist.Work | None:
-    """Run a collective that overwrites a tensor, through a dense copy where it needs one."""
+    """Run a collective that overwrites a tensor, through a dense copy where it needs one.
+
+    Args:
+        tensor: what is overwritten.
+        group: over which it travels.
+        send: starts the collective, on a dense tensor and the group that can move it.
+        what: names the call in errors.
+        async_op: whether the handle is returned, rather than waited for.
+        sends: whether this rank's tensor is only read.
+    """
     over = _groups.carrier(group, tensor)
     dense = contiguous(tensor)
     if over is not group:
@@ -170,7 +180,7 @@ def overwritten(
     if async_op and dense is tensor:
         return work
     finish(over, work, dense, what)
-    if dense is not tensor:
+    if dense is not tensor and not sends:
         tensor.detach().copy_(dense)
     return done(async_op=async_op)
 

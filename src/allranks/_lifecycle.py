@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from allranks import _devices, _environ, _groups, _signals, _sockets
 from allranks._headers import CHECK
-from allranks._plan import plan
+from allranks._plan import nth, plan
 from allranks._rendezvous import Meeting, meet
 from allranks._rollcall import LINGER, Layout, Record, RollCall
 from allranks._settings import Settings, SettingsDict, read
@@ -50,6 +50,7 @@ class _State:
 
 
 _state: _State | None = None
+_worlds = 0
 _failed = False
 _at_exit_registered = False
 
@@ -170,7 +171,9 @@ def _contradiction(name: str, asked: int, found: World) -> str:
 
 
 def _bring_up(wanted: Settings, found: World) -> _State:
-    meeting_plan = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
+    global _worlds  # noqa: PLW0603 - this module is the one owner of the state
+    first = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
+    meeting_plan = nth(first, _worlds)
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     if wanted.check is not None:
         _environ.put(CHECK, str(wanted.check).lower())
@@ -189,6 +192,7 @@ def _bring_up(wanted: Settings, found: World) -> _State:
     except BaseException:
         _take_down(meeting)
         raise
+    _worlds += meeting is not None
     return _State(wanted, world, meeting, adopted=False)
 
 

@@ -57,7 +57,7 @@ class Packed(NamedTuple):
 
     Attributes:
         body: as they travel.
-        names: each one's numpy type; empty where all are Python's floats.
+        names: each one's numpy type, "" for Python's own.
     """
 
     body: bytes
@@ -71,7 +71,7 @@ class Packed(NamedTuple):
 
     def results(self, reply: bytes) -> list[Any]:
         """What ``reduce_packed`` made of these numbers, each of this rank's type."""
-        if not self.names:
+        if reply.startswith(FLOATS) and not any(self.names):
             return list(_unpacked_floats(reply))
         values = unpack(reply, len(self.names))
         return [typed(name, value) for name, (_, value) in zip(self.names, values, strict=True)]
@@ -79,7 +79,7 @@ class Packed(NamedTuple):
 
 def floats(values: Sequence[float]) -> Packed:
     """Python floats, which need no further word."""
-    return Packed(FLOATS + struct.pack(f"<{len(values)}d", *values), ())
+    return Packed(FLOATS + struct.pack(f"<{len(values)}d", *values), ("",) * len(values))
 
 
 def pack(names: Sequence[str], values: Sequence[Any]) -> bytes:

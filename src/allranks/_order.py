@@ -138,7 +138,13 @@ class Template:
             job.begin(payload)
             job.watch()
         finally:
-            job.end()
+            try:
+                job.end()
+            except (
+                BaseException
+            ):  # A second Ctrl-C: what is left would be taken for the next job's.
+                self.close()
+                raise
             if job.template_ended:
                 self.close()
         return job.ranks

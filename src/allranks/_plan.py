@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from allranks import _init_method, _sockets
@@ -80,6 +80,20 @@ def plan(
     if world.store_path and init_method is None:
         return Plan(private_file=world.store_path, one_host=True)
     return _plan_tcp(world, shared_file_dir, array_job_num)
+
+
+def nth(first: Plan, earlier: int) -> Plan:
+    """The plan for a further world of the same job, apart from what the earlier ones have left.
+
+    Args:
+        first: the plan for the first one.
+        earlier: how many worlds this process has been in, the same on all ranks.
+    """
+    if not earlier:
+        return first
+    file = first.private_file and f"{first.private_file}.{earlier}"
+    agent = first.agent and (*first.agent[:2], f"{first.agent[2]}/{earlier}")
+    return replace(first, private_file=file, agent=agent)
 
 
 def _plan_url(url: str, world: World) -> Plan:

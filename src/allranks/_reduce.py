@@ -59,7 +59,8 @@ def all_reduce(
             or a tree (dict, list, tuple, namedtuple, dataclass) of these and of tensors, which
             is left as it is (a tensor in a tree, too). Shapes and dtypes must agree between
             ranks; a number may be an integer on one rank and a float on another. Booleans count
-            as integers, except in a tensor, which has no sum of them.
+            as integers, except in a tensor, which has no sum of them. The least and greatest of
+            numbers is NaN if one is; in large tensors it is what the backend makes of it.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         device: move a tensor there first; other data travel over the CPU in any case.
@@ -68,9 +69,8 @@ def all_reduce(
     Returns:
         The same kind of thing: the tensor itself unless ``device`` moved it; an integer exactly
         (64 bits), a float in 64 bits, a float for the mean of integers. Integers in a tensor or
-        array wrap around as they do elsewhere in torch and numpy. The tensors of a tree come back
-        as parts of one allocation for each dtype: clone() one that is to outlive the others. In
-        a world of one the value of ``data``, by the same rules.
+        array wrap around as they do elsewhere in torch and numpy. In a world of one the value of
+        ``data``, by the same rules.
 
     Raises:
         CollectiveError: the mean of an integer tensor, a number that overflows, a dtype that
@@ -389,12 +389,16 @@ def _join(tensors: Sequence[torch.Tensor], shapes: Sequence[Sequence[int]]) -> t
 
 
 def _apart(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> Sequence[torch.Tensor]:
-    """A flat tensor as the ones that were joined in it."""
+    """New tensors, as the ones that were joined in a flat one."""
     import torch
 
+    parts: Any
     if len(set(shapes)) == 1:
-        return flat.view(len(shapes), *shapes[0]).unbind()
-    parts = torch.split(flat, [math.prod(shape) for shape in shapes])
+        rows = flat.view(len(shapes), *shapes[0])
+        parts = torch.unbind_copy(rows)  # type: ignore[func-returns-value]  # a tuple
+        return list(parts)
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = torch.split_with_sizes_copy(flat, sizes)  # type: ignore[func-returns-value]  # a tuple
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

@@ -17,6 +17,7 @@ from allranks._rollcall import (
     PROGRESS_FIRST,
     TWO_JOBS,
     Record,
+    answered,
     is_closed,
     object_to,
     signature,
@@ -256,6 +257,10 @@ def _reason(error: Exception) -> str:
     return f"what answers is no store of torch's ({error})".replace("\n", " ")[:300]
 
 
+class _EarlierWorldError(RendezvousError):
+    """Rank 0 has not left the last world yet; it will."""
+
+
 class _Search:
     """A rank's search for the store of rank 0, over all addresses, until the deadline."""
 
@@ -307,8 +312,15 @@ class _Search:
         del self._tries[address]
         return None
 
+    def _was_in(self, store: dist.Store) -> bool:
+        """Whether this very process took part in the roll call on a store."""
+        told = answered(store, self._me.rank)
+        return told is not None and (told.pid, told.host_key) == (self._me.pid, self._me.host_key)
+
     def _is_final(self, error: RendezvousError) -> bool:
         """Whether no other address, and no later notice, can be the right one."""
+        if isinstance(error, _EarlierWorldError):
+            return False
         elsewhere = self._board is not None or len(self._plan.ports) > 1
         return not (elsewhere and isinstance(error, (WrongJobError, MissingRanksError)))
 
@@ -318,6 +330,8 @@ class _Search:
         notice = address.notice
         if notice and store.get(NONCE).decode() != notice.nonce:
             raise WrongJobError(f"the store at {address} is not the one of the notice")
+        if is_closed(store) and self._was_in(store):
+            raise _EarlierWorldError("the store of this process's last world, not yet gone")
         if signed.job != self._me.job or is_closed(store):
             object_to(store, self._me, str(address), self._deadline)
         return store

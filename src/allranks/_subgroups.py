@@ -13,6 +13,8 @@ from allranks.errors import CollectiveError, ConfigError
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+    from allranks._groups import Members
+
 _made: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup | None]] = {}
 
 
@@ -39,14 +41,20 @@ def split(
     """
     who = _groups.members("split", group)
     told = gather_everywhere("split", (color, key), group)
+    who.kept["splits"] = who.kept.get("splits", 0) + 1  # On all: names of groups count them.
+    mine: list[int] = []
     try:
-        mine = [i for i, (other, _) in enumerate(told) if color is not None and other == color]
-        mine.sort(key=lambda i: (told[i][1] or 0, i))
+        by_color: dict[Any, list[int]] = {}
+        for index, (other, _) in enumerate(told):
+            by_color.setdefault(other, []).append(index)
+        mine = next(some for some in by_color.values() if who.rank in some)
+        for some in by_color.values():
+            some.sort(key=lambda i: (told[i][1] or 0, i))
     except Exception as error:
         raise CollectiveError(f"split: {told!r:.200}: {type(error).__name__}: {error}") from error
     if color is None:
         return cast("dist.ProcessGroup", _no_group())
-    return None if who.group is None else _new_group([who.ranks[i] for i in mine], who.group)
+    return None if who.group is None else _new_group([who.ranks[i] for i in mine], who)
 
 
 def _no_group() -> Any:
@@ -55,19 +63,17 @@ def _no_group() -> Any:
     return dist.GroupMember.NON_GROUP_MEMBER
 
 
-def _new_group(ranks: list[int], within: dist.ProcessGroup) -> dist.ProcessGroup | None:
+def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
     import torch.distributed as dist
 
+    within = cast("dist.ProcessGroup", who.group)
     more: dict[str, Any] = {}
     if ranks != sorted(ranks):
         if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
             raise ConfigError("split: this version of torch always orders a group by rank")
         more["sort_ranks"] = False
-    timeout = _groups.timeout(within)
-    made: dist.ProcessGroup | None = dist.new_group(
-        ranks, timeout=timeout, use_local_synchronization=True, **more
-    )
-    return made
+    name = f"{within.group_name}/{who.kept['splits']}.{ranks[0]}"
+    return _groups.new_group(ranks, name, within, **more)
 
 
 def node_group() -> dist.ProcessGroup | None:

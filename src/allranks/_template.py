@@ -144,7 +144,10 @@ class Server:
                 return
 
     def _obey(self) -> bool:
-        text, files, _, _ = socket.recv_fds(self._control, MESSAGE, 16)
+        try:
+            text, files, _, _ = socket.recv_fds(self._control, MESSAGE, 16)
+        except ConnectionResetError:
+            text, files = b"", []
         if not text:
             self._signal(signal.SIGKILL)
             return False

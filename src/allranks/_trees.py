@@ -171,7 +171,8 @@ def _like_mapping(tree: Mapping[Any, Any], children: list[Any]) -> Any:
         return new
     if not isinstance(tree, MutableMapping):
         return type(tree)(new)  # type: ignore[call-arg]  # as all that cannot be changed later
-    copied = copy.copy(tree)
+    shallow = isinstance(tree, dict) or hasattr(tree, "__copy__")
+    copied = copy.copy(tree) if shallow else copy.deepcopy(tree)  # Else it may share the entries.
     for key, value in new.items():
         copied[key] = value
     return copied

@@ -367,6 +367,7 @@ def many_worlds(own_store: bool) -> tuple[int, int, float]:
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), resident() / early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_store", [True, False])
 def test_setup_again_and_again_leaves_nothing(own_store: bool) -> None:
     """Whether the ranks meet at a private file, or at rank 0's port."""

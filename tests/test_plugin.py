@@ -702,6 +702,7 @@ TORCHS_CACHE = "torchinductor"
 """A directory that importing torch._dynamo makes, once for each user."""
 
 
+@pytest.mark.slow
 def test_two_hundred_tests_leave_nothing(tmp_path, monkeypatch) -> None:
     """No process, no open file or socket, no file elsewhere, no memory of the template's."""
     temporary = tmp_path / "temporary"

@@ -198,6 +198,8 @@ def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
         return FINE, combine([one.body for one in told])
     except CollectiveError as error:
         return FAILED, str(error).encode()
+    except Exception as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
+        return FAILED, f"{type(error).__name__}: {error}".encode()
 
 
 class _Channel:

@@ -141,3 +141,14 @@ def test_what_is_not_equal_to_itself_is_alone(world) -> None:
     assert allranks.all_gather(world.rank, group) == [world.rank]
     with pytest.raises(CollectiveError, match=r"unhashable type: 'list'"):
         allranks.split([1])
+
+
+@pytest.mark.ranks(2, setup=False)
+def test_the_hosts_groups_go_with_their_world() -> None:
+    """Else they would keep the port of rank 0, which the next world needs."""
+    for name in [name for name in os.environ if name.startswith("ALLRANKS_")]:
+        del os.environ[name]
+    for _ in range(3):
+        with allranks.session(cpu=True, rendezvous_timeout=15):
+            assert allranks.all_reduce(1, allranks.node_group()) == 2
+            allranks.leaders_group()

@@ -177,26 +177,14 @@ def test_containers_keep_their_further_state():
     assert doubled(ReadOnly({"a": 1})).entries == {"a": 2}
 
 
-class Around(MutableMapping):
+class Around(ReadOnly, MutableMapping):
     """A mapping around another one, which a shallow copy would share."""
-
-    def __init__(self, entries):
-        self.entries = dict(entries)
-
-    def __getitem__(self, key):
-        return self.entries[key]
 
     def __setitem__(self, key, value):
         self.entries[key] = value
 
     def __delitem__(self, key):
         del self.entries[key]
-
-    def __iter__(self):
-        return iter(self.entries)
-
-    def __len__(self):
-        return len(self.entries)
 
     def __repr__(self):
         return repr(self.entries)

@@ -19,7 +19,7 @@ from allranks._in_place import (
 )
 from allranks._messages import equal_all_gather, finish, move, ragged_all_gather
 from allranks._objects import gather_everywhere
-from allranks._tensors import as_bytes, contiguous, from_bytes, why_not_dense
+from allranks._tensors import as_bytes, contiguous, from_bytes, to_bytes, why_not_dense
 from allranks.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
 
     if _groups.has_backend(who.group, "cpu"):
         # A header that comes from everyone is a barrier, and tells one who made another call.
-        agree(who, Header("synchronize"), lambda _: b"")
+        agree(who, Header("synchronize"))
     else:
         dist.barrier(who.group, device_ids=[torch.accelerator.current_device_index()])
 
@@ -149,7 +149,7 @@ def all_gather(
     tensor, error = _gatherable(data, device, cat=cat)
     inline = error is None and tensor.device.type == "cpu" and fits_inline(who, tensor.nbytes)
     told = f"all_gather{'(cat=True)' * cat} of {_kind(data)}"
-    small = as_bytes(tensor).numpy().tobytes() if inline else b""
+    small = to_bytes(tensor) if inline else b""
     body = b"" if error else numbers(tensor.shape) + small
     bodies = exchange(who, Header(told, body, error))
     shapes = [numbers_in(body[: 8 * tensor.dim()]) for body in bodies]
@@ -261,7 +261,7 @@ def reduce_scatter(
     why = why or _why_not_scattered(parts, op, who)
     shapes = "" if why else f" of tensors {parts[0].dtype}{[list(p.shape) for p in parts]}"
     error = f"reduce_scatter: {why}" if why else None
-    agree(who, Header(f"reduce_scatter({op}){shapes}", error=error), lambda _: b"")
+    agree(who, Header(f"reduce_scatter({op}){shapes}", error=error))
     return _scattered([contiguous(part.detach()) for part in parts], op, who)
 
 

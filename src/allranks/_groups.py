@@ -158,11 +158,16 @@ def new_group(
         name: the same on all of them, and on no other group of the job.
         within: whose timeout it inherits.
         **more: as for ``torch.distributed.new_group``.
+
+    Raises:
+        CollectiveError: torch has no function that names groups.
     """
     import torch.distributed as dist
 
     torchs: Any = dist.distributed_c10d
     before = getattr(torchs, "_process_group_name", None)
+    if before is None:
+        raise CollectiveError("this version of torch does not let allranks name a group")
     torchs._process_group_name = lambda *_, **__: name  # noqa: SLF001 - no other way to name it
     try:
         made: dist.ProcessGroup = dist.new_group(

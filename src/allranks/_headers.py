@@ -150,13 +150,14 @@ def exchange(members: Members, header: Header) -> list[bytes]:
     return _unpacked(agree(members, header, _packed), members.size)
 
 
-def agree(members: Members, header: Header, combine: Combine) -> bytes:
+def agree(members: Members, header: Header, combine: Combine = lambda _: b"") -> bytes:
     """Agree on a call, and on one result of all bodies. Collective over the members.
 
     Args:
         members: who takes part.
         header: this rank's.
         combine: makes the result, on any or all of the members; it may raise CollectiveError.
+            Without, there is none.
 
     Raises:
         MismatchError: the ranks made different calls.

@@ -41,7 +41,7 @@ def agree_on(call: str, tensor: Any, who: Members, why: str | None) -> None:
     if checking():
         told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
         refuse = f"{call}: {why}" if why else None
-        agree(who, Header(f"{call}{told}", error=refuse), lambda _: b"")
+        agree(who, Header(f"{call}{told}", error=refuse))
     elif why:
         raise CollectiveError(f"{call} on rank {who.ranks[who.rank]}: {why}")
 
@@ -122,17 +122,10 @@ def torchs_op(op: str) -> Any:
 
 def reduced(tensor: torch.Tensor, op: str, who: Members) -> None:
     """Reduce a tensor over the ranks, in place."""
-    if who.group is not None and _is_sent_as_it_is(tensor, who.group):
-        work = _all_reduce(tensor, op, who.group)
-        finish(who.group, work, tensor, "all_reduce")
-    elif who.group is not None:
+    if who.group is not None:
         overwritten(tensor, who.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
     if op == "mean":
         tensor.div_(who.size)
-
-
-def _is_sent_as_it_is(tensor: torch.Tensor, group: dist.ProcessGroup) -> bool:
-    return is_plain(tensor) and _groups.carrier(group, tensor) is group
 
 
 def _all_reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> Any:

@@ -137,7 +137,7 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
         return
     try:
         if not done_soon(work):
-            wait(work, _groups.timeout(group), what)
+            wait(work, _groups.timeout(group))
     except BaseException as error:
         _give_up(group, what, _groups.timeout(group), error, "at least one rank")
         raise
@@ -147,7 +147,7 @@ def _give_up(
     group: dist.ProcessGroup, what: str, timeout: timedelta, error: BaseException, whom: str
 ) -> None:
     """Give the group up; whichever clock ended the wait, gloo's own or ours, raise one error."""
-    stalled = isinstance(error, (StillRunning, StalledError)) or "Timed out" in str(error)
+    stalled = isinstance(error, StillRunning) or "Timed out waiting" in str(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
     if stalled:

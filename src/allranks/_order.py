@@ -140,10 +140,8 @@ class Template:
         finally:
             try:
                 job.end()
-            except (
-                BaseException
-            ):  # A second Ctrl-C: what is left would be taken for the next job's.
-                self.close()
+            except BaseException:
+                self.close()  # What a second Ctrl-C left would be taken for the next job's.
                 raise
             if job.template_ended:
                 self.close()

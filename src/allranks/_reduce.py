@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from allranks import _groups, _numbers, _trees
-from allranks._headers import Header, agree, checking, fits_inline
+from allranks._headers import Header, agree, fits_inline
 from allranks._in_place import (
     OPS,
     agree_on,
@@ -20,7 +20,7 @@ from allranks._in_place import (
     why_not_in_place,
     why_not_reduced,
 )
-from allranks._tensors import as_bytes, from_bytes
+from allranks._tensors import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def all_reduce(
 
 def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
     why = why_not_reduced(tensor.dtype, tensor.device.type, op) or why_not_in_place(tensor)
-    if why or checking():
-        agree_on(f"all_reduce({op})", tensor, who, why)
+    agree_on(f"all_reduce({op})", tensor, who, why)
     plain = tensor.detach() if tensor.requires_grad else tensor
     moved = plain if device is None else plain.to(device)
     reduced(moved, op, who)
@@ -118,7 +117,7 @@ def _reduce_tree(data: Any, op: str, who: Members) -> Any:
 
 
 def _refuse(who: Members, why: str) -> NoReturn:
-    agree(who, Header("all_reduce", error=why), lambda _: b"")
+    agree(who, Header("all_reduce", error=why))
     raise CollectiveError(why)
 
 
@@ -226,7 +225,7 @@ class _Parcel:
         small = fits_inline(who, sum(flat.nbytes for flat in self._flats))
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []
-        body = b"".join([*map(_raw, sent), self._numbers.body])
+        body = b"".join([*map(to_bytes, sent), self._numbers.body])
         answer = agree(who, Header(self._plan.call, body), self._combiner(sent))
         raws, numbers = _cut(answer, sent)
         flats = [from_bytes(raw, flat.dtype) for raw, flat in zip(raws, sent, strict=True)]
@@ -242,7 +241,7 @@ class _Parcel:
             rows = [_cut(body, sent) for body in bodies]
             columns = zip(*(raws for raws, _ in rows), strict=True)
             pairs = zip(columns, sent, strict=True)
-            folded = [_raw(_folded(column, flat.dtype, self._op)) for column, flat in pairs]
+            folded = [to_bytes(_folded(column, flat.dtype, self._op)) for column, flat in pairs]
             numbers = [packed for _, packed in rows]
             count = len(self._plan.numbers)
             return b"".join([*folded, _numbers.reduce_packed(self._op, numbers, count)])
@@ -267,7 +266,6 @@ class _Parcel:
 
 def _each(flat: Flat, function: Callable[[Any], Any], indices: Sequence[int]) -> list[Any]:
     """A function of each leaf; its error names the leaf."""
-    index = 0
     try:
         return [function(flat.leaves[index]) for index in indices]
     except CollectiveError:
@@ -305,18 +303,12 @@ def _signatures(flat: Flat) -> tuple[Signature, ...]:
 
 
 def _why_no_leaf(signature: Signature, op: str) -> str | None:
-    import torch
-
     if signature == NUMBER:
         return None
     if not _is_tensors(signature):
         return _why_no_array(signature[1], signature[0], op)
     _, dtype, _, layout, device = signature
-    if layout != torch.strided:
-        return f"a tensor of layout {layout}; pass tensor.to_dense()"
-    if device.type == "meta":
-        return "a meta tensor, which holds no data"
-    return why_not_reduced(dtype, device.type, op)
+    return why_no_block(layout, device.type) or why_not_reduced(dtype, device.type, op)
 
 
 def _why_no_array(dtype: Any, kind: type, op: str) -> str | None:
@@ -400,11 +392,6 @@ def _apart(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> Sequence[torc
     sizes = [math.prod(shape) for shape in shapes]
     parts = torch.split_with_sizes_copy(flat, sizes)  # type: ignore[func-returns-value]  # a tuple
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _raw(flat: torch.Tensor) -> bytes:
-    raw: bytes = as_bytes(flat).numpy().tobytes()
-    return raw
 
 
 def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]:

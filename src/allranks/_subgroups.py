@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from allranks._groups import Members
 
-_made: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup | None]] = {}
-
 
 def split(
     color: Any, key: int | None = None, group: dist.ProcessGroup | None = None
@@ -48,7 +46,7 @@ def split(
         for index, (other, _) in enumerate(told):
             by_color.setdefault(other, []).append(index)
         mine = next(some for some in by_color.values() if who.rank in some)
-        for some in by_color.values():
+        for some in by_color.values():  # All, so that keys without an order are every rank's error.
             some.sort(key=lambda i: (told[i][1] or 0, i))
     except Exception as error:
         raise CollectiveError(f"split: {told!r:.200}: {type(error).__name__}: {error}") from error
@@ -101,9 +99,7 @@ def leaders_group() -> dist.ProcessGroup | None:
 
 
 def _once(name: str, color: Any) -> dist.ProcessGroup | None:
-    within = _groups.members(name, None).group
-    if within is None:
-        return None
-    if name not in _made or _made[name][0] is not within:
-        _made[name] = within, split(color())
-    return _made[name][1]
+    who = _groups.members(name, None)
+    if who.group is not None and name not in who.kept:
+        who.kept[name] = split(color())
+    return who.kept.get(name)

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 def why_not_dense(tensor: torch.Tensor) -> str | None:
     """Why a tensor is no plain block of numbers; None if it is."""
+    why = why_no_block(tensor.layout, tensor.device.type)
+    return why or ("a quantized tensor; pass tensor.int_repr()" if tensor.is_quantized else None)
+
+
+def why_no_block(layout: torch.layout, device: str) -> str | None:
+    """Why tensors of this layout, on this type of device, are no blocks of memory."""
     import torch
 
-    if tensor.layout != torch.strided:
-        return f"a tensor of layout {tensor.layout}; pass tensor.to_dense()"
-    if tensor.is_quantized:
-        return "a quantized tensor; pass tensor.int_repr()"
-    return "a meta tensor, which holds no data" if tensor.is_meta else None
+    if layout != torch.strided:
+        return f"a tensor of layout {layout}; pass tensor.to_dense()"
+    return "a meta tensor, which holds no data" if device == "meta" else None
 
 
 def is_contiguous(tensor: torch.Tensor) -> bool:
@@ -34,7 +38,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
         type(tensor) is torch.Tensor
         and not tensor.requires_grad
         and tensor.layout is torch.strided
-        and not (tensor.is_meta or tensor.is_quantized)
+        and not (tensor.is_meta or tensor.is_quantized)  # Asked here: every small call passes.
         and is_contiguous(tensor)
     )
 
@@ -54,6 +58,12 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8, device=tensor.device)
     # reshape() keeps the odd stride that a single element may have.
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def to_bytes(tensor: torch.Tensor) -> bytes:
+    """A copy of a contiguous CPU tensor's memory."""
+    raw: bytes = as_bytes(tensor).numpy().tobytes()
+    return raw
 
 
 def from_bytes(raw: bytes, dtype: torch.dtype) -> torch.Tensor:

@@ -154,13 +154,12 @@ def master_first() -> Iterator[None]:
         CollectiveError: ``setup`` was not called.
     """
     who = _groups.members("master_first", None)
-    if who.size == 1 or who.rank > 0:
-        if who.size > 1:
-            with _turn(who, "master_first"):
-                pass
-        yield
-        return
-    with _turn(who, "master_first"):
+    mine = False
+    if who.size > 1:
+        with _turn(who, "master_first") as mine:
+            if mine:
+                yield
+    if not mine:
         yield
 
 

@@ -10,8 +10,6 @@ from datetime import timedelta
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from allranks.errors import StalledError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -126,7 +124,7 @@ def done_soon(work: dist.Work) -> bool:
     return True
 
 
-def wait(work: dist.Work, timeout: timedelta, what: str) -> None:
+def wait(work: dist.Work, timeout: timedelta) -> None:
     """Wait on for a collective after the first slice, so that Ctrl-C works inside it.
 
     A slice that runs out leaves a gloo collective running, and it can be waited for again.
@@ -135,16 +133,12 @@ def wait(work: dist.Work, timeout: timedelta, what: str) -> None:
     Args:
         work: the collective's handle.
         timeout: the group's timeout.
-        what: names the collective in the error.
 
     Raises:
-        StalledError: the collective did not complete within the timeout.
+        StillRunning: the collective did not complete within the timeout.
     """
     deadline = Deadline.after(timeout.total_seconds() - SLICE.total_seconds())
     while not deadline.passed:
         if done_soon(work):
             return
-    raise StalledError(
-        f"{what} did not complete within {timeout.total_seconds():g} s; "
-        "at least one rank did not make the same call."
-    )
+    raise StillRunning

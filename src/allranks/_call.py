@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from allranks import _alarm
 from allranks._buffers import dump, empty, load, reduce, sizes
 from allranks._groups import rest_before_exit
 from allranks._template import (
@@ -93,6 +94,7 @@ def _answer(connection: Connection, call: Call, rank: int) -> int:
     except SystemExit as leaving:
         return _exit_code(leaving)
     except BaseException as error:  # noqa: BLE001 - the caller raises it
+        _alarm.announce(error)
         send(connection, "error", dump_error(error, rank))
         return 1
     send(connection, "value", buffers)

@@ -238,6 +238,23 @@ def _all_groups() -> list[dist.ProcessGroup]:
     return [group for group in {dist.group.WORLD, *known} if group is not None]
 
 
+def name_of(group: dist.ProcessGroup) -> str:
+    """A group's name, the same on all its ranks."""
+    import torch.distributed as dist
+
+    return "WORLD" if group is dist.group.WORLD else str(group.group_name)
+
+
+def ranks_of(name: str) -> tuple[int, ...]:
+    """The global ranks of a group that is up, by its name; none if there is no such group."""
+    import torch.distributed as dist
+
+    for group in _all_groups():
+        if name_of(group) == name:
+            return tuple(dist.get_process_group_ranks(group))
+    return ()
+
+
 def release_retired() -> None:
     """Drop the destroyed groups: their threads have long come to rest."""
     _retired.clear()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allranks import _groups
-from allranks._waiting import Abandonable, StillRunning, done_soon, wait
+from allranks import _alarm, _groups
+from allranks._waiting import SLICE, Abandonable, StillRunning, done_soon, wait
 from allranks.errors import StalledError
 
 if TYPE_CHECKING:
@@ -122,10 +122,13 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
 
     timeout = _groups.timeout(group)
     try:
-        Abandonable(wait_for_all).result(timeout.total_seconds() + 1)
+        _alarm.enter(brief(what), _groups.name_of(group))
+        Abandonable(wait_for_all).result_unless(_alarm.look, timeout.total_seconds() + 1)
     except BaseException as error:
         _give_up(group, what, timeout, error, f"rank {waiting_for}")
         raise
+    finally:
+        _alarm.leave()
 
 
 def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
@@ -137,20 +140,29 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
         return
     try:
         if not done_soon(work):
-            wait(work, _groups.timeout(group))
+            _alarm.enter(brief(what), _groups.name_of(group), SLICE.total_seconds())
+            wait(work, _groups.timeout(group), _alarm.look)
     except BaseException as error:
         _give_up(group, what, _groups.timeout(group), error, "at least one rank")
         raise
+    finally:
+        _alarm.leave()
 
 
 def _give_up(
     group: dist.ProcessGroup, what: str, timeout: timedelta, error: BaseException, whom: str
 ) -> None:
-    """Give the group up; whichever clock ended the wait, gloo's own or ours, raise one error."""
+    """Give the group up; whichever clock ended the wait, gloo's own or ours, raise one error.
+
+    Raises:
+        PeerFailedError: another rank has failed, or left, and it is known which.
+        StalledError: the timeout has passed.
+    """
     stalled = isinstance(error, StillRunning) or "Timed out waiting" in str(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
+    if culprit := _alarm.culprit(error):
+        raise _alarm.peer_failed(culprit, brief(what)) from None
     if stalled:
-        raise StalledError(
-            f"{brief(what)} {how}; {whom} did not make the same call, or stopped in it."
-        ) from None
+        told = _alarm.verdict() or f"{whom} did not make the same call, or stopped in it."
+        raise StalledError(f"{brief(what)} {how}; {told}") from None

@@ -68,6 +68,9 @@ def private_store(path: str, world_size: int) -> dist.Store:  # noqa: C901 - all
         def num_keys(self) -> int:
             return self._file.num_keys()
 
+        def clone(self) -> PrivateStore:
+            return self  # A file has no connection that one thread could hold from another.
+
         def has_extended_api(self) -> bool:
             return False
 

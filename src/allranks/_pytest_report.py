@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprFileLocation, ReprTraceback
 
+from allranks._alarm import LOST_PEERS
 from allranks._pytest_marker import names
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     Phase = Literal["setup", "call", "teardown"]
 
 STRICT = "[XPASS(strict)]"
-
-LOST = re.compile("Connection (closed|reset) by peer|Broken pipe")
-"""How gloo words that another rank has left."""
 
 
 @dataclass
@@ -168,7 +166,7 @@ def _groups(failed: Sequence[_Part]) -> list[list[_Part]]:
     """Ranks that failed alike; those that only lost a rank which had failed are told briefly."""
     groups: dict[Any, list[_Part]] = {}
     ordered = sorted(failed, key=lambda part: part.at)
-    causes = [part for part in ordered if not LOST.search(_message(part))]
+    causes = [part for part in ordered if not LOST_PEERS.search(_message(part))]
     for part in ordered:
         if causes and part not in causes:
             part.report.longrepr = f"lost a rank that had failed{_place(part)}"

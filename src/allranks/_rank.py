@@ -16,6 +16,8 @@ from importlib.abc import InspectLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from allranks import _alarm
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -109,8 +111,10 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
 
 def _report(error: BaseException, report_to: int) -> None:
     own = _frames_of_the_program(error.__traceback__)
-    if not sys.excepthook.__module__.startswith(("sys", "torch.")):
-        sys.excepthook(type(error), error, own)  # The program's own hook may log it elsewhere.
+    _alarm.announce(error)
+    hook = _alarm.programs_hook()
+    if not hook.__module__.startswith(("sys", "torch.")):
+        hook(type(error), error, own)  # The program's own hook may log it elsewhere.
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))

@@ -50,11 +50,13 @@ class Meeting:
         store: the store.
         place: names it for people.
         board: where rank 0 posted its address and must take it down at the end, or None.
+        hosted: whether the store goes with this process.
     """
 
     store: dist.Store
     place: str
     board: Board | None = None
+    hosted: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
         )
     )
     try:
-        return Meeting(serving.result(deadline.left), str(Address(own, port)))
+        return Meeting(serving.result(deadline.left), str(Address(own, port)), hosted=True)
     except StillRunning:
         raise RendezvousError(
             f"the store on {own}:{port} did not come up within {deadline.seconds:g} s: torch "

@@ -55,6 +55,7 @@ class Record:
         host: its host's name, for people.
         host_key: tells hosts of the same name apart.
         pid: its process id.
+        pid_space: tells in which hosts and containers process ids mean the same.
         device: the device it uses, or None where it is not chosen yet.
         device_uuid: the identity of a CUDA device, or None.
         versions: of Python, torch and allranks.
@@ -68,6 +69,7 @@ class Record:
     host: str
     host_key: str
     pid: int
+    pid_space: str
     device: str | None
     device_uuid: str | None
     versions: str
@@ -79,12 +81,21 @@ class Record:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one rank stands among the hosts, counted from everybody's records."""
+    """Where one rank stands among the hosts, counted from everybody's records.
+
+    Attributes:
+        local_rank: its rank on its host.
+        local_world_size: how many ranks its host has.
+        node_rank: its host's number.
+        num_nodes: how many hosts there are.
+        here: the ranks of its host.
+    """
 
     local_rank: int
     local_world_size: int
     node_rank: int
     num_nodes: int
+    here: tuple[int, ...] = (0,)
 
 
 class RollCall:
@@ -380,7 +391,8 @@ def _run_lengths(records: Sequence[Record]) -> list[tuple[int, int]]:
 def _place(rank: int, layout: Sequence[tuple[int, int]]) -> Layout:
     nodes = [node for node, length in layout for _ in range(length)]
     mine = nodes[rank]
-    return Layout(nodes[:rank].count(mine), nodes.count(mine), mine, len(set(nodes)))
+    here = tuple(other for other, node in enumerate(nodes) if node == mine)
+    return Layout(here.index(rank), len(here), mine, len(set(nodes)), here)
 
 
 def _doubts(records: Sequence[Record]) -> Iterable[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import selectors
 import shutil
 import signal
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from allranks import _rank
+from allranks._alarm import LOST_PEERS
 from allranks._rank import Failure, Program
 from allranks._template import HEARD, become_a_fresh_process
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
-
-LOST_PEERS = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call"
-)
-"""What a rank says whose peers have left it."""
 
 CULPRIT_GRACE = 1.0
 """Seconds in which a rank that others have lost may still tell why, or be seen to have died."""

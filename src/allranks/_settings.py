@@ -14,6 +14,7 @@ Check = bool | Literal["lines"]
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 DEFAULT_RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+DEFAULT_STALL_AFTER = timedelta(seconds=60)
 
 
 class SettingsDict(TypedDict, total=False):
@@ -30,6 +31,7 @@ class SettingsDict(TypedDict, total=False):
     timeout: float | timedelta | None
     rendezvous_timeout: float | timedelta | None
     check: Check | None
+    stall_after: float | timedelta | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Settings:
         timeout: how long a collective may take.
         rendezvous_timeout: how long the ranks may take to find each other.
         check: verify bare-tensor collectives too; None means as ALLRANKS_CHECK says.
+        stall_after: how long a collective may take before the ranks tell where they stand; None
+            means as ALLRANKS_STALL_AFTER says.
     """
 
     world_size: int | None = None
@@ -61,6 +65,7 @@ class Settings:
     timeout: timedelta = DEFAULT_TIMEOUT
     rendezvous_timeout: timedelta = DEFAULT_RENDEZVOUS_TIMEOUT
     check: Check | None = None
+    stall_after: timedelta | None = None
 
 
 KNOWN = tuple(field.name for field in fields(Settings))
@@ -102,7 +107,7 @@ def _checked(key: str, value: Any) -> Any:
         return _integer(key, value, least=1 if key == "world_size" else 0)
     if key == "timeout":
         return _span(key, value, timedelta(minutes=1), "minutes")
-    if key == "rendezvous_timeout":
+    if key in ("rendezvous_timeout", "stall_after"):
         return _span(key, value, timedelta(seconds=1), "seconds")
     if key == "check":
         return value if value == "lines" else _boolean(key, value)

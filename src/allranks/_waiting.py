@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SLICE = timedelta(seconds=1)
+SLICE = timedelta(seconds=0.5)
 
 
 class StillRunning(TimeoutError):  # noqa: N818 - a state of the call, which its caller words
@@ -94,6 +94,17 @@ class Abandonable(Generic[T]):
             _idle.append(self._worker)
             self._running.release()
 
+    def result_unless(self, look: Callable[[], None], seconds: float) -> T:
+        """As ``result``, but looks now and then whether there is a reason to wait no longer."""
+        end = Deadline.after(seconds)
+        while True:
+            try:
+                return self.result(min(SLICE.total_seconds(), end.left))
+            except StillRunning:
+                if end.passed:
+                    raise
+            look()
+
     @property
     def over(self) -> bool:
         """Whether the call has returned or raised."""
@@ -124,7 +135,7 @@ def done_soon(work: dist.Work) -> bool:
     return True
 
 
-def wait(work: dist.Work, timeout: timedelta) -> None:
+def wait(work: dist.Work, timeout: timedelta, look: Callable[[], None]) -> None:
     """Wait on for a collective after the first slice, so that Ctrl-C works inside it.
 
     A slice that runs out leaves a gloo collective running, and it can be waited for again.
@@ -133,12 +144,14 @@ def wait(work: dist.Work, timeout: timedelta) -> None:
     Args:
         work: the collective's handle.
         timeout: the group's timeout.
+        look: is called between the slices, and raises where there is a reason to wait no longer.
 
     Raises:
         StillRunning: the collective did not complete within the timeout.
     """
     deadline = Deadline.after(timeout.total_seconds() - SLICE.total_seconds())
     while not deadline.passed:
+        look()
         if done_soon(work):
             return
     raise StillRunning

@@ -137,11 +137,13 @@ class PeerFailedError(CollectiveError):
 
     Attributes:
         rank: the rank that failed first.
+        traceback: the end of that rank's traceback, as Python prints it; "" where there is none.
     """
 
-    def __init__(self, message: str, *, rank: int | None = None) -> None:
+    def __init__(self, message: str, *, rank: int | None = None, traceback: str = "") -> None:
         super().__init__(message)
         self.rank = rank
+        self.traceback = traceback
 
 
 class StalledError(CollectiveError, TimeoutError):

@@ -1,0 +1,193 @@
+"""What ended a rank, and what those that wait ask of the watch, while one is on duty."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from allranks import _stacks
+from allranks.errors import PeerFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+LOST_PEERS = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call|"
+    r"Read error \[|Write error \[|PeerFailedError"
+)
+"""What a rank says whose peers have left it."""
+
+LINES = 40
+"""How many lines of a traceback travel."""
+
+SAID = 600
+"""How many characters an error shows of another rank's message."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a rank's part in the job.
+
+    Attributes:
+        rank: the rank.
+        who: names it, with its process and host, for people.
+        at: when, in seconds since the epoch, by the clock of the rank that saw it.
+        kind: the exception's type; "" where the rank ended without one.
+        message: the exception's message, or what is known of the end.
+        line: the program's line, or "".
+        traceback: the end of the traceback, or "".
+    """
+
+    rank: int
+    who: str
+    at: float
+    kind: str
+    message: str
+    line: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int, who: str) -> Failure:
+        """The failure that an exception is."""
+        line = _stacks.raised_at(error.__traceback__)
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        shown = "".join("".join(lines).splitlines(keepends=True)[-LINES:])
+        kind = type(error).__name__
+        return cls(rank, who, time.time(), kind, str(error), str(line or ""), shown)
+
+    def __str__(self) -> str:
+        message = self.message if len(self.message) <= SAID else f"{self.message[:SAID]}..."
+        text = f"failed: {self.kind}: {message.rstrip('.')}" if self.kind else message
+        return f"{self.who} {text}{f', at {self.line}' if self.line else ''}"
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return max(0.0, time.time() - self.at)
+
+
+class Watch(Protocol):
+    """What a rank asks of its watch."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure of the world that is known here."""
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the other ranks that this one fails, before anything else is done."""
+
+    def find_culprit(self) -> Failure | None:
+        """Who has closed a connection to this rank; takes seconds where it is not known yet."""
+
+    def verdict(self) -> str:
+        """What the ranks of a collective that does not complete do instead; "" if unknown."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A call of ours that has waited for more than a moment.
+
+    Attributes:
+        call: names it.
+        group: the group's name.
+        since: since when, on the monotonic clock.
+    """
+
+    call: str
+    group: str
+    since: float
+
+
+on_duty: Watch | None = None
+waiting: Waiting | None = None
+told = False
+"""Whether the program has heard that another rank failed."""
+
+_hook_before: Callable[..., object] | None = None
+
+
+def take_duty(watch: Watch) -> None:
+    """From now on this watch answers, and hears of the exception that ends the program."""
+    global on_duty, told, _hook_before
+    on_duty, told = watch, False
+    if _hook_before is None:
+        _hook_before, sys.excepthook = sys.excepthook, _at_the_end
+
+
+def leave_duty() -> None:
+    """From now on nobody answers; the hook for uncaught exceptions is as it was."""
+    global on_duty, waiting, _hook_before  # noqa: PLW0603 - one watch a process
+    on_duty = waiting = None
+    if sys.excepthook is _at_the_end and _hook_before is not None:
+        sys.excepthook = _hook_before
+        _hook_before = None
+
+
+def programs_hook() -> Callable[..., object]:
+    """The hook for uncaught exceptions that the program has, beneath ours."""
+    ours = sys.excepthook is _at_the_end and _hook_before is not None
+    return _hook_before if ours and _hook_before else sys.excepthook
+
+
+def _at_the_end(
+    kind: type[BaseException], error: BaseException, frames: TracebackType | None
+) -> None:
+    announce(error)
+    (_hook_before or sys.__excepthook__)(kind, error, frames)
+
+
+def announce(error: BaseException) -> None:
+    """Tell the other ranks that this one fails, while a watch is on duty."""
+    if on_duty is not None:
+        on_duty.announce(error)
+
+
+def enter(call: str, group: str, ago: float = 0.0) -> None:
+    """A call of ours has begun to wait for more than a moment, so many seconds ago."""
+    global waiting  # noqa: PLW0603 - the main thread's
+    waiting = Waiting(call, group, time.monotonic() - ago)
+
+
+def leave() -> None:
+    """The call waits no longer."""
+    global waiting  # noqa: PLW0603 - the main thread's
+    waiting = None
+
+
+def look() -> None:
+    """Raise what has ended the world, if that is known.
+
+    Raises:
+        PeerFailedError: another rank has failed.
+    """
+    if on_duty is not None and on_duty.failure is not None:
+        raise peer_failed(on_duty.failure)
+
+
+def culprit(error: BaseException) -> Failure | None:
+    """Whose failure or leaving an error is due to, if that is known or can be found out."""
+    if on_duty is None:
+        return None
+    if isinstance(error, PeerFailedError):
+        return on_duty.failure
+    lost = isinstance(error, RuntimeError) and LOST_PEERS.search(str(error))
+    return on_duty.find_culprit() if lost else None
+
+
+def verdict() -> str:
+    """Why a call that has waited too long does not complete; "" if nobody can tell."""
+    return on_duty.verdict() if on_duty is not None else ""
+
+
+def peer_failed(failure: Failure, call: str = "") -> PeerFailedError:
+    """The error for a rank that has lost another one, in a call of ours or elsewhere."""
+    global told  # noqa: PLW0603 - one watch a process
+    told = True
+    while_in = f", while this rank was in {call}" if call else ""
+    text = f"{failure}; {failure.age:.1f} s ago{while_in}."
+    return PeerFailedError(text, rank=failure.rank, traceback=failure.traceback)

@@ -1,0 +1,292 @@
+"""One rank comes up: who it is, where the others are, its device, its process group."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from allranks import _devices, _environ, _flight, _groups, _processes, _sockets
+from allranks._headers import CHECK
+from allranks._lookout import Post
+from allranks._plan import nth, plan
+from allranks._rendezvous import Meeting, meet
+from allranks._rollcall import LINGER, Layout, Record, RollCall
+from allranks._settings import DEFAULT_STALL_AFTER, Settings
+from allranks._waiting import Abandonable, Deadline, StillRunning
+from allranks._watch import Watch
+from allranks._world import World, detect
+from allranks.errors import ConfigError, DeviceError, RendezvousError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"
+WATCH = "ALLRANKS_WATCH"
+STALL_AFTER = "ALLRANKS_STALL_AFTER"
+
+LAZY_PAIRS = 1024
+"""Ranks from which on gloo connects a pair only when it is used: N - 1 sockets a rank else."""
+
+
+@dataclass
+class State:
+    """What ``setup`` did, for ``cleanup`` to undo.
+
+    Attributes:
+        settings: what was asked for.
+        world: what came of it.
+        meeting: where the ranks met; None in a world of one, and where other code made the group.
+        watch: the watch, or None.
+        ending: how this rank leaves, for the others.
+    """
+
+    settings: Settings
+    world: World
+    meeting: Meeting | None = None
+    watch: Watch | None = None
+    ending: str = "its program ended"
+
+
+def refuse_unknown_backend(backend: str | None) -> None:
+    """A backend is a name, or a list of device:name."""
+    if backend is None:
+        return
+    import torch.distributed as dist
+
+    for part in backend.lower().split(","):
+        name = part.rpartition(":")[2]
+        if not dist.is_backend_available(name):
+            known = ", ".join(n for n in dist.Backend.backend_list if dist.is_backend_available(n))
+            raise ConfigError(
+                f"distributed_backend={backend!r}: this build of torch has no {name!r}; it has "
+                f"{known}. Leave it out to let it follow the device."
+            )
+
+
+def detected(wanted: Settings) -> World:
+    """The detected world, with what the settings add and where they do not contradict it."""
+    ignored = ("slurm",) if wanted.submit is False else ()
+    completed = _with_given_ranks(os.environ, wanted)
+    if wanted.rank is not None and "WORLD_SIZE" not in completed:
+        raise ConfigError(f"rank={wanted.rank} needs world_size beside it")
+    found = detect(completed, ignore=ignored)
+    if wanted.submit and found.launcher != "slurm":
+        raise ConfigError(
+            f"submit=True, but this process is not a task of a Slurm step (launcher: "
+            f"{found.launcher}). Start it with srun, or leave submit out."
+        )
+    for name, asked in (("world_size", wanted.world_size), ("rank", wanted.rank)):
+        if asked is not None and asked != getattr(found, name):
+            raise ConfigError(_contradiction(name, asked, found))
+    return found
+
+
+def _with_given_ranks(environ: Mapping[str, str], wanted: Settings) -> dict[str, str]:
+    """The environment, completed by the rank and world size that the settings carry."""
+    rank, world_size = wanted.rank, wanted.world_size
+    if wanted.init_method and "://" in wanted.init_method:
+        from allranks._init_method import parse
+
+        url = parse(wanted.init_method)
+        rank = url.rank if rank is None else rank
+        world_size = url.world_size if world_size is None else world_size
+    completed = dict(environ)
+    if rank is not None:
+        completed.setdefault("RANK", str(rank))
+    if world_size is not None and "RANK" in completed:
+        completed.setdefault("WORLD_SIZE", str(world_size))
+    return completed
+
+
+def _contradiction(name: str, asked: int, found: World) -> str:
+    teller = "the environment" if found.launcher == "single" else found.launcher
+    said = f"{name}={asked} was asked for, but {teller} says {getattr(found, name)}"
+    if found.launcher == "single":
+        return (
+            f"{said}: nothing started this process as one of several. Start the script with "
+            f"`allranks run -n {asked}`, torchrun, srun or mpirun."
+        )
+    return f"{said}. Start it with the right number of ranks, or leave {name} out."
+
+
+def bring_up(wanted: Settings, earlier: int) -> State:
+    """Bring the process group up. Collective.
+
+    Args:
+        wanted: what was asked for.
+        earlier: how many worlds this process has met in before.
+    """
+    found = detected(wanted)
+    first = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
+    meeting_plan = nth(first, earlier)
+    stall_after = _stall_after(wanted)
+    deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
+    if wanted.check is not None:
+        _environ.put(CHECK, str(wanted.check).lower())
+    _groups.release_retired()
+    meeting = None
+    try:
+        me = _record(wanted, found)
+        if not meeting_plan.alone:
+            meeting = meet(meeting_plan, me, deadline)
+        layout = _call_the_roll(meeting, me, deadline) if meeting else Layout(0, 1, 0, 1)
+        world = _placed(found, layout)
+        if me.device is None:
+            assign_device(wanted, world)
+        _prepare_gloo(layout, world.world_size)
+        _prepare_recorder()
+        _init_process_group(wanted, world, meeting, deadline)
+    except BaseException:
+        take_down(meeting)
+        raise
+    watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
+    return State(wanted, world, meeting, watch)
+
+
+def take_down(meeting: Meeting | None) -> None:
+    """Put back what bringing up has changed outside of torch."""
+    if meeting and meeting.board:
+        meeting.board.take_down()
+    _environ.restore()
+
+
+def _watch_over(
+    wanted: Settings, stall_after: float, meeting: Meeting, me: Record, layout: Layout
+) -> Watch | None:
+    if os.environ.get(WATCH) == "0":
+        return None
+    timeout = wanted.timeout.total_seconds()
+    post = Post(meeting.store, me, layout.here, me.world_size, meeting.hosted, stall_after, timeout)
+    return Watch(post)
+
+
+def _stall_after(wanted: Settings) -> float:
+    """Seconds in one collective after which the ranks are asked."""
+    if wanted.stall_after is not None:
+        return wanted.stall_after.total_seconds()
+    asked = os.environ.get(STALL_AFTER, "")
+    try:
+        seconds = float(asked or DEFAULT_STALL_AFTER.total_seconds())
+    except ValueError:
+        seconds = 0.0
+    if seconds > 0:
+        return seconds
+    raise ConfigError(f"{STALL_AFTER}={asked!r}: expected seconds, as a positive number")
+
+
+def _prepare_recorder() -> None:
+    """Let torch remember its last calls, so that a stall can be explained."""
+    if os.environ.get(WATCH) != "0" and _flight.BUFFER not in os.environ:
+        _environ.put(_flight.BUFFER, _flight.REMEMBERED)
+
+
+def _record(wanted: Settings, found: World) -> Record:
+    """This rank's record; a device that cannot be had is told to all, in the roll call."""
+    error = None
+    if found.local_rank is not None:
+        try:
+            assign_device(wanted, found)
+        except DeviceError as cannot:
+            if found.world_size == 1:
+                raise
+            error = str(cannot)
+    assigned = found.local_rank is not None and error is None
+    return Record(
+        rank=found.rank,
+        world_size=found.world_size,
+        job=found.job,
+        launcher=found.launcher,
+        host=socket.gethostname(),
+        host_key=_sockets.host_key(),
+        pid=os.getpid(),
+        pid_space=_processes.pid_space(),
+        device=_devices.get_device_for_local_rank() if assigned else None,
+        device_uuid=_devices.uuid() if assigned else None,
+        versions=_versions(),
+        error=error,
+    )
+
+
+def _versions() -> str:
+    import torch
+
+    return f"Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def assign_device(wanted: Settings, world: World) -> None:
+    cpu = _devices.accelerator_type() is None if wanted.cpu is None else wanted.cpu
+    _devices.assign_device_for_local_rank(
+        cpu, world.local_rank or 0, local_world_size=world.local_world_size
+    )
+
+
+def _call_the_roll(meeting: Meeting, me: Record, deadline: Deadline) -> Layout:
+    roll_call = RollCall(meeting.store, me, meeting.place, deadline)
+    try:
+        return Abandonable(roll_call.answer).result(deadline.left + 2 * LINGER)
+    except StillRunning:
+        raise RendezvousError(
+            f"{me}: the store at {meeting.place} stopped answering during the roll call; is the "
+            "network cut, or rank 0 stopped?"
+        ) from None
+
+
+def _placed(found: World, layout: Layout) -> World:
+    """The world with what its launcher did not say, counted from the roll call."""
+    names = ("local_rank", "local_world_size", "node_rank", "num_nodes")
+    counted = {name: getattr(layout, name) for name in names if getattr(found, name) is None}
+    return replace(found, **counted)
+
+
+def _prepare_gloo(layout: Layout, world_size: int) -> None:
+    """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
+    if layout.num_nodes == 1 and GLOO_INTERFACE not in os.environ:
+        names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+        if names:
+            _environ.put(GLOO_INTERFACE, names[0])
+    if world_size >= LAZY_PAIRS and GLOO_LAZY not in os.environ:
+        _environ.put(GLOO_LAZY, "1")
+
+
+def _backend(wanted: Settings) -> str | None:
+    """The backend by name, or None for torch's own default for this device."""
+    if wanted.distributed_backend:
+        return wanted.distributed_backend
+    return "gloo" if _devices.get_device_type() in ("cpu", "mps") else None
+
+
+def _init_process_group(
+    wanted: Settings, world: World, meeting: Meeting | None, deadline: Deadline
+) -> None:
+    import torch.distributed as dist
+
+    backend = _backend(wanted)
+    store = dist.PrefixStore("group", meeting.store) if meeting else dist.HashStore()
+    store.set_timeout(wanted.timeout)
+    device = _devices.device()
+
+    def init() -> None:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=world.rank,
+            world_size=world.world_size,
+            timeout=wanted.timeout,
+            device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
+        )
+
+    if backend != "gloo":
+        init()  # NCCL binds to the calling thread's device.
+        return
+    try:
+        Abandonable(init).result(deadline.left)
+    except StillRunning:
+        raise RendezvousError(
+            f"rank {world.rank}: all ranks answered the roll call, but gloo did not connect them "
+            f"within {deadline.seconds:g} s. Does a firewall let the hosts reach each other on "
+            f"any port? Is {GLOO_INTERFACE}={os.environ.get(GLOO_INTERFACE)!r} the right interface?"
+        ) from None

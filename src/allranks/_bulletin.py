@@ -1,0 +1,130 @@
+"""The watches' part of the store: a log that all read in one order, and what each rank adds.
+
+A key is written once and never changed, so that whoever reads a log to its end has read what all
+others read, and the first failure is the same on all ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from allranks._alarm import Failure
+from allranks._waiting import Abandonable, StillRunning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch.distributed as dist
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds that the store may take to answer before it is called silent."""
+
+HEARD, LEFT, FIRST_LEFT = "watch/heard", "watch/left", "watch/left/first"
+"""How many ranks have heard of the failure, and have left, and which was the first."""
+
+
+def left_note(rank: int) -> str:
+    """The key under which a rank says that it leaves."""
+    return f"watch/left/{rank}"
+
+
+def first_left(store: dist.Store) -> Failure | None:
+    """The first rank that has left, as what others lost."""
+    if not store.check([FIRST_LEFT]):
+        return None
+    rank = int(store.get(FIRST_LEFT))
+    note = json.loads(store.get(left_note(rank)))
+    return Failure(rank, note["who"], note["at"], "", f"has left: {note['how']}")
+
+
+def unless_lost(action: Callable[[], object]) -> None:
+    """Use the store from the program's thread: not for long, and in vain where it is gone."""
+    with suppress(StillRunning, RuntimeError):  # Rank 0 is gone or cut off: nobody to be told.
+        Abandonable(action).result(PATIENCE)
+
+
+class Bulletin:
+    """One rank's view of the log."""
+
+    def __init__(self) -> None:
+        """Begin to read; nothing is sent yet."""
+        self._read = 0
+        self._unheard: list[dict[str, Any]] = []
+
+    def fetch(self, store: dist.Store) -> None:
+        """Read the entries since the last look: one store operation where there are none."""
+        while store.check([self._slot]):
+            self._take_down(store.get(self._slot))
+
+    def post(self, store: dist.Store, entry: dict[str, Any], unless: str) -> None:
+        """Add an entry to the log, and read those before it.
+
+        Args:
+            store: where the log is.
+            entry: what is added; it names its rank.
+            unless: the kind of entry that makes this one needless, if it is there before.
+        """
+        text = json.dumps(entry)
+        there = ""
+        while there != text and (not there or self._unheard[-1]["kind"] != unless):
+            there = store.compare_set(self._slot, "", text).decode()
+            self._take_down(there)
+
+    def unheard(self) -> Iterator[dict[str, Any]]:
+        """The entries that were read, each once."""
+        while self._unheard:
+            yield self._unheard.pop(0)
+
+    def _take_down(self, text: str | bytes) -> None:
+        self._unheard.append(json.loads(text))
+        self._read += 1
+
+    @property
+    def _slot(self) -> str:
+        return f"watch/log/{self._read}"
+
+
+class Line:
+    """A connection to the store that may fall silent, or be lost: then nobody is held up."""
+
+    def __init__(self, connect: Callable[[], dist.Store]) -> None:
+        """Connect at the first question.
+
+        Args:
+            connect: makes the connection; it may block.
+        """
+        self._connect = connect
+        self._store: dist.Store | None = None
+        self._pending: Abandonable[Any] | None = None
+        self.lost = ""
+        self.silent = False
+
+    def ask(self, question: Callable[[dist.Store], T], otherwise: T) -> T:
+        """What the store answers, or otherwise where it does not.
+
+        Args:
+            question: uses the store; it may block.
+            otherwise: is returned while the store is silent or lost.
+        """
+        if self.lost or (self._pending and not self._pending.over):
+            return otherwise
+        asked = self._pending = Abandonable(lambda: question(self._connected()))
+        try:
+            answer = asked.result(PATIENCE)
+        except StillRunning:
+            self.silent = True
+            return otherwise
+        except RuntimeError as error:
+            self.lost = str(error)
+            return otherwise
+        self.silent = False
+        return cast("T", answer)
+
+    def _connected(self) -> dist.Store:
+        if self._store is None:
+            self._store = self._connect()
+        return self._store

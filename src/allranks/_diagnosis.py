@@ -1,0 +1,195 @@
+"""From what all ranks tell of themselves to one verdict: pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from allranks._rollcall import ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+STACKS = 3
+"""Of how many ranks that hold the others up a verdict shows the stack."""
+
+DEEP = 6
+"""How many lines of a stack it shows."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A collective that a rank has made.
+
+    Attributes:
+        group: the group's name, the same on all its ranks.
+        number: the how manieth collective of the group it is, as torch counts.
+        op: its name.
+        data: dtypes and shapes.
+        line: the program's line, or "".
+    """
+
+    group: str
+    number: int
+    op: str
+    data: str
+    line: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.op, self.data) if part)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one rank stands.
+
+    Attributes:
+        rank: the rank.
+        who: names it, with its process and host.
+        seconds: how long it has been in the collective, or in none.
+        at: the line of its program, or "".
+        call: the collective that it waits in, as torch sees it; None in none.
+        ours: the call of ours that it waits in, or "".
+        group: the group of the call, or "".
+        members: the global ranks of that group.
+        recent: the last collectives that it made, of all groups, oldest first.
+        made: how many collectives it has made, by the group's name.
+        stack: where its main thread stands, innermost first.
+    """
+
+    rank: int
+    who: str
+    seconds: float
+    at: str
+    call: Call | None = None
+    ours: str = ""
+    group: str = ""
+    members: tuple[int, ...] = ()
+    recent: tuple[Call, ...] = ()
+    made: dict[str, int] = field(default_factory=dict)
+    stack: tuple[str, ...] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in a collective."""
+        return bool(self.call or self.ours)
+
+    @property
+    def number(self) -> int:
+        """The number of the collective that it waits in; 0 where torch does not tell."""
+        return self.call.number if self.call else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``from_json`` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Standing:
+        """What a rank told."""
+        call = Call(**told["call"]) if told["call"] else None
+        recent = tuple(Call(**one) for one in told["recent"])
+        lists = {name: tuple(told[name]) for name in ("members", "stack")}
+        return cls(**{**told, **lists, "call": call, "recent": recent})
+
+
+def verdict(seen_by: Standing, standings: Mapping[int, Standing], fates: Mapping[int, str]) -> str:
+    """Why a collective does not complete, in sentences.
+
+    Args:
+        seen_by: the rank whose call has waited long.
+        standings: of the ranks that answered, by rank.
+        fates: of the others, what is known of them, by rank.
+    """
+    members = seen_by.members or tuple(sorted({*standings, *fates}))
+    here = {rank: standings[rank] for rank in members if rank in standings}
+    here.setdefault(seen_by.rank, seen_by)
+    told = [_head(seen_by), *_places(seen_by, here), *_fates(members, here, fates)]
+    return " ".join([*told, *_conclusions(seen_by, here), *_stacks(here)])
+
+
+def _head(seen_by: Standing) -> str:
+    number = f" #{seen_by.number}" if seen_by.number else ""
+    name = seen_by.ours or (seen_by.call.op if seen_by.call else "a collective")
+    return f"{name}{number} on {seen_by.group or 'WORLD'} has waited {seen_by.seconds:.0f} s."
+
+
+def _places(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[str]:
+    by_place: dict[str, list[int]] = {}
+    for rank, standing in sorted(here.items()):
+        by_place.setdefault(_place(seen_by, standing), []).append(rank)
+    for place, ranks in by_place.items():
+        longest = max(here[rank].seconds for rank in ranks)
+        yield f"{_named(ranks)}: {place}{_since(here[ranks[0]], longest)}."
+
+
+def _since(standing: Standing, seconds: float) -> str:
+    return "" if standing.waits else f", for {seconds:.0f} s"
+
+
+def _place(seen_by: Standing, standing: Standing) -> str:
+    at = f", {standing.at}" if standing.at else ""
+    if not standing.waits:
+        return f"in no collective, at {standing.at}" if standing.at else "in no collective"
+    name = standing.ours or str(standing.call)
+    same = (standing.group, standing.number) == (seen_by.group, seen_by.number)
+    number = f" #{standing.number}" if standing.number else ""
+    return f"in {name}{'' if same else f'{number} on {standing.group}'}{at}"
+
+
+def _fates(
+    members: Iterable[int], here: Mapping[int, Standing], fates: Mapping[int, str]
+) -> Iterable[str]:
+    by_fate: dict[str, list[int]] = {}
+    for rank in members:
+        if rank not in here:
+            by_fate.setdefault(fates.get(rank, "does not answer"), []).append(rank)
+    for fate, ranks in by_fate.items():
+        yield f"{_named(ranks)}: {fate}."
+
+
+def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[str]:
+    waiting = [standing for standing in here.values() if standing.waits]
+    if len({standing.group for standing in waiting}) > 1:
+        yield (
+            "They wait in different groups: every rank must make its calls on these groups in the "
+            "same order."
+        )
+        return
+    counts = {standing.made.get(seen_by.group, 0) for standing in here.values()}
+    names = {(s.number, s.call.op, s.call.data) for s in waiting if s.call}
+    differs = _first_difference(seen_by.group, here)
+    if differs and (len(counts) > 1 or len(names) > 1):
+        yield differs
+    elif len(names) > 1:
+        yield "They are in different collectives."
+
+
+def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
+    """Where the calls of the ranks on a group begin to differ, as far as all remember them."""
+    by_rank = {
+        rank: {call.number: call for call in standing.recent if call.group == group}
+        for rank, standing in here.items()
+    }
+    known = [set(calls) for calls in by_rank.values()]
+    for number in sorted(set.intersection(*known)) if known else ():
+        by_call: dict[str, list[int]] = {}
+        for rank, calls in sorted(by_rank.items()):
+            call = calls[number]
+            by_call.setdefault(f"{call}{f' at {call.line}' if call.line else ''}", []).append(rank)
+        if len(by_call) > 1:
+            each = "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
+            return f"Their calls first differ at #{number}: {each}."
+    return ""
+
+
+def _stacks(here: Mapping[int, Standing]) -> Iterable[str]:
+    """Where those stand that hold the others up."""
+    absent = [standing for standing in here.values() if not standing.waits and standing.stack]
+    for standing in absent[:STACKS]:
+        yield f"Rank {standing.rank} stands at {' < '.join(standing.stack[:DEEP])}."
+
+
+def _named(ranks: Iterable[int]) -> str:
+    """Ranks as a sentence begins with them."""
+    many = list(ranks)
+    return f"{'Rank' if len(many) == 1 else 'Ranks'} {ranges(many)}"

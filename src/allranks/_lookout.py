@@ -1,0 +1,373 @@
+"""A thread beside the program that hears of failures, and finds out why ranks wait.
+
+It looks at the store once a second, over a connection of its own; in large worlds less often, so
+that all ranks together look at most ``LOOKS`` times a second. A death on this host wakes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+import uuid
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from allranks import _alarm, _evidence, _flight, _inquiry, _processes, _stacks
+from allranks._alarm import Failure
+from allranks._bulletin import HEARD, Bulletin, Line, first_left, left_note
+from allranks._diagnosis import Standing, verdict
+from allranks._neighbours import Neighbours
+from allranks._progress import Progress, Stuck
+from allranks._rollcall import Record, answered, tell
+from allranks._waiting import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch.distributed as dist
+
+FIRST, TICK = 0.1, 1.0
+"""Seconds to the first look at the store, and between two."""
+
+LOOKS = 512
+"""How often a second all ranks together may look at the store."""
+
+HURRY, HURRIED = 0.1, 3.0
+"""Seconds between two looks while ranks tell where they stand, and for how long so."""
+
+SEARCH = 0.5
+"""Seconds in which a rank that has gone may be told of, before all ranks are asked."""
+
+SPEAK = 2.0
+"""Seconds in which the program may hear of a failure by itself before the lookout says it."""
+
+GRACE = 10.0
+"""Seconds from then to the end of a rank that cannot hear of it, blocked in a call of torch's."""
+
+SHARE = 0.6
+"""The share of the group's timeout after which a stall is looked into at the latest."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a watch stands.
+
+    Attributes:
+        store: the store of the world, which the program uses too.
+        me: this rank's record.
+        here: the ranks of this host.
+        world_size: how many ranks there are.
+        hosts_store: whether the store goes with this process.
+        stall_after: seconds in one collective after which the ranks are asked.
+        timeout: seconds after which a collective fails.
+    """
+
+    store: dist.Store
+    me: Record
+    here: tuple[int, ...]
+    world_size: int
+    hosts_store: bool
+    stall_after: float
+    timeout: float
+
+    @property
+    def patience(self) -> float:
+        """Seconds in one collective after which the ranks are asked."""
+        return min(self.stall_after, SHARE * self.timeout)
+
+    @property
+    def tick(self) -> float:
+        """Seconds between two looks at the store."""
+        return max(TICK, self.world_size / LOOKS)
+
+
+class Lookout:
+    """The thread, and what it knows."""
+
+    def __init__(self, post: Post) -> None:
+        """Begin to look.
+
+        Args:
+            post: where it stands.
+        """
+        self.failure: Failure | None = None
+        self._post = post
+        self._line = Line(post.store.clone)  # type: ignore[attr-defined]  # not in the stubs
+        self._bulletin = Bulletin()
+        self._neighbours = Neighbours()
+        self._has_met = False
+        self._progress = Progress(blind=_flight.why_blind() is not None)
+        self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._stopping = False
+        self._hurry = Deadline.after(0.0)
+        self._inquiry = ""
+        self._verdict: tuple[str, Stuck | None] = ("", None)
+        self._patience: tuple[Stuck | None, float] = (None, post.patience)
+        self._deaf: tuple[list[_stacks.Line], Deadline] | None = None
+        self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the store has not answered lately."""
+        return bool(self._line.lost) or self._line.silent
+
+    def request(self, question: Callable[[], Any]) -> Future[Any]:
+        """Have a question answered by the thread."""
+        future: Future[Any] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(question())
+            except Exception as error:  # noqa: BLE001 - raised where it was asked
+                future.set_exception(error)
+
+        self._requests.put(answer)
+        self._neighbours.call()
+        if not self._thread.is_alive():
+            future.cancel()
+        return future
+
+    def stop(self) -> None:
+        """End the thread; one that is held up by the store is left behind."""
+        self._stopping = True
+        self._neighbours.call()
+        self._thread.join(1.0)
+        if not self._thread.is_alive():
+            self._neighbours.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._neighbours.sleep(self._pause())
+                if not self._stopping:
+                    self._look()
+        except Exception:  # noqa: BLE001 - nobody else would hear of it
+            tell(f"the watch of {self._post.me} has ended:\n{traceback.format_exc()}")
+
+    def _pause(self) -> float:
+        """Seconds to the next look."""
+        if not self._has_met and not self.cut_off:
+            return FIRST
+        return self._post.tick if self._hurry.passed else HURRY
+
+    def _look(self) -> None:
+        self._hear_news()
+        while not self._requests.empty():
+            self._requests.get()()
+        self._follow_progress()
+        self._end_if_deaf()
+
+    def _hear_news(self) -> None:
+        if not self._has_met:
+            self._meet_neighbours()
+        self._line.ask(self._bulletin.fetch, None)
+        self._hear()
+        for record, code in self._neighbours.ended():
+            self._see_end(record, code)
+
+    def _meet_neighbours(self) -> None:
+        """Only those whose process ids mean the same here."""
+        me = self._post.me
+        others = [rank for rank in self._post.here if rank != me.rank]
+        records = self._line.ask(lambda store: [answered(store, rank) for rank in others], None)
+        if records is not None:
+            self._has_met = True
+            self._neighbours.meet(r for r in records if r and r.pid_space == me.pid_space)
+
+    def _hear(self) -> None:
+        for entry in self._bulletin.unheard():
+            if entry["kind"] == "failure":
+                self._hear_of(Failure(**entry["failure"]))
+            elif entry["kind"] == "who":
+                self._tell_where_it_stands(entry["inquiry"])
+            else:
+                self._hear_verdict(entry["text"])
+
+    def _hear_of(self, failure: Failure) -> None:
+        if self.failure is not None:
+            return
+        self.failure = failure
+        self._line.ask(lambda store: store.add(HEARD, 1), 0)
+        if failure.rank != self._post.me.rank:
+            self._keep(f"heard that {failure}")
+            self._deaf = ([], Deadline.after(SPEAK))
+
+    def _tell_where_it_stands(self, inquiry: str) -> None:
+        self._inquiry = inquiry
+        self._hurry = Deadline.after(HURRIED)
+        told = {"standing": self._standing().as_json(), "held": self._neighbours.held()}
+        self._line.ask(
+            lambda store: _inquiry.answer(store, inquiry, self._post.me.rank, told), None
+        )
+        self._keep("was asked where it stands")
+
+    def _standing(self) -> Any:
+        return self._progress.standing(self._post.me.rank, str(self._post.me))
+
+    def _keep(self, why: str) -> None:
+        if _evidence.wanted():
+            _evidence.keep(self._post.me.rank, why, {"standing": self._standing().as_json()})
+
+    def _hear_verdict(self, text: str) -> None:
+        self._verdict = (text, self._progress.stuck())
+        tell(text)
+        _evidence.keep_verdict(text)
+
+    def _see_end(self, record: Record, code: int | None) -> None:
+        """A rank that ends without having left has failed, unless it meant to end like that."""
+        if code == 0 or self._line.ask(
+            lambda s: s.check([left_note(record.rank)]), otherwise=False
+        ):
+            return
+        self._publish(Failure(record.rank, str(record), time.time(), "", _processes.ending(code)))
+
+    def _publish(self, failure: Failure) -> None:
+        """Tell all of another rank's failure, unless they know of one; else just this one."""
+        entry = {"kind": "failure", "failure": asdict(failure)}
+        self._line.ask(lambda store: self._bulletin.post(store, entry, unless="failure"), None)
+        self._hear()
+        self._hear_of(failure)
+
+    def search(self) -> Failure | None:
+        """Who has closed a connection to this rank: known, or found by asking all."""
+        end = Deadline.after(SEARCH)
+        while True:
+            self._hear_news()
+            if found := self.failure:
+                return found
+            if found := self._line.ask(first_left, None):
+                return found
+            if self._line.lost:
+                return self._store_gone()
+            if end.passed:
+                return self._who_is_missing()
+            time.sleep(0.02)
+
+    def _store_gone(self) -> Failure:
+        how = self._neighbours.condition(0) or "it has left or died"
+        return Failure(0, "rank 0", time.time(), "", f"is gone, and its store with it: {how}")
+
+    def _who_is_missing(self) -> Failure | None:
+        told, _ = self._ask_all()
+        silent = [rank for rank in range(self._post.world_size) if rank not in told]
+        if not silent or not told:
+            return None
+        nothing: dict[int, str] = {}
+        fates = self._line.ask(lambda store: _inquiry.fates(store, silent[:1]), nothing)
+        who = fates.get(silent[0], f"rank {silent[0]} does not answer")
+        text = "and a connection was closed: it has died, or the network is cut"
+        self._publish(Failure(silent[0], who, time.time(), "", text))
+        return self.failure
+
+    def _ask_all(self) -> tuple[dict[int, Any], bool]:
+        """What all ranks tell of themselves, and whether it was this one that asked first."""
+        inquiry = uuid.uuid4().hex
+        entry = {"kind": "who", "inquiry": inquiry, "rank": self._post.me.rank}
+        self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
+        self._hear()
+        count, end = 0, Deadline.after(_inquiry.ANSWERS)
+        while count < self._post.world_size and not end.passed and not self.cut_off:
+            time.sleep(0.02)
+            count = self._line.ask(lambda s: _inquiry.count(s, self._inquiry), 0)
+        told: dict[int, Any] = {}
+        size = self._post.world_size
+        told = self._line.ask(lambda store: _inquiry.answers(store, self._inquiry, size), told)
+        return told, self._inquiry == inquiry
+
+    def judge(self) -> str:
+        """Why this rank's collective does not go on, by what all ranks tell."""
+        stuck = self._progress.stuck()
+        text, of = self._verdict
+        if text and stuck and of and of.what == stuck.what:
+            return text
+        told, first = self._ask_all()
+        if self.cut_off or not told:
+            self._hear_verdict(self._verdict_alone())
+        elif first:
+            text = self._verdict_on(told)
+            entry = {"kind": "verdict", "text": text}
+            self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
+            self._hear()
+        else:
+            self._await_verdict(text)
+        return self._verdict[0]
+
+    def _verdict_on(self, told: dict[int, Any]) -> str:
+        standings = {rank: Standing.from_json(one["standing"]) for rank, one in told.items()}
+        silent = [rank for rank in range(self._post.world_size) if rank not in told]
+        fates: dict[int, str] = {}
+        fates = self._line.ask(lambda store: _inquiry.fates(store, silent), fates)
+        held = {int(rank): how for one in told.values() for rank, how in one["held"].items()}
+        for rank in silent:
+            how = held.get(rank) or self._neighbours.condition(rank)
+            if how and rank in fates and "has left" not in fates[rank]:
+                fates[rank] += f"; {how}"
+        return verdict(self._standing(), standings, fates)
+
+    def _verdict_alone(self) -> str:
+        """What this rank knows by itself, where the store does not answer."""
+        how = self._neighbours.condition(0)
+        gone = (
+            "is gone, and so the others cannot be asked" if self._line.lost else "does not answer"
+        )
+        fates = dict.fromkeys(range(self._post.world_size), "cannot be asked, without the store")
+        fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
+        fates.update(self._neighbours.held() if 0 in fates else {})
+        me = self._standing()
+        return verdict(me, {me.rank: me}, fates)
+
+    def _await_verdict(self, before: str) -> None:
+        """Another rank has asked; it will tell."""
+        end = Deadline.after(_inquiry.ANSWERS)
+        while self._verdict[0] == before and not end.passed and not self.cut_off:
+            time.sleep(HURRY)
+            self._line.ask(self._bulletin.fetch, None)
+            self._hear()
+
+    def _follow_progress(self) -> None:
+        stuck = self._progress.stuck()
+        of = self._verdict[1]
+        if of and (stuck is None or stuck.what != of.what):
+            tell(f"{self._post.me}: its collective went on after {_ago(of):.0f} s")
+            self._verdict = ("", None)
+        before, patience = self._patience
+        if stuck and before and stuck.what == before.what and self.failure is None:
+            if patience and _ago(stuck) >= patience:
+                self._patience = (stuck, 2 * patience)
+                self._verdict = ("", None)
+                self.judge()
+            return
+        self._patience = (stuck, self._post.patience)
+
+    def _end_if_deaf(self) -> None:
+        """End this process if its program is blocked in torch, deaf to what has happened."""
+        if self._deaf is None or self.failure is None or _alarm.told:
+            return
+        before, end = self._deaf
+        lines = _stacks.main_thread()
+        if not end.passed:
+            return
+        blocked = self._progress.stuck() is not None
+        if not before or before != lines or not blocked:
+            if not before:
+                tell(f"{self._post.me}: {self.failure}; {self.failure.age:.0f} s ago")
+            self._deaf = (lines, Deadline.after(GRACE))
+            return
+        tell(
+            f"{self._post.me} is blocked in a collective at {_stacks.of_the_program(lines)}, which "
+            f"cannot complete; leaving. First failure: {self.failure}"
+        )
+        self._keep(f"left, blocked, after {self.failure}")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _ago(stuck: Stuck) -> float:
+    return time.monotonic() - stuck.since

@@ -1,0 +1,122 @@
+"""Processes of this host: whether they run, and how they ended, as far as one may see."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+PIDFD_GET_INFO = 0xC048FF0B
+"""The request to a process's descriptor, on Linux since 6.15; it answers INFO."""
+
+INFO = struct.Struct("=QQ11IiII")
+EXIT_CODE, WITH_EXIT_CODE = 13, 1 << 3
+"""Where INFO has the exit code, and the bit of its mask that asks for it and confirms it."""
+
+
+def pid_space() -> str:
+    """Tells apart the hosts and containers in which process ids mean different processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}|{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        import socket
+
+        return socket.gethostname()
+
+
+def state(pid: int) -> str:
+    """A process's state as Linux has it (R, S, D, T, Z, ...); "" where there is none to see."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process of this host has ended, reaped or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return state(pid) in ("Z", "X")
+
+
+def opened(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends (Linux; None elsewhere).
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None  # An old kernel, a filter of system calls, or no descriptor left.
+
+
+def how_it_ended(pid: int, descriptor: int | None) -> int | None:
+    """The exit code of a process that has ended, or minus a signal's number; None if unknown."""
+    status = _reaped_status(descriptor)
+    if status is None:
+        status = _zombies_status(pid)
+    return None if status is None else os.waitstatus_to_exitcode(status)
+
+
+def _zombies_status(pid: int) -> int | None:
+    """The last number of a zombie's line is its status, for those who may trace the process."""
+    if state(pid) != "Z":
+        return None
+    with suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_text().split()[-1])
+    return None
+
+
+def _reaped_status(descriptor: int | None) -> int | None:
+    if descriptor is None or sys.platform != "linux":
+        return None
+    import fcntl
+
+    asked = bytearray(INFO.size)
+    struct.pack_into("=Q", asked, 0, WITH_EXIT_CODE)
+    try:
+        fcntl.ioctl(descriptor, PIDFD_GET_INFO, asked)
+    except OSError:
+        return None  # An older kernel.
+    info = INFO.unpack(asked)
+    return info[EXIT_CODE] if info[0] & WITH_EXIT_CODE else None
+
+
+def ending(code: int | None) -> str:
+    """How a process ended, for people."""
+    if code is None:
+        return "ended without a word"
+    if code >= 0:
+        return f"left with exit code {code}, without a word"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def condition(pid: int) -> str:
+    """What can be said of a process that does not answer; "" if nothing."""
+    if is_gone(pid):
+        return "its process is gone"
+    return {
+        "T": "its process is stopped (SIGSTOP, or a terminal's Ctrl-Z)",
+        "t": "its process is held by a debugger",
+        "D": "its process waits in the kernel, as for a disk or a network file system",
+        "R": "its process runs, deep in code that holds the interpreter's lock",
+        "S": "its process sleeps",
+    }.get(state(pid), "")

@@ -1,0 +1,91 @@
+"""Where threads stand: the lines of the program among those of Python, torch and allranks."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import FrameType, TracebackType
+
+OURS = str(Path(__file__).parent)
+
+
+class Line(NamedTuple):
+    """A place in a program.
+
+    Attributes:
+        file: the file's path.
+        number: the line's number.
+        function: the function's name.
+    """
+
+    file: str
+    number: int
+    function: str
+
+    def __str__(self) -> str:
+        inside = "" if self.function == "<module>" else f" in {self.function}"
+        return f"{Path(self.file).name}:{self.number}{inside}"
+
+
+def main_thread() -> list[Line]:
+    """Where the main thread stands, innermost first."""
+    ident = threading.main_thread().ident
+    return list(_lines(sys._current_frames().get(ident or 0)))  # noqa: SLF001 - the public way
+
+
+def all_threads() -> dict[str, list[str]]:
+    """Where every thread stands, by its name, innermost first."""
+    frames = sys._current_frames()  # noqa: SLF001 - the public way
+    return {
+        thread.name: [f"{line.file}:{line.number} in {line.function}" for line in _lines(frame)]
+        for thread in threading.enumerate()
+        if (frame := frames.get(thread.ident or 0))
+    }
+
+
+def _lines(frame: FrameType | None) -> Iterator[Line]:
+    while frame:
+        yield Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+
+
+def raised_at(traceback: TracebackType | None) -> Line | None:
+    """The program's line at which an exception was raised."""
+    lines = []
+    while traceback:
+        code = traceback.tb_frame.f_code
+        lines.append(Line(code.co_filename, traceback.tb_lineno, code.co_name))
+        traceback = traceback.tb_next
+    return of_the_program(reversed(lines))
+
+
+def of_the_program(lines: Iterable[Line]) -> Line | None:
+    """The innermost line that the user wrote, else the innermost of a library's.
+
+    Args:
+        lines: innermost first.
+    """
+    known = [line for line in lines if _origin(line.file) != "ours"]
+    for wanted in ("program", "library"):
+        for line in known:
+            if _origin(line.file) == wanted:
+                return line
+    return known[0] if known else None
+
+
+@lru_cache(maxsize=1024)
+def _origin(file: str) -> str:
+    """Whose a file is: the program's, a library's, Python's and torch's, or ours."""
+    paths = sysconfig.get_paths()
+    if file.startswith((OURS, "<frozen")):
+        return "ours"
+    if any(file.startswith(paths[kind]) for kind in ("purelib", "platlib")):
+        return "torch" if "/torch/" in file.replace("\\", "/") else "library"
+    return "python" if file.startswith((paths["stdlib"], paths["platstdlib"])) else "program"

@@ -1,0 +1,119 @@
+"""The watch, as the program's own thread meets it; the lookout is its other half."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from allranks import _alarm, _evidence
+from allranks._alarm import Failure
+from allranks._bulletin import FIRST_LEFT, HEARD, LEFT, Bulletin, left_note, unless_lost
+from allranks._lookout import Lookout
+from allranks._rollcall import tell
+from allranks._waiting import Deadline
+from allranks.errors import PeerFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from allranks._lookout import Post
+
+LINGER = 1.5
+"""Seconds that a failing rank 0 keeps its store for the others, who want to know why."""
+
+LEAVING = 2.0
+"""Seconds that rank 0 keeps its store for the others, when all leave."""
+
+ANSWER = 5.0
+"""Seconds that the lookout may take for an answer."""
+
+
+class Watch:
+    """One rank's watch, from setup to cleanup."""
+
+    def __init__(self, post: Post) -> None:
+        """Go on duty.
+
+        Args:
+            post: where it stands.
+        """
+        self._post = post
+        self._rank = post.me.rank
+        self._announced = False
+        self._lookout = Lookout(post)
+        _alarm.take_duty(self)
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure of the world that is known here."""
+        return self._lookout.failure
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the other ranks that this one fails; of several errors, the first."""
+        leaving = isinstance(error, SystemExit) and not error.code
+        if self._announced or leaving or isinstance(error, PeerFailedError):
+            return
+        self._announced = True
+        if culprit := _alarm.culprit(error):
+            tell(f"{self._post.me} lost another rank: {culprit}")
+            return
+        failure = Failure.of(error, self._rank, str(self._post.me))
+        _evidence.keep(self._rank, str(failure), {"failure": asdict(failure)})
+        entry = {"kind": "failure", "failure": asdict(failure)}
+        unless_lost(lambda: Bulletin().post(self._post.store, entry, unless="failure"))
+        if self._post.hosts_store:
+            self._keep_store(HEARD, self._post.world_size - 1, LINGER)
+
+    def find_culprit(self) -> Failure | None:
+        """Who has closed a connection to this rank; takes seconds where it is not known yet."""
+        found: Failure | None = self._ask(self._lookout.search)
+        return found
+
+    def verdict(self) -> str:
+        """What the ranks of a collective that does not complete do instead; "" if unknown."""
+        return self._ask(self._lookout.judge) or ""
+
+    def stop(self, how: str) -> None:
+        """Go off duty, and tell the others that this rank leaves.
+
+        Args:
+            how: why it leaves.
+        """
+        _alarm.leave_duty()
+        self._lookout.stop()
+        if self._lookout.cut_off:
+            return
+        note = {"who": str(self._post.me), "at": time.time(), "how": how}
+
+        def leave() -> None:
+            self._post.store.set(left_note(self._rank), json.dumps(note))
+            self._post.store.compare_set(FIRST_LEFT, "", str(self._rank))
+            self._post.store.add(LEFT, 1)
+
+        unless_lost(leave)
+
+    def see_others_off(self) -> None:
+        """Keep the store until the others have left, for a moment at most."""
+        if self._post.hosts_store and not self._lookout.cut_off:
+            gone = self.failure is not None  # A rank that fails may never say that it leaves.
+            self._keep_store(LEFT, self._post.world_size - gone, LEAVING)
+
+    def _keep_store(self, count: str, ranks: int, seconds: float) -> None:
+        """Keep the store until so many ranks have counted themselves."""
+        end = Deadline.after(seconds)
+
+        def wait() -> None:
+            while self._post.store.add(count, 0) < ranks and not end.passed:
+                time.sleep(0.005)
+
+        unless_lost(wait)
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """The lookout's answer; None if it takes too long."""
+        try:
+            return self._lookout.request(question).result(ANSWER)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from allranks import _stacks
-from allranks.errors import PeerFailedError
+from allranks.errors import CollectiveError, PeerFailedError, StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,9 @@ LOST_PEERS = re.compile(
     r"Read error \[|Write error \[|PeerFailedError"
 )
 """What a rank says whose peers have left it."""
+
+TIMED_OUT = "Timed out waiting"
+"""What gloo says when its timeout has passed."""
 
 LINES = 40
 """How many lines of a traceback travel."""
@@ -77,6 +80,10 @@ class Watch(Protocol):
     @property
     def failure(self) -> Failure | None:
         """The first failure of the world that is known here."""
+
+    @property
+    def last_verdict(self) -> str:
+        """The last verdict that was told; "" if there is none."""
 
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
@@ -173,10 +180,20 @@ def culprit(error: BaseException) -> Failure | None:
     """Whose failure or leaving an error is due to, if that is known or can be found out."""
     if on_duty is None:
         return None
-    if isinstance(error, PeerFailedError):
-        return on_duty.failure
     lost = isinstance(error, RuntimeError) and LOST_PEERS.search(str(error))
-    return on_duty.find_culprit() if lost else None
+    if lost or isinstance(error, PeerFailedError) or TIMED_OUT in str(error):
+        return on_duty.failure or (on_duty.find_culprit() if lost else None)
+    return None
+
+
+def explained(error: BaseException) -> CollectiveError | None:
+    """An error of torch's that only says what happened, as one that says who; None if unknown."""
+    if not isinstance(error, RuntimeError) or isinstance(error, CollectiveError):
+        return None
+    if failure := culprit(error):
+        return peer_failed(failure)
+    told = on_duty.last_verdict if on_duty and TIMED_OUT in str(error) else ""
+    return StalledError(f"a collective did not complete in time; {told}") if told else None
 
 
 def verdict() -> str:

@@ -101,6 +101,11 @@ def give_up(group: dist.ProcessGroup, why: str) -> None:
     _given_up.setdefault(group, why)
 
 
+def number_given_up() -> int:
+    """How many groups are given up: their last calls stay in flight for ever."""
+    return len(_given_up)
+
+
 def _check_usable(call: str, group: dist.ProcessGroup) -> None:
     for used in (group, _private_gloo.get(group)):
         if used in _given_up:

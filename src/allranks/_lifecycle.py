@@ -18,7 +18,7 @@ from allranks._bring_up import (
 )
 from allranks._settings import Settings, SettingsDict, read
 from allranks._world import World, detect
-from allranks.errors import CollectiveError, ConfigError, DetectionError, PeerFailedError
+from allranks.errors import CollectiveError, ConfigError, DetectionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -195,15 +195,16 @@ def _leave_early(error: BaseException) -> None:
 
     Raises:
         PeerFailedError: the error is such a one, and the peer is known.
+        StalledError: the error is gloo's about a timeout, and there is a verdict.
     """
     if isinstance(error, SystemExit) and _state and not error.code:
         line = _stacks.raised_at(error.__traceback__)
         _state.ending = f"its program ended with exit code 0{f', at {line}' if line else ''}"
         return
-    ours = isinstance(error, PeerFailedError)
-    if not ours and (failure := _alarm.culprit(error)):
-        raise _alarm.peer_failed(failure) from error
-    _alarm.announce(error)
+    explained = _alarm.explained(error)
+    _alarm.announce(explained or error)
+    if explained:
+        raise explained from error
 
 
 def store() -> Any:

@@ -106,7 +106,8 @@ class Lookout:
         self._stopping = False
         self._hurry = Deadline.after(0.0)
         self._inquiry = ""
-        self._verdict: tuple[str, Stuck | None] = ("", None)
+        self.last_verdict = ""
+        self._judged: Stuck | None = None
         self._patience: tuple[Stuck | None, float] = (None, post.patience)
         self._deaf: tuple[list[_stacks.Line], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
@@ -215,7 +216,10 @@ class Lookout:
             _evidence.keep(self._post.me.rank, why, {"standing": self._standing().as_json()})
 
     def _hear_verdict(self, text: str) -> None:
-        self._verdict = (text, self._progress.stuck())
+        stuck = self._progress.stuck()
+        self.last_verdict, self._judged = text, stuck
+        if stuck:
+            self._patience = (stuck, 2 * max(_ago(stuck), self._post.patience))
         tell(text)
         _evidence.keep_verdict(text)
 
@@ -271,20 +275,21 @@ class Lookout:
         entry = {"kind": "who", "inquiry": inquiry, "rank": self._post.me.rank}
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
         self._hear()
+        asked, size = self._inquiry, self._post.world_size
         count, end = 0, Deadline.after(_inquiry.ANSWERS)
-        while count < self._post.world_size and not end.passed and not self.cut_off:
+        while count < size and not end.passed and not self.cut_off:
             time.sleep(0.02)
-            count = self._line.ask(lambda s: _inquiry.count(s, self._inquiry), 0)
+            self._line.ask(self._bulletin.fetch, None)
+            self._hear()
+            count = self._line.ask(lambda store: _inquiry.count(store, asked), 0)
         told: dict[int, Any] = {}
-        size = self._post.world_size
-        told = self._line.ask(lambda store: _inquiry.answers(store, self._inquiry, size), told)
-        return told, self._inquiry == inquiry
+        told = self._line.ask(lambda store: _inquiry.answers(store, asked, size), told)
+        return told, asked == inquiry
 
     def judge(self) -> str:
         """Why this rank's collective does not go on, by what all ranks tell."""
-        stuck = self._progress.stuck()
-        text, of = self._verdict
-        if text and stuck and of and of.what == stuck.what:
+        stuck, text = self._progress.stuck(), self.last_verdict
+        if stuck and self._judged and self._judged.what == stuck.what:
             return text
         told, first = self._ask_all()
         if self.cut_off or not told:
@@ -296,7 +301,7 @@ class Lookout:
             self._hear()
         else:
             self._await_verdict(text)
-        return self._verdict[0]
+        return self.last_verdict
 
     def _verdict_on(self, told: dict[int, Any]) -> str:
         standings = {rank: Standing.from_json(one["standing"]) for rank, one in told.items()}
@@ -325,22 +330,17 @@ class Lookout:
     def _await_verdict(self, before: str) -> None:
         """Another rank has asked; it will tell."""
         end = Deadline.after(_inquiry.ANSWERS)
-        while self._verdict[0] == before and not end.passed and not self.cut_off:
+        while self.last_verdict == before and not end.passed and not self.cut_off:
             time.sleep(HURRY)
             self._line.ask(self._bulletin.fetch, None)
             self._hear()
 
     def _follow_progress(self) -> None:
         stuck = self._progress.stuck()
-        of = self._verdict[1]
-        if of and (stuck is None or stuck.what != of.what):
-            tell(f"{self._post.me}: its collective went on after {_ago(of):.0f} s")
-            self._verdict = ("", None)
         before, patience = self._patience
         if stuck and before and stuck.what == before.what and self.failure is None:
-            if patience and _ago(stuck) >= patience:
-                self._patience = (stuck, 2 * patience)
-                self._verdict = ("", None)
+            if _ago(stuck) >= patience:
+                self._judged = None
                 self.judge()
             return
         self._patience = (stuck, self._post.patience)

@@ -158,7 +158,7 @@ def _give_up(
         PeerFailedError: another rank has failed, or left, and it is known which.
         StalledError: the timeout has passed.
     """
-    stalled = isinstance(error, StillRunning) or "Timed out waiting" in str(error)
+    stalled = isinstance(error, StillRunning) or _alarm.TIMED_OUT in str(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
     if culprit := _alarm.culprit(error):

@@ -38,6 +38,8 @@ class Progress:
         self._seen: dict[tuple[object, ...], float] = {}
         self._counts: dict[int, tuple[int, int]] = {}
         self._changed = time.monotonic()
+        self._given_up = 0
+        self._left_behind: set[tuple[object, ...]] = set()
 
     def stuck(self) -> Stuck | None:
         """The oldest collective that is not complete; None if the rank is in none."""
@@ -46,6 +48,10 @@ class Progress:
         if counts != self._counts:
             self._counts, self._changed = counts, now
         open_ = {(g, done + 1): now for g, (made, done) in counts.items() if made > done}
+        if _groups.number_given_up() != self._given_up:
+            self._given_up = _groups.number_given_up()
+            self._left_behind |= open_.keys()
+        open_ = {what: since for what, since in open_.items() if what not in self._left_behind}
         self._seen = {what: self._seen.get(what, since) for what, since in open_.items()}
         ours = _alarm.waiting
         if ours:
@@ -79,7 +85,12 @@ class Progress:
     def _in_flight(self, flown: list[Flown]) -> Flown | None:
         """The oldest collective of a group that is not complete."""
         done = {group: done for group, (_, done) in self._counts.items()}
-        open_ = [one for one in flown if one.number > done.get(one.group_id, one.number)]
+        open_ = [
+            one
+            for one in flown
+            if one.number > done.get(one.group_id, one.number)
+            and (one.group_id, one.number) not in self._left_behind
+        ]
         return min(open_, key=lambda one: one.at, default=None)
 
     def _seconds(self, stuck: Stuck | None, here: Flown | None) -> float:

@@ -51,6 +51,11 @@ class Watch:
         """The first failure of the world that is known here."""
         return self._lookout.failure
 
+    @property
+    def last_verdict(self) -> str:
+        """The last verdict that was told; "" if there is none."""
+        return self._lookout.last_verdict
+
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails; of several errors, the first."""
         leaving = isinstance(error, SystemExit) and not error.code

@@ -81,12 +81,12 @@ class Ranks:
             self.processes.append(process)
             self.pipes.append(reader)
 
-    def results(self, timeout: float = 60) -> list[Ended]:
+    def results(self, timeout: float = 60, never: int | None = None) -> list[Ended]:
+        """How the ranks ended; one that never does is killed, and left out."""
         end = time.monotonic() + timeout
+        pairs = zip(self.processes, self.pipes, strict=True)
         try:
-            return [
-                self._result(*pair, end) for pair in zip(self.processes, self.pipes, strict=True)
-            ]
+            return [self._result(*pair, end) for i, pair in enumerate(pairs) if i != never]
         finally:
             for process in self.processes:
                 process.kill()
@@ -131,6 +131,7 @@ def env_environs(ranks: int, port: int, **more: str) -> list[dict[str, str]]:
             "LOCAL_RANK": str(rank),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
+            "RES_OPTIONS": "timeout:1 attempts:1",  # torch's store looks up the names of its peers.
             **more,
         }
         for rank in range(ranks)

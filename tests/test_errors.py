@@ -12,7 +12,7 @@ FIELDS = {
     "DetectionError": {"variables": {"RANK": "x"}},
     "MissingRanksError": {"missing": (1, 2)},
     "DuplicateRankError": {"rank": 3},
-    "PeerFailedError": {"rank": 5},
+    "PeerFailedError": {"rank": 5, "traceback": "Traceback ..."},
     "RankFailedError": {"rank": 1, "exit_code": -9},
 }
 

@@ -144,8 +144,11 @@ def programs_hook() -> Callable[..., object]:
 def _at_the_end(
     kind: type[BaseException], error: BaseException, frames: TracebackType | None
 ) -> None:
-    announce(error)
+    reason = explained(error)
+    announce(reason or error)
     (_hook_before or sys.__excepthook__)(kind, error, frames)
+    if reason:
+        print(f"{type(reason).__name__}: {reason}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def announce(error: BaseException) -> None:

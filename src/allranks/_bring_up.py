@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from allranks import _devices, _environ, _flight, _groups, _processes, _sockets
+from allranks._alarm import LOST_PEERS
+from allranks._bulletin import UP
 from allranks._headers import CHECK
 from allranks._lookout import Post
 from allranks._plan import nth, plan
@@ -143,6 +145,8 @@ def bring_up(wanted: Settings, earlier: int) -> State:
     except BaseException:
         take_down(meeting)
         raise
+    if meeting:
+        meeting.store.add(UP, 1)
     watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
     return State(wanted, world, meeting, watch)
 
@@ -284,6 +288,13 @@ def _init_process_group(
         return
     try:
         Abandonable(init).result(deadline.left)
+    except RuntimeError as error:
+        if not LOST_PEERS.search(str(error)):
+            raise
+        raise RendezvousError(
+            f"rank {world.rank}: all ranks answered the roll call, but one of them left while gloo "
+            f"connected them; its own log says why. ({error})"
+        ) from error
     except StillRunning:
         raise RendezvousError(
             f"rank {world.rank}: all ranks answered the roll call, but gloo did not connect them "

@@ -7,6 +7,7 @@ others read, and the first failure is the same on all ranks.
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,6 +26,20 @@ PATIENCE = 2.0
 
 HEARD, LEFT, FIRST_LEFT = "watch/heard", "watch/left", "watch/left/first"
 """How many ranks have heard of the failure, and have left, and which was the first."""
+
+
+UP = "watch/up"
+"""How many ranks have brought their process group up."""
+
+
+def all_up(store: dist.Store, world_size: int) -> None:
+    """Wait until all ranks are up: one that leaves before breaks the others' coming up."""
+
+    def wait() -> None:
+        while store.add(UP, 0) < world_size:
+            time.sleep(0.002)
+
+    unless_lost(wait)
 
 
 def left_note(rank: int) -> str:
@@ -89,19 +104,29 @@ class Bulletin:
 
 
 class Line:
-    """A connection to the store that may fall silent, or be lost: then nobody is held up."""
+    """A way to the store that may fall silent, or be lost: then nobody is held up."""
 
-    def __init__(self, connect: Callable[[], dist.Store]) -> None:
-        """Connect at the first question.
+    def __init__(self, store: dist.Store) -> None:
+        """Use the program's connection at first.
 
         Args:
-            connect: makes the connection; it may block.
+            store: the store, over the connection that the program has.
         """
-        self._connect = connect
-        self._store: dist.Store | None = None
+        self._store = store
+        self._own: Abandonable[dist.Store] | None = None
         self._pending: Abandonable[Any] | None = None
         self.lost = ""
         self.silent = False
+
+    def take_own(self) -> None:
+        """Change to a connection of one's own, once it is there: making one may take long."""
+        if self._own is None:
+            self._own = Abandonable(self._store.clone)  # type: ignore[attr-defined]  # not in stubs
+        elif self._own.over:
+            self._store = self.ask(lambda _: self._own_connection(), self._store)
+
+    def _own_connection(self) -> dist.Store:
+        return self._own.result(0.0) if self._own else self._store
 
     def ask(self, question: Callable[[dist.Store], T], otherwise: T) -> T:
         """What the store answers, or otherwise where it does not.
@@ -112,7 +137,7 @@ class Line:
         """
         if self.lost or (self._pending and not self._pending.over):
             return otherwise
-        asked = self._pending = Abandonable(lambda: question(self._connected()))
+        asked = self._pending = Abandonable(lambda: question(self._store))
         try:
             answer = asked.result(PATIENCE)
         except StillRunning:
@@ -123,8 +148,3 @@ class Line:
             return otherwise
         self.silent = False
         return cast("T", answer)
-
-    def _connected(self) -> dist.Store:
-        if self._store is None:
-            self._store = self._connect()
-        return self._store

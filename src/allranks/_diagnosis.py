@@ -142,7 +142,7 @@ def _fates(
     by_fate: dict[str, list[int]] = {}
     for rank in members:
         if rank not in here:
-            by_fate.setdefault(fates.get(rank, "does not answer"), []).append(rank)
+            by_fate.setdefault(fates.get(rank, "no answer"), []).append(rank)
     for fate, ranks in by_fate.items():
         yield f"{_named(ranks)}: {fate}."
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks import _stacks
 from allranks._stacks import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BUFFER = "TORCH_FR_BUFFER_SIZE"
 """The variable by which torch learns, before its first group, how many calls to remember."""
@@ -84,9 +89,33 @@ def progress() -> dict[int, tuple[int, int]]:
 
 def flown() -> list[Flown]:
     """The collectives that the recorder remembers, oldest first."""
-    told = pickle.loads(_recorder()._dump_fr_trace(includeStackTraces=True))  # noqa: S301, SLF001
+    with _inductor_unasked():
+        dump = _recorder()._dump_fr_trace(includeStackTraces=True)  # noqa: SLF001
+    told = pickle.loads(dump)  # noqa: S301 - from our own process
     entries = [entry for entry in told.get("entries", ()) if not entry["is_p2p"]]
     return [_flown(entry) for entry in sorted(entries, key=lambda entry: entry["record_id"])]
+
+
+@contextmanager
+def _inductor_unasked() -> Iterator[None]:
+    """Torch asks its compiler about each line of a stack, and imports it for that (1.2 s measured).
+
+    Where the compiler is not imported it knows no line; an import statement in another thread is
+    not affected, since it does not look at torch's attribute.
+    """
+    import torch
+
+    if "_inductor" in vars(torch):
+        yield
+        return
+    unknown = SimpleNamespace(stack_frames_for_code=lambda *_: None)
+    stand_in = SimpleNamespace(codecache=SimpleNamespace(PyCodeCache=unknown))
+    torch._inductor = stand_in  # type: ignore[assignment]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        if vars(torch).get("_inductor") is stand_in:
+            del torch._inductor  # noqa: SLF001
 
 
 def _flown(entry: dict[str, Any]) -> Flown:

@@ -16,6 +16,7 @@ from allranks._bring_up import (
     refuse_unknown_backend,
     take_down,
 )
+from allranks._bulletin import all_up
 from allranks._settings import Settings, SettingsDict, read
 from allranks._world import World, detect
 from allranks.errors import CollectiveError, ConfigError, DetectionError
@@ -121,6 +122,10 @@ def _register_at_exit() -> None:
     if not _at_exit_registered:
         atexit.register(_groups.rest_before_exit)  # Runs after _leave.
         atexit.register(_leave)
+        import multiprocessing.util
+
+        if multiprocessing.parent_process():  # Its children end without the functions of atexit.
+            multiprocessing.util.Finalize(None, _leave, exitpriority=0)
         _at_exit_registered = True
 
 
@@ -146,6 +151,8 @@ def cleanup() -> None:
 def _end(how: str) -> None:
     global _state
     state, _state = _state, None
+    if state and state.meeting:
+        all_up(state.meeting.store, state.world.world_size)
     if state and state.watch:
         state.watch.stop(how)
     if initialized():

@@ -97,7 +97,7 @@ class Lookout:
         """
         self.failure: Failure | None = None
         self._post = post
-        self._line = Line(post.store.clone)  # type: ignore[attr-defined]  # not in the stubs
+        self._line = Line(post.store)
         self._bulletin = Bulletin()
         self._neighbours = Neighbours()
         self._has_met = False
@@ -107,7 +107,7 @@ class Lookout:
         self._hurry = Deadline.after(0.0)
         self._inquiry = ""
         self.last_verdict = ""
-        self._judged: Stuck | None = None
+        self._judged: tuple[tuple[object, ...] | None, object] | None = None
         self._patience: tuple[Stuck | None, float] = (None, post.patience)
         self._deaf: tuple[list[_stacks.Line], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
@@ -155,17 +155,19 @@ class Lookout:
         """Seconds to the next look."""
         if not self._has_met and not self.cut_off:
             return FIRST
-        return self._post.tick if self._hurry.passed else HURRY
+        return self._post.tick if self._hurry.passed and not self._line.silent else HURRY
 
     def _look(self) -> None:
+        self._follow_progress()
         self._hear_news()
         while not self._requests.empty():
             self._requests.get()()
-        self._follow_progress()
         self._end_if_deaf()
 
     def _hear_news(self) -> None:
-        if not self._has_met:
+        if self._has_met:
+            self._line.take_own()
+        else:
             self._meet_neighbours()
         self._line.ask(self._bulletin.fetch, None)
         self._hear()
@@ -196,7 +198,7 @@ class Lookout:
         self.failure = failure
         self._line.ask(lambda store: store.add(HEARD, 1), 0)
         if failure.rank != self._post.me.rank:
-            self._keep(f"heard that {failure}")
+            self.keep(f"heard that {failure}")
             self._deaf = ([], Deadline.after(SPEAK))
 
     def _tell_where_it_stands(self, inquiry: str) -> None:
@@ -206,18 +208,21 @@ class Lookout:
         self._line.ask(
             lambda store: _inquiry.answer(store, inquiry, self._post.me.rank, told), None
         )
-        self._keep("was asked where it stands")
+        self.keep("was asked where it stands")
 
     def _standing(self) -> Any:
         return self._progress.standing(self._post.me.rank, str(self._post.me))
 
-    def _keep(self, why: str) -> None:
+    def keep(self, why: str, **more: Any) -> None:
+        """Keep where this rank stands, for those who come later, where that is wanted."""
         if _evidence.wanted():
-            _evidence.keep(self._post.me.rank, why, {"standing": self._standing().as_json()})
+            standing = self._standing().as_json()
+            _evidence.keep(self._post.me.rank, why, {"standing": standing, **more})
 
     def _hear_verdict(self, text: str) -> None:
         stuck = self._progress.stuck()
-        self.last_verdict, self._judged = text, stuck
+        self.last_verdict = text
+        self._judged = (stuck.what if stuck else None, _alarm.waiting)
         if stuck:
             self._patience = (stuck, 2 * max(_ago(stuck), self._post.patience))
         tell(text)
@@ -245,8 +250,9 @@ class Lookout:
             self._hear_news()
             if found := self.failure:
                 return found
-            if found := self._line.ask(first_left, None):
-                return found
+            if left := self._line.ask(first_left, None):
+                self._publish(left)  # Some ranks wait for one that waits for it.
+                return self.failure
             if self._line.lost:
                 return self._store_gone()
             if end.passed:
@@ -264,9 +270,11 @@ class Lookout:
             return None
         nothing: dict[int, str] = {}
         fates = self._line.ask(lambda store: _inquiry.fates(store, silent[:1]), nothing)
-        who = fates.get(silent[0], f"rank {silent[0]} does not answer")
-        text = "and a connection was closed: it has died, or the network is cut"
-        self._publish(Failure(silent[0], who, time.time(), "", text))
+        text = (
+            f"has closed a connection, and gives {fates.get(silent[0], 'no answer')}: it has died, "
+            "or the network is cut"
+        )
+        self._publish(Failure(silent[0], f"rank {silent[0]}", time.time(), "", text))
         return self.failure
 
     def _ask_all(self) -> tuple[dict[int, Any], bool]:
@@ -289,9 +297,12 @@ class Lookout:
     def judge(self) -> str:
         """Why this rank's collective does not go on, by what all ranks tell."""
         stuck, text = self._progress.stuck(), self.last_verdict
-        if stuck and self._judged and self._judged.what == stuck.what:
+        if self._is_judged(stuck):
             return text
         told, first = self._ask_all()
+        now = self._progress.stuck()
+        if stuck and (now is None or now.what != stuck.what):
+            return ""  # It has gone on in the meantime.
         if self.cut_off or not told:
             self._hear_verdict(self._verdict_alone())
         elif first:
@@ -303,6 +314,12 @@ class Lookout:
             self._await_verdict(text)
         return self.last_verdict
 
+    def _is_judged(self, stuck: Stuck | None) -> bool:
+        """Whether the last verdict is on what this rank waits for."""
+        what, waiting = self._judged or (None, None)
+        same = stuck is not None and stuck.what == what
+        return same or (waiting is not None and waiting is _alarm.waiting)
+
     def _verdict_on(self, told: dict[int, Any]) -> str:
         standings = {rank: Standing.from_json(one["standing"]) for rank, one in told.items()}
         silent = [rank for rank in range(self._post.world_size) if rank not in told]
@@ -313,7 +330,7 @@ class Lookout:
             how = held.get(rank) or self._neighbours.condition(rank)
             if how and rank in fates and "has left" not in fates[rank]:
                 fates[rank] += f"; {how}"
-        return verdict(self._standing(), standings, fates)
+        return verdict(standings.get(self._post.me.rank) or self._standing(), standings, fates)
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
@@ -323,7 +340,7 @@ class Lookout:
         )
         fates = dict.fromkeys(range(self._post.world_size), "cannot be asked, without the store")
         fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
-        fates.update(self._neighbours.held() if 0 in fates else {})
+        fates.update({rank: how for rank, how in self._neighbours.held().items() if rank})
         me = self._standing()
         return verdict(me, {me.rank: me}, fates)
 
@@ -337,13 +354,12 @@ class Lookout:
 
     def _follow_progress(self) -> None:
         stuck = self._progress.stuck()
-        before, patience = self._patience
-        if stuck and before and stuck.what == before.what and self.failure is None:
-            if _ago(stuck) >= patience:
-                self._judged = None
-                self.judge()
-            return
-        self._patience = (stuck, self._post.patience)
+        before = self._patience[0]
+        if stuck is None or before is None or stuck.what != before.what:
+            self._patience = (stuck, self._post.patience)
+        if stuck and _ago(stuck) >= self._patience[1] and self.failure is None:
+            self._judged = None
+            self.judge()
 
     def _end_if_deaf(self) -> None:
         """End this process if its program is blocked in torch, deaf to what has happened."""
@@ -363,7 +379,7 @@ class Lookout:
             f"{self._post.me} is blocked in a collective at {_stacks.of_the_program(lines)}, which "
             f"cannot complete; leaving. First failure: {self.failure}"
         )
-        self._keep(f"left, blocked, after {self.failure}")
+        self.keep(f"left, blocked, after {self.failure}")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

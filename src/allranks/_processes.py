@@ -65,13 +65,14 @@ def opened(pid: int) -> int | None:
 
 def how_it_ended(pid: int, descriptor: int | None) -> int | None:
     """The exit code of a process that has ended, or minus a signal's number; None if unknown."""
-    status = _reaped_status(descriptor)
-    if status is None:
-        status = _zombies_status(pid)
-    return None if status is None else os.waitstatus_to_exitcode(status)
+    for look in (_reaped_status, _zombies_status, _reaped_status):  # It may be reaped meanwhile.
+        status = look(pid, descriptor)
+        if status is not None:
+            return os.waitstatus_to_exitcode(status)
+    return None
 
 
-def _zombies_status(pid: int) -> int | None:
+def _zombies_status(pid: int, _: int | None) -> int | None:
     """The last number of a zombie's line is its status, for those who may trace the process."""
     if state(pid) != "Z":
         return None
@@ -80,7 +81,7 @@ def _zombies_status(pid: int) -> int | None:
     return None
 
 
-def _reaped_status(descriptor: int | None) -> int | None:
+def _reaped_status(_: int, descriptor: int | None) -> int | None:
     if descriptor is None or sys.platform != "linux":
         return None
     import fcntl

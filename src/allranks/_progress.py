@@ -53,11 +53,12 @@ class Progress:
             self._left_behind |= open_.keys()
         open_ = {what: since for what, since in open_.items() if what not in self._left_behind}
         self._seen = {what: self._seen.get(what, since) for what, since in open_.items()}
-        ours = _alarm.waiting
-        if ours:
-            return Stuck((ours.call, ours.since), ours.since)
         oldest = min(self._seen.items(), key=lambda item: item[1], default=None)
-        return Stuck(*oldest) if oldest else None
+        ours = _alarm.waiting
+        if oldest:
+            what, since = oldest
+            return Stuck(what, min(since, ours.since) if ours else since)
+        return Stuck((ours.since,), ours.since) if ours else None
 
     def standing(self, rank: int, who: str) -> Standing:
         """Where this rank stands now; takes torch some milliseconds to tell."""

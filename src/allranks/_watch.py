@@ -8,11 +8,10 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from allranks import _alarm, _evidence
+from allranks import _alarm
 from allranks._alarm import Failure
 from allranks._bulletin import FIRST_LEFT, HEARD, LEFT, Bulletin, left_note, unless_lost
 from allranks._lookout import Lookout
-from allranks._rollcall import tell
 from allranks._waiting import Deadline
 from allranks.errors import PeerFailedError
 
@@ -62,11 +61,8 @@ class Watch:
         if self._announced or leaving or isinstance(error, PeerFailedError):
             return
         self._announced = True
-        if culprit := _alarm.culprit(error):
-            tell(f"{self._post.me} lost another rank: {culprit}")
-            return
         failure = Failure.of(error, self._rank, str(self._post.me))
-        _evidence.keep(self._rank, str(failure), {"failure": asdict(failure)})
+        self._lookout.keep(str(failure), failure=asdict(failure))
         entry = {"kind": "failure", "failure": asdict(failure)}
         unless_lost(lambda: Bulletin().post(self._post.store, entry, unless="failure"))
         if self._post.hosts_store:

@@ -1,0 +1,138 @@
+"""From what ranks tell of themselves to a verdict, without any process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from allranks._diagnosis import Call, Standing, verdict
+
+REDUCE = Call("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
+
+
+def waiting(rank: int, call: Call = REDUCE, **more) -> Standing:
+    told = {
+        "seconds": 60.4,
+        "at": call.line,
+        "call": call,
+        "group": call.group,
+        "members": (0, 1, 2, 3),
+        "made": {call.group: call.number},
+        "recent": (call,),
+    }
+    return Standing(rank=rank, who=f"rank {rank} (pid 1 on h)", **{**told, **more})
+
+
+def elsewhere(rank: int, **more) -> Standing:
+    told = {
+        "seconds": 71.2,
+        "at": "data.py:31 in load_shard",
+        "made": {"WORLD": 40},
+        "stack": ("data.py:31 in load_shard", "train.py:12 in main"),
+    }
+    return Standing(rank=rank, who=f"rank {rank} (pid 1 on h)", **{**told, **more})
+
+
+def told(standings: list[Standing], fates: dict[int, str] | None = None) -> str:
+    return verdict(standings[0], {one.rank: one for one in standings}, fates or {})
+
+
+def test_a_rank_that_has_not_come() -> None:
+    assert told([waiting(0), waiting(1), elsewhere(2), waiting(3)]) == (
+        "all_reduce #41 on WORLD has waited 60 s. "
+        "Ranks 0-1, 3: in all_reduce float32[1024], train.py:88. "
+        "Rank 2: in no collective, at data.py:31 in load_shard, for 71 s. "
+        "Rank 2 stands at data.py:31 in load_shard < train.py:12 in main."
+    )
+
+
+def test_different_collectives() -> None:
+    other = replace(REDUCE, op="broadcast", data="float32[8]", line="train.py:90")
+    text = told([waiting(0), waiting(1), waiting(2, other), waiting(3)])
+    assert "Ranks 0-1, 3: in all_reduce float32[1024], train.py:88. " in text
+    assert "Rank 2: in broadcast float32[8], train.py:90. " in text
+    assert text.endswith(
+        "Their calls first differ at #41: ranks 0-1, 3: all_reduce float32[1024] at train.py:88; "
+        "rank 2: broadcast float32[8] at train.py:90."
+    )
+
+
+def test_different_collectives_that_nobody_remembers() -> None:
+    other = replace(REDUCE, op="broadcast")
+    text = told([waiting(0, recent=()), waiting(1, other, recent=())])
+    assert text.endswith(" Ranks 2-3: no answer. They are in different collectives.")
+
+
+def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
+    first = [Call("WORLD", n, "all_reduce", "float32[8]", f"train.py:{40 + n}") for n in (1, 2, 3)]
+    skipped = [first[0], replace(first[2], number=2)]
+    late = elsewhere(2, recent=tuple(skipped), made={"WORLD": 2}, at="train.py:50")
+    here = [waiting(rank, first[2], recent=tuple(first)) for rank in (0, 1)]
+    assert (
+        "Their calls first differ at #2: ranks 0-1: all_reduce float32[8] at train.py:42; "
+        "rank 2: all_reduce float32[8] at train.py:43." in told([*here, late])
+    )
+
+
+def test_lines_that_differ_are_no_reason_where_all_else_agrees() -> None:
+    branch = replace(REDUCE, line="train.py:90")
+    text = told([waiting(0), waiting(1, branch), elsewhere(2, made={"WORLD": 41}), waiting(3)])
+    assert "differ" not in text
+
+
+def test_two_groups_in_different_order() -> None:
+    one, other = replace(REDUCE, group="a"), replace(REDUCE, group="b", line="train.py:90")
+    text = told([waiting(0, one, members=(0, 1)), waiting(1, other, members=(0, 1))])
+    assert text.startswith("all_reduce #41 on a has waited 60 s. ")
+    assert "Rank 1: in all_reduce float32[1024] #41 on b, train.py:90. " in text
+    assert text.endswith(
+        "They wait in different groups: every rank must make its calls on these groups in the "
+        "same order."
+    )
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [
+        "has left, 3 s ago: its program ended with exit code 0, at train.py:12",
+        "no answer (pid 7 on h2)",
+        "no answer (pid 7 on h2); its process is stopped (SIGSTOP, or a terminal's Ctrl-Z)",
+    ],
+)
+def test_each_fate_is_a_sentence(fate: str) -> None:
+    text = told([waiting(0), waiting(1), waiting(3)], {2: fate})
+    assert f" Rank 2: {fate}." in text
+    assert "Ranks 0-1, 3: in all_reduce" in text
+
+
+def test_ranks_outside_of_the_group_are_not_told_of() -> None:
+    pair = replace(REDUCE, group="pair")
+    text = told([waiting(0, pair, members=(0, 3)), elsewhere(1), waiting(3, pair)], {2: "is dead"})
+    assert "Ranks 0, 3: in all_reduce" in text
+    assert "Rank 1" not in text
+    assert "dead" not in text
+
+
+def test_our_own_calls_are_told_in_our_words() -> None:
+    ours = {"ours": "all_reduce(sum) of dict('loss': number)", "call": None}
+    here = [replace(waiting(rank), **ours) for rank in (0, 1, 3)]
+    text = told([*here, elsewhere(2)])
+    assert text.startswith("all_reduce(sum) of dict('loss': number) on WORLD has waited 60 s. ")
+    assert "Ranks 0-1, 3: in all_reduce(sum) of dict('loss': number), train.py:88. " in text
+
+
+def test_many_ranks_stay_readable() -> None:
+    members = tuple(range(1000))
+    here = [waiting(rank, members=members) for rank in range(990)]
+    text = told([*here, *(elsewhere(rank) for rank in range(990, 999))])
+    assert "Ranks 0-989: in all_reduce" in text
+    assert "Ranks 990-998: in no collective" in text
+    assert "Rank 999: no answer." in text
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize("standing", [waiting(1), elsewhere(2)])
+def test_a_standing_travels_as_json(standing: Standing) -> None:
+    assert Standing.from_json(json.loads(json.dumps(standing.as_json()))) == standing

@@ -1,0 +1,256 @@
+"""What the other ranks hear when one fails, leaves, dies, stops, or does not come."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import allranks
+from allranks import _alarm, _sockets
+from allranks.errors import PeerFailedError, StalledError
+from harness import Ranks, env_environs, private_environs
+
+DEADLINE = 30
+
+
+def _heard(function, place: str):
+    rank = os.environ.get("RANK") or os.environ["ALLRANKS_RANK"]
+    with Path(place, f"err{rank}").open("w") as file:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = file
+        return function()
+
+
+def session(timeout: float = 20.0, stall_after: float = 10.0):
+    return allranks.session(cpu=True, timeout=timedelta(seconds=timeout), stall_after=stall_after)
+
+
+def meet(world) -> None:
+    """All have come, and know the processes of their host."""
+    end = time.monotonic() + 10
+    while not _alarm.on_duty._lookout._has_met and time.monotonic() < end:
+        time.sleep(0.01)
+    assert world.world_size == allranks.all_reduce(1)
+
+
+def raising() -> None:
+    with session() as world:
+        if world.rank == 2:
+            raise LookupError("no shard 7")
+        allranks.all_reduce({"loss": 1.0})
+
+
+def raising_and_living_on() -> None:
+    if allranks.get_rank() != 2:
+        raising()
+    with pytest.raises(LookupError):
+        raising()
+    time.sleep(3)
+    raise LookupError("no shard 7")
+
+
+def raising_elsewhere_in_torch() -> None:
+    with session() as world:
+        if world.rank == 2:
+            raise LookupError("no shard 7")
+        dist.all_reduce(torch.ones(4))
+
+
+def exiting() -> None:
+    with session() as world:
+        if world.rank == 2:
+            sys.exit(0)
+        allranks.all_reduce({"loss": 1.0})
+
+
+def cleaning_up() -> None:
+    with session() as world:
+        if world.rank == 2:
+            allranks.cleanup()
+            return
+        allranks.all_reduce({"loss": 1.0})
+
+
+def leaving_without_a_word() -> None:
+    with session() as world:
+        meet(world)
+        if world.rank == 2:
+            os._exit(7)
+        allranks.all_reduce(torch.ones(1))
+
+
+def dying() -> None:
+    with session() as world:
+        meet(world)
+        if world.rank == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        allranks.all_reduce({"loss": 1.0})
+
+
+def dying_as_rank_0() -> None:
+    with session() as world:
+        meet(world)
+        if world.rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        allranks.all_reduce({"loss": 1.0})
+
+
+def stalling() -> None:
+    with session(timeout=4, stall_after=0.5) as world:
+        meet(world)
+        if world.rank == 2:
+            load_shard(8)
+        allranks.all_reduce(torch.ones(3, 5))
+
+
+def load_shard(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def stopping() -> None:
+    with session(timeout=4, stall_after=0.5) as world:
+        meet(world)
+        if world.rank == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        allranks.all_reduce(torch.ones(3, 5))
+
+
+def stopping_rank_0() -> None:
+    with session(timeout=6, stall_after=0.5) as world:
+        meet(world)
+        if world.rank == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        dist.all_reduce(torch.ones(3, 5))
+
+
+def calling_another() -> None:
+    with session(timeout=4, stall_after=0.5) as world:
+        meet(world)
+        call = dist.broadcast if world.rank == 2 else dist.reduce
+        call(torch.ones(3, 5), 1)
+        dist.barrier()
+
+
+def skipping() -> None:
+    with session(timeout=4, stall_after=0.5) as world:
+        meet(world)
+        if world.rank != 2:
+            allranks.all_reduce(torch.ones(2))
+        allranks.all_reduce(torch.ones(2))
+        load_shard(8 if world.rank == 2 else 0)
+
+
+SHARD = r"rank 2 \(pid \d+ on .*\) failed: LookupError: no shard 7, at test_failures.py:\d+ in "
+
+LOST = (
+    (raising, 2, SHARD + r"raising; .* s ago, while .* in all_reduce\(sum\) of dict"),
+    (raising_and_living_on, 2, SHARD),
+    (raising_elsewhere_in_torch, 2, SHARD),
+    (exiting, 2, r"rank 2 .* has left: its program ended with exit code 0, at test_failures"),
+    (cleaning_up, 2, r"rank 2 \(pid .* has left: it called cleanup\(\)"),
+    (leaving_without_a_word, 2, r"rank 2 \(pid .* left with exit code 7, without a word"),
+    (dying, 2, r"rank 2 \(pid .* was killed by SIGKILL \(out of memory\?\)"),
+    (dying_as_rank_0, 0, r"rank 0 (\(pid .* was killed by SIGKILL|is gone, and its store)"),
+)
+"""What befalls a rank, which, and what the others say."""
+
+WAITED = r"all_reduce #\d+ on WORLD has waited \d s\. Ranks 0-1, 3: in all_reduce.*, test_failures"
+AWAY = r"Rank 2: in no collective, at test_failures\.py:\d+ in load_shard, for \d s\."
+
+DIFFER = r"Their calls first differ at #\d: ranks 0-1, 3: "
+
+STALLED = (
+    (
+        stalling,
+        WAITED + rf"\.py:\d+ in stalling\. {AWAY} Rank 2 stands at test_f.* in load_shard < ",
+    ),
+    (stopping, WAITED + r".* Rank 2: no answer from pid .*; its process is stopped \(SIGST"),
+    (stopping_rank_0, r"Rank 0: its store does not answer; its process is stopped"),
+    (calling_another, DIFFER + r"reduce float32\[3, 5\] at .*; rank 2: broadcast float32\[3, 5\]"),
+    (
+        skipping,
+        AWAY + " " + DIFFER + r"all_reduce float32\[2\] at ",
+    ),
+)
+"""What does not go on, and what the verdict says."""
+
+
+@contextmanager
+def at_a_port(ranks: int):
+    """The environments of ranks that meet in a store of rank 0's."""
+    yield env_environs(ranks, _sockets.free_port())
+
+
+STORES = {"file": private_environs, "port": at_a_port}
+
+CASES = [(function, store) for function, *_ in LOST for store in STORES]
+CASES += [
+    (function, "port" if "rank_0" in function.__name__ else "file") for function, _ in STALLED
+]
+
+NEXT = CASES[4::5]
+
+NEVER = {"stopping": 2, "stopping_rank_0": 0}
+
+
+@pytest.fixture(scope="module")
+def befallen(tmp_path_factory):
+    """How the ranks of all these ended, which wait at the same time."""
+    with ExitStack() as places:
+        jobs = {}
+        for case in CASES:
+            place = tmp_path_factory.mktemp(case[0].__name__)
+            environs = places.enter_context(STORES[case[1]](4))
+            environs = [{**one, "ALLRANKS_LOG_DIR": str(place)} for one in environs]
+            jobs[case] = place, Ranks(_heard, environs, case[0], str(place))
+            if case in NEXT:
+                time.sleep(1.0)  # Two cores cannot start all of them at once.
+        yield {
+            case: (place, ranks.results(DEADLINE, never=NEVER.get(case[0].__name__)))
+            for case, (place, ranks) in jobs.items()
+        }
+
+
+@pytest.mark.parametrize("store", ["port", "file"])
+@pytest.mark.parametrize(
+    ("function", "culprit", "said"), LOST, ids=lambda f: getattr(f, "__name__", "")
+)
+def test_the_others_name_the_rank(befallen, function, culprit, said, store) -> None:
+    _, ended = befallen[function, store]
+    for rank in {0, 1, 2, 3} - {culprit}:
+        assert isinstance(ended[rank].error, PeerFailedError), ended[rank]
+        assert re.search(said, str(ended[rank].error)), ended[rank]
+        assert ended[rank].error.rank == culprit
+    if function is raising:
+        assert ended[2].text == "LookupError: no shard 7"
+        assert 'raise LookupError("no shard 7")' in ended[0].error.traceback
+
+
+@pytest.mark.parametrize(("function", "said"), STALLED, ids=lambda f: getattr(f, "__name__", ""))
+def test_a_verdict_tells_who_is_where(befallen, function, said) -> None:
+    """On every rank that can speak, in its log, and in the error at the timeout."""
+    store = "port" if function is stopping_rank_0 else "file"
+    place, ended = befallen[function, store]
+    never = NEVER.get(function.__name__)
+    for rank, one in zip((r for r in range(4) if r != never), ended, strict=True):
+        log = (place / f"err{rank}").read_text()
+        assert re.search(said, log), log
+        assert one.error is None or isinstance(one.error, (StalledError, PeerFailedError)), one
+    errors = [one.error for one in ended if isinstance(one.error, StalledError)]
+    assert errors
+    assert all(re.search(said, str(error)) for error in errors)
+    assert re.search(said, (place / "verdict.txt").read_text())
+    kept = json.loads((place / "rank-1.json").read_text())
+    assert kept["standing"]["rank"] == 1
+    assert "MainThread" in kept["threads"]

@@ -17,8 +17,10 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _alarm, _sockets
-from allranks.errors import PeerFailedError, StalledError
+from allranks import _alarm, _lookout, _sockets
+from allranks._bulletin import Bulletin
+from allranks._lookout import Post
+from allranks.errors import ConfigError, PeerFailedError, StalledError
 from harness import Ranks, env_environs, private_environs
 
 DEADLINE = 30
@@ -254,3 +256,149 @@ def test_a_verdict_tells_who_is_where(befallen, function, said) -> None:
     kept = json.loads((place / "rank-1.json").read_text())
     assert kept["standing"]["rank"] == 1
     assert "MainThread" in kept["threads"]
+
+
+def deaf() -> None:
+    _lookout.SPEAK, _lookout.GRACE = 0.3, 0.5
+    with session() as world:
+        meet(world)
+        if world.rank != 1:
+            dist.all_reduce(torch.ones(3))
+        _alarm.announce(LookupError("no shard 7"))
+        time.sleep(5)
+
+
+def uncaught() -> None:
+    """As a script does it that calls no cleanup, without a session."""
+    allranks.setup(cpu=True)
+    assert sys.excepthook is not _alarm.programs_hook()
+    try:
+        print({}["no shard 7"] if allranks.get_rank() else dist.all_reduce(torch.ones(3)))
+    except (LookupError, RuntimeError) as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    allranks.cleanup()
+    assert sys.excepthook is _alarm.programs_hook()
+
+
+def slow() -> float:
+    with session(stall_after=0.5) as world:
+        meet(world)
+        if world.rank == 1:
+            load_shard(3)
+        return allranks.all_reduce(1.0)
+
+
+def rank_0_first() -> float:
+    with session() as world:
+        began = time.monotonic()
+    if world.rank:
+        time.sleep(1.0)
+    return time.monotonic() - began
+
+
+def unwatched() -> str:
+    with session(timeout=2) as world:
+        if world.rank == 1:
+            return ""
+        with pytest.raises(RuntimeError) as caught:
+            allranks.all_reduce(torch.ones(1))
+        assert _alarm.on_duty is None
+        return type(caught.value).__name__
+
+
+def looks() -> int:
+    """How often the store is looked at in three seconds, by a rank that only works."""
+    seen = []
+    fetch = Bulletin.fetch
+    Bulletin.fetch = lambda self, store: [seen.append(1), fetch(self, store)][1]
+    with session() as world:
+        meet(world)
+        seen.clear()
+        time.sleep(3)
+        return len(seen)
+
+
+def forking() -> int:
+    """A fork of the program's own has no watch, and speaks for no rank."""
+    with session() as world:
+        pid = os.fork()
+        if pid == 0:
+            sys.excepthook(LookupError, LookupError("mine"), None)
+            os._exit(0 if _alarm.on_duty is None else 1)
+        status = os.waitpid(pid, 0)[1]
+        allranks.all_reduce(world.rank)
+        return status
+
+
+def test_what_else_the_watch_does(tmp_path) -> None:
+    """All of it at the same time, since most of it is waiting."""
+    with ExitStack() as places:
+
+        def start(function, **more: str):
+            (tmp_path / function.__name__).mkdir()
+            environs = places.enter_context(private_environs(2))
+            environs = [{**one, **more} for one in environs]
+            return Ranks(_heard, environs, function, str(tmp_path / function.__name__))
+
+        def log(function, rank: int) -> str:
+            return (tmp_path / function.__name__ / f"err{rank}").read_text()
+
+        off = {"ALLRANKS_WATCH": "0"}
+        jobs = {f: start(f) for f in (deaf, uncaught, slow, rank_0_first, looks, forking)}
+        jobs[unwatched] = start(unwatched, **off)
+        ended = {f: ranks.results(DEADLINE) for f, ranks in jobs.items()}
+        left = ended[deaf][0]
+        assert (left.exit_code, left.error, left.value) == (1, None, None)
+        assert "is blocked in a collective at test_failures.py:" in log(deaf, 0)
+        assert "First failure: rank 1 " in log(deaf, 0)
+        assert ended[deaf][1].error is None
+
+        assert [one.error for one in ended[uncaught]] == [None, None]
+        last = log(uncaught, 0).splitlines()[-1]
+        assert re.match(r"PeerFailedError: rank 1 \(pid .* failed: KeyError: 'no shard 7'", last)
+        assert log(uncaught, 1).splitlines()[-1].endswith("KeyError: 'no shard 7'")
+
+        assert [one.value for one in ended[slow]] == [2.0, 2.0]
+        assert re.search(r"Rank 1: in no collective, at .* in load_shard, for \d s\.", log(slow, 0))
+        assert not re.search("died|gone|left|failed", log(slow, 0) + log(slow, 1))
+
+        assert ended[rank_0_first][0].value < 1.0  # A file does not go with rank 0.
+        assert all(2 <= one.value <= 4 for one in ended[looks])
+        assert [one.value for one in ended[forking]] == [0, 0]
+        assert [one.value for one in ended[unwatched]] == ["RuntimeError", ""]
+
+
+def test_rank_0_keeps_its_store_for_the_others_but_not_for_long(tmp_path) -> None:
+    environs = env_environs(2, _sockets.free_port())
+    ended = Ranks(_heard, environs, staying, str(tmp_path)).results(DEADLINE)
+    assert [one.error for one in ended] == [None, None]
+    assert ended[0].value >= 0.5
+
+
+def staying() -> float:
+    """Rank 1 leaves later."""
+    allranks.setup(cpu=True)
+    allranks.all_reduce(1)
+    began = time.monotonic()
+    if allranks.get_rank():
+        time.sleep(0.5)
+    allranks.cleanup()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(2, 1.0), (512, 1.0), (1024, 2.0), (8192, 16.0)])
+def test_large_worlds_look_less_often(size: int, seconds: float) -> None:
+    assert Post(None, None, (), size, False, 60.0, 1800.0).tick == seconds
+
+
+def test_a_stall_is_looked_into_before_the_timeout() -> None:
+    assert Post(None, None, (), 2, False, 60.0, 1800.0).patience == 60.0
+    assert Post(None, None, (), 2, False, 60.0, 10.0).patience == 6.0
+
+
+@pytest.mark.parametrize("asked", ["soon", "-1", "0"])
+def test_stall_after_is_seconds(asked: str, monkeypatch) -> None:
+    monkeypatch.setenv("ALLRANKS_STALL_AFTER", asked)
+    with pytest.raises(ConfigError, match=f"ALLRANKS_STALL_AFTER='{asked}': expected seconds"):
+        allranks.setup(cpu=True)
+    assert not allranks.initialized()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -211,3 +212,6 @@ def peer_failed(failure: Failure, call: str = "") -> PeerFailedError:
     while_in = f", while this rank was in {call}" if call else ""
     text = f"{failure}; {failure.age:.1f} s ago{while_in}."
     return PeerFailedError(text, rank=failure.rank, traceback=failure.traceback)
+
+
+os.register_at_fork(after_in_child=leave_duty)  # What a rank forks is no rank.

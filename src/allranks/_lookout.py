@@ -354,9 +354,9 @@ class Lookout:
 
     def _follow_progress(self) -> None:
         stuck = self._progress.stuck()
-        before = self._patience[0]
+        before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
-            self._patience = (stuck, self._post.patience)
+            self._patience = (stuck, patience if self._is_judged(stuck) else self._post.patience)
         if stuck and _ago(stuck) >= self._patience[1] and self.failure is None:
             self._judged = None
             self.judge()

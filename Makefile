@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow check format bench clean
+.PHONY: demo test slow check format bench faults clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -27,7 +27,11 @@ format: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/testing.py
 	$(BIN)/python benchmarks/collectives.py
+	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/startup.py
+
+faults: .venv/dev
+	$(BIN)/python benchmarks/faults.py --markdown docs/failures.md
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

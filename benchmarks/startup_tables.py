@@ -10,6 +10,7 @@ from importlib.metadata import version
 from statistics import median
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Grid:
         for column in table.columns[1:]:
             column.justify = "right"
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
     def markdown(self) -> str:

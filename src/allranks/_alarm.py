@@ -170,14 +170,17 @@ def leave() -> None:
     waiting = None
 
 
-def look() -> None:
+def look(call: str = "") -> None:
     """Raise what has ended the world, if that is known.
+
+    Args:
+        call: what this rank is in, for the error.
 
     Raises:
         PeerFailedError: another rank has failed.
     """
     if on_duty is not None and on_duty.failure is not None:
-        raise peer_failed(on_duty.failure)
+        raise peer_failed(on_duty.failure, call)
 
 
 def culprit(error: BaseException) -> Failure | None:

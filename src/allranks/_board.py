@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from allranks import _sockets
+from allranks import _processes, _sockets
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:
@@ -53,15 +53,8 @@ class Notice:
         return f"notice of pid {self.pid} on {self.host}, {age:.0f} s old{self._state()}"
 
     def _state(self) -> str:
-        if self.host_key != _sockets.host_key():
-            return ""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return ", a process that is gone"
-        except PermissionError:
-            pass
-        return ""
+        here = self.host_key == _sockets.host_key()
+        return ", a process that is gone" if here and _processes.is_gone(self.pid) else ""
 
 
 class Board(Protocol):

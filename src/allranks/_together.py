@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import signal
-import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
-from allranks import _groups, _headers, _signals, _sockets
+from allranks import _alarm, _groups, _headers, _processes, _signals
 from allranks._buffers import load
 from allranks._call import dump_error
 from allranks._headers import Header
@@ -201,9 +199,10 @@ def _give_signs(place: dist.Store, over: threading.Event) -> None:
 def _wait_for_rank_0(met: dist.Store, place: dist.Store, what: str) -> None:
     pause = 0.005
     try:
-        watch = _Watch(what, answered(met, 0))
+        signs = _Signs(what, answered(met, 0))
         while not place.check([DONE]):
-            watch.look(place)
+            _alarm.look(what)
+            signs.look(place)
             time.sleep(pause)
             pause = min(pause * 1.3, LOOK)
         told = place.get(DONE).decode()
@@ -217,8 +216,8 @@ def _wait_for_rank_0(met: dist.Store, place: dist.Store, what: str) -> None:
         raise PeerFailedError(f"rank 0 failed in {what}: {told}", rank=0)
 
 
-class _Watch:
-    """What a waiting rank sees of rank 0."""
+class _Signs:
+    """Rank 0's signs of life, as a waiting rank sees them."""
 
     def __init__(self, what: str, rank_0: Record | None) -> None:
         self._what = what
@@ -235,18 +234,10 @@ class _Watch:
             self._since = now if sign != self._sign else self._since
             self._sign, self._next = sign, now + BEAT
         first = self._rank_0
-        if first and first.host_key == _sockets.host_key() and _is_gone(first.pid):
+        here = first is not None and first.pid_space == _processes.pid_space()
+        if first and here and _processes.is_gone(first.pid):
             raise PeerFailedError(f"{first} has died, in {self._what}", rank=0)
         if now - self._since > SILENT:
             self._since = now
             name = self._rank_0 or "rank 0"
             tell(f"waiting for {name}, in {self._what}: silent for {SILENT:g} s")
-
-
-def _is_gone(pid: int) -> bool:
-    """Whether a process of this host has ended, reaped or not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return sys.platform == "linux"
-    return state in "ZX"

@@ -12,7 +12,7 @@ import allranks
 PACKAGE = Path(allranks.__file__).parent
 
 LAYERS = (
-    ("errors", "_hostlist", "_huge_pages", "_sockets", "_tensors", "_trees"),
+    ("errors", "_hostlist", "_huge_pages", "_peer_memory", "_sockets", "_tensors", "_trees"),
     (
         "_launchers",
         "_waiting",
@@ -30,6 +30,7 @@ LAYERS = (
     ("_plan", "_groups", "_run", "_fake_world", "_pytest_report"),
     ("_rendezvous", "_messages", "_call"),
     ("_headers", "_order"),
+    ("_transfers",),
     ("_objects", "_in_place", "_launch"),
     ("_collectives", "_reduce"),
     ("_lifecycle",),

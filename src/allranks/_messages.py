@@ -6,7 +6,7 @@ a later call would take for its own; the group is given up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _groups
 from allranks._waiting import Abandonable, StillRunning, done_soon, wait
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._groups import Members
+
+T = TypeVar("T")
 
 SAID = 240
 """How many characters an error shows of a call that a rank made."""
@@ -62,25 +64,13 @@ def equal_all_gather(
     finish(group, gather(into, mine, group=group, async_op=True), mine, what)
 
 
-def ragged_all_gather(
-    who: Members,
-    group: dist.ProcessGroup,
-    mine: torch.Tensor,
-    parts: Sequence[torch.Tensor],
-    what: str,
-) -> None:
-    """Gather flat tensors of known sizes from all ranks of a group, each into its part."""
+def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
+    """Gather flat tensors of known sizes on a device: each member's part is there, goes to all."""
     import torch.distributed as dist
 
-    own = parts[who.rank]
-    if mine.device.type != "cpu":
-        own.copy_(mine)
-        for rank, part in zip(who.ranks, parts, strict=True):
-            if part.numel():
-                dist.broadcast(part, rank, group=group)
-        return
-    peers = [(parts[i], rank) for i, rank in enumerate(who.ranks) if i != who.rank]
-    move(group, [(mine, rank) for _, rank in peers], peers, what, lambda: own.copy_(mine))
+    for rank, part in zip(who.ranks, parts, strict=True):
+        if part.numel():
+            dist.broadcast(part, rank, group=group)
 
 
 def move(
@@ -88,8 +78,8 @@ def move(
     send: Sequence[tuple[torch.Tensor, int]],
     receive: Sequence[tuple[torch.Tensor, int]],
     what: str,
-    meanwhile: Callable[[], object] = lambda: None,
-) -> None:
+    meanwhile: Callable[[], T | None] = lambda: None,
+) -> T | None:
     """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
 
     Args:
@@ -97,7 +87,10 @@ def move(
         send: what goes to whom.
         receive: what is to be filled by whom.
         what: names the call in errors.
-        meanwhile: is done while they travel.
+        meanwhile: is done while they travel; others may wait for its end.
+
+    Returns:
+        What ``meanwhile`` returned.
 
     Raises:
         StalledError: they did not arrive within the group's timeout.
@@ -106,9 +99,14 @@ def move(
 
     works = [(dist.irecv(t, r, group=group, tag=TAG), r) for t, r in receive if t.numel()]
     works += [(dist.isend(t, r, group=group, tag=TAG), r) for t, r in send if t.numel()]
-    meanwhile()
+    try:
+        result = meanwhile()
+    except BaseException:
+        _groups.give_up(group, f"{brief(what)} ended early")
+        raise
     if works:
         _finish_all(group, works, what)
+    return result
 
 
 def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str) -> None:

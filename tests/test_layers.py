@@ -23,6 +23,7 @@ LAYERS = (
         "_numbers",
         "_rank",
         "_local",
+        "_joined",
         "_buffers",
         "_pytest_marker",
     ),

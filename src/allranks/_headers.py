@@ -1,6 +1,6 @@
 """Headers: what ranks tell each other of a call before its data travel.
 
-Two ranks tell each other; more than two tell the first, which answers: 2(N - 1) messages, where
+Two or three ranks tell each other; more tell the first, which answers: 2(N - 1) messages, where
 gloo's all_gather and all_reduce send some N(N - 1) one after the other, which took ten times as
 long at four ranks on two cores. Every header starts as one message of one size and one kind, so
 that a header never meets one of another size, whatever calls the ranks have made; what is more
@@ -25,11 +25,11 @@ from allranks import _groups
 from allranks._messages import (
     SAID,
     brief,
-    broadcast_from,
-    equal_all_gather,
+    broadcast_from_first,
     finish,
     gather_to_first,
     move,
+    swap,
 )
 from allranks._rollcall import ranges
 from allranks._tensors import flat_bytes
@@ -63,6 +63,9 @@ EQUAL, OTHER = b"=", b"*"
 
 INLINE = 65536
 """Bytes that may travel with the headers of all ranks, in place of a collective of their own."""
+
+SWAPPING = 3
+"""Ranks that all tell each other sooner than by way of the first (measured on two cores)."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
@@ -163,7 +166,7 @@ def agree(members: Members, header: Header, combine: Combine = lambda _: b"") ->
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call, or ``combine`` raised; the same on every rank.
     """
-    call = f"{header.call}{_at_line()}"
+    call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = FINE if header.error is None else FAILED
     kind, answer = _ask(members, Told(kind, digest(call), header.body), combine, header.call)
     if kind == DIFFERENT:
@@ -210,20 +213,24 @@ class _Channel:
         self._group = group
         self._ranks = members.ranks
         self._rank = members.rank
-        self._pair = members.size == 2
-        self._hears = self._pair or members.rank == 0
-        self._mine, self._view = _memory(FRAME)
+        self._swaps = members.size <= SWAPPING
+        self._hears = self._swaps or members.rank == 0
+        copies = members.size if self._swaps else 1
+        self._mine, self._view = _memory(FRAME * copies)
+        self._copies = range(FRAME, FRAME * copies, FRAME)
         self._answer, self._answered = _memory(FRAME)
         self._all, self._heard = _memory(FRAME * members.size * self._hears)
         self._frames = list(self._all.view(-1, FRAME))
 
     def ask(self, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
-        _write(self._view, mine)
-        if self._pair:
-            equal_all_gather(self._group, self._mine, self._all, what)
+        end = _write(self._view, mine)
+        if self._swaps:
+            for start in self._copies:
+                self._view[start : start + end] = self._view[:end]
+            swap(self._group, self._mine, self._all, what)
             return _answer(self._read_all(mine, what), combine)
-        gathering = gather_to_first(self._group, self._mine, self._frames, self._ranks[0])
+        gathering = gather_to_first(self._group, self._mine, self._frames)
         if self._hears:
             finish(self._group, gathering, self._mine, what)
             return self._spread(_answer(self._read_all(mine, what), combine), what)
@@ -240,7 +247,7 @@ class _Channel:
             peers = [i for i in range(len(self._ranks)) if i != self._rank]
             rests = [_memory(max(0, heads[i][0] - ROOM)) for i in peers]
             to = [self._ranks[i] for i in peers]
-            sent = [mine.body[ROOM:]] * (len(peers) * self._pair)
+            sent = [mine.body[ROOM:]] * (len(peers) * self._swaps)
             self._pass_on(sent, to, what, [rest for rest, _ in rests])
             for i, (_, rest) in zip(peers, rests, strict=True):
                 bodies[i] += rest
@@ -261,14 +268,14 @@ class _Channel:
         """The first member's answer, on all."""
         if answer:
             _write(self._answered, Told(answer[0], b"", answer[1]))
-        broadcast_from(self._group, self._answer, self._ranks[0], what)
+        broadcast_from_first(self._group, self._answer, what)
         length, kind, _ = HEAD.unpack_from(self._answered)
         body = answer[1] if answer else _body_of(self._answered, 0, length)
         if length > ROOM:
             rest, view = _memory(length - ROOM)
             if answer:
                 view[:] = body[ROOM:]
-            broadcast_from(self._group, rest, self._ranks[0], what)
+            broadcast_from_first(self._group, rest, what)
             body = body if answer else body + view
         return kind, body
 
@@ -282,11 +289,13 @@ def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
     return flat, memoryview(array)
 
 
-def _write(memory: memoryview, told: Told) -> None:
-    """A header's first message."""
+def _write(memory: memoryview, told: Told) -> int:
+    """A header's first message; where it ends."""
     HEAD.pack_into(memory, 0, len(told.body), told.kind, told.mark)
     start = told.body[:ROOM]
-    memory[HEAD.size : HEAD.size + len(start)] = start
+    end = HEAD.size + len(start)
+    memory[HEAD.size : end] = start
+    return end
 
 
 def _body_of(memory: memoryview, start: int, length: int) -> bytes:

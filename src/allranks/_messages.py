@@ -35,23 +35,26 @@ def brief(text: str, limit: int = SAID) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def gather_to_first(
-    group: dist.ProcessGroup,
-    mine: torch.Tensor,
-    into: list[torch.Tensor],
-    first: int,
-) -> Any:
-    """Gather tensors of one size on the group's first member, a global rank; to be finished."""
+def gather_to_first(group: dist.ProcessGroup, mine: torch.Tensor, into: list[torch.Tensor]) -> Any:
+    """Gather tensors of one size on the group's first member; to be finished.
+
+    This and the next two go past torch's own functions, whose checks take as long as the way.
+    """
     import torch.distributed as dist
 
-    return dist.gather(mine, into or None, first, group, async_op=True)
+    return group.gather([into] if into else [], [mine], dist.GatherOptions())
 
 
-def broadcast_from(group: dist.ProcessGroup, tensor: torch.Tensor, src: int, what: str) -> None:
-    """Copy a tensor of one member, a global rank, to all."""
+def broadcast_from_first(group: dist.ProcessGroup, tensor: torch.Tensor, what: str) -> None:
+    """Copy a tensor of the group's first member to all."""
     import torch.distributed as dist
 
-    finish(group, dist.broadcast(tensor, src, group, async_op=True), tensor, what)
+    finish(group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what)
+
+
+def swap(group: dist.ProcessGroup, mine: torch.Tensor, into: torch.Tensor, what: str) -> None:
+    """Send each member its part of a flat tensor, and put theirs for this one in their places."""
+    finish(group, group.alltoall_base(into, mine, [], []), mine, what)
 
 
 def equal_all_gather(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
@@ -20,6 +19,7 @@ from allranks._in_place import (
     why_not_in_place,
     why_not_reduced,
 )
+from allranks._joined import apart, folded, join, stacked
 from allranks._tensors import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 
@@ -37,6 +37,8 @@ T = TypeVar("T")
 Signature: TypeAlias = "tuple[Any, ...]"
 
 NUMBER: Signature = ()
+
+NO_NUMBERS = _numbers.floats([])
 
 FACTS = attrgetter("__class__", "dtype", "shape", "layout", "device")
 """The signature of a tensor."""
@@ -137,11 +139,13 @@ class _Batch(NamedTuple):
     Attributes:
         indices: which of the leaves.
         shapes: of each.
+        shape: of each, if it is the same.
         plain: whether all of them are plain tensors.
     """
 
     indices: tuple[int, ...]
     shapes: tuple[Sequence[int], ...]
+    shape: Sequence[int] | None
     plain: bool
 
 
@@ -184,7 +188,13 @@ def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
 
     shapes = tuple(signatures[i][2] for i in indices)
     plain = all(signatures[i][0] is torch.Tensor for i in indices)
-    return _Batch(tuple(indices), shapes, plain)
+    return _Batch(tuple(indices), shapes, shapes[0] if len(set(shapes)) == 1 else None, plain)
+
+
+@lru_cache(maxsize=256)
+def _planned_alike(op: str, node: Node | None, signature: Signature, count: int) -> _Plan:
+    """The plan for a tree of leaves that are all alike, found sooner."""
+    return _planned(op, node, (signature,) * count)
 
 
 def _travels_as(signature: Signature, op: str) -> Any:
@@ -205,20 +215,28 @@ class _Parcel:
         flat = _trees.flatten(data)
         self._op = op
         self._leaves = flat.leaves
-        self._plan = _planned(op, flat.node, _signatures(flat))
+        self._numbers = NO_NUMBERS
+        rows = stacked(flat.leaves)
+        if rows is not None:
+            self._plan = _planned_alike(op, flat.node, FACTS(flat.leaves[0]), len(flat.leaves))
+            self._flats = [rows.view(-1)]
+        else:
+            self._plan = _planned(op, flat.node, _signatures(flat))
+            self._numbers = self._packed(flat)
+            self._flats = [self._flat(batch) for batch in self._plan.batches]
+
+    def _packed(self, flat: Flat) -> _numbers.Packed:
         numbers = [flat.leaves[i] for i in self._plan.numbers]
         if set(map(type, numbers)) <= {float}:
-            self._numbers = _numbers.floats(numbers)
-        else:
-            encoded = _each(flat, lambda leaf: _numbers.encode(op, leaf), self._plan.numbers)
-            self._numbers = _numbers.Packed.of(encoded)
-        self._flats = [self._flat(batch) for batch in self._plan.batches]
+            return _numbers.floats(numbers)
+        encoded = _each(flat, lambda leaf: _numbers.encode(self._op, leaf), self._plan.numbers)
+        return _numbers.Packed.of(encoded)
 
     def _flat(self, batch: _Batch) -> torch.Tensor:
         tensors = [self._leaves[i] for i in batch.indices]
         if not batch.plain:
             tensors = [_travelling(leaf, self._op) for leaf in tensors]
-        return _join(tensors, batch.shapes)
+        return join(tensors, batch.shape)
 
     def exchanged(self, who: Members) -> list[Any]:
         """The leaves of the result: of one collective, or one more for each large flat tensor."""
@@ -241,22 +259,26 @@ class _Parcel:
             rows = [_cut(body, sent) for body in bodies]
             columns = zip(*(raws for raws, _ in rows), strict=True)
             pairs = zip(columns, sent, strict=True)
-            folded = [to_bytes(_folded(column, flat.dtype, self._op)) for column, flat in pairs]
+            done = [to_bytes(folded(column, flat.dtype, self._op)) for column, flat in pairs]
             numbers = [packed for _, packed in rows]
-            count = len(self._plan.numbers)
-            return b"".join([*folded, _numbers.reduce_packed(self._op, numbers, count)])
+            return b"".join([*done, self._reduced(numbers)])
 
         return combine
+
+    def _reduced(self, numbers: list[bytes]) -> bytes:
+        count = len(self._plan.numbers)
+        return _numbers.reduce_packed(self._op, numbers, count) if count else numbers[0]
 
     def _unpacked(self, flats: Sequence[torch.Tensor], numbers: Sequence[Any]) -> list[Any]:
         """All leaves, each of the caller's kind."""
         if len(numbers) == len(self._leaves):
             return list(numbers)
-        if [batch.plain for batch in self._plan.batches] == [True] and not numbers:
-            return list(_apart(flats[0], self._plan.batches[0].shapes))
+        batches = self._plan.batches
+        if [batch.plain for batch in batches] == [True] and not numbers:
+            return list(apart(flats[0], batches[0].shapes, batches[0].shape))
         made = dict(zip(self._plan.numbers, numbers, strict=True))
-        for batch, flat in zip(self._plan.batches, flats, strict=True):
-            parts = _apart(flat, batch.shapes)
+        for batch, flat in zip(batches, flats, strict=True):
+            parts = apart(flat, batch.shapes, batch.shape)
             if not batch.plain:
                 like = [self._leaves[i] for i in batch.indices]
                 parts = [_like(leaf, part) for leaf, part in zip(like, parts, strict=True)]
@@ -370,30 +392,6 @@ def _like(leaf: Any, part: torch.Tensor) -> Any:
     return array.astype(bool) if leaf.dtype == bool and array.dtype == "uint8" else array
 
 
-def _join(tensors: Sequence[torch.Tensor], shapes: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Tensors of one dtype, in one new flat tensor."""
-    import torch
-
-    with torch.no_grad():
-        if len(set(shapes)) == 1:
-            return torch.stack(list(tensors)).view(-1)
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def _apart(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> Sequence[torch.Tensor]:
-    """New tensors, as the ones that were joined in a flat one."""
-    import torch
-
-    parts: Any
-    if len(set(shapes)) == 1:
-        rows = flat.view(len(shapes), *shapes[0])
-        parts = torch.unbind_copy(rows)  # type: ignore[func-returns-value]  # a tuple
-        return list(parts)
-    sizes = [math.prod(shape) for shape in shapes]
-    parts = torch.split_with_sizes_copy(flat, sizes)  # type: ignore[func-returns-value]  # a tuple
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
 def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]:
     """The flat tensors' bytes, and the numbers that follow them."""
     raws, at = [], 0
@@ -401,14 +399,3 @@ def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]
         raws.append(body[at : at + flat.nbytes])
         at += flat.nbytes
     return raws, body[at:]
-
-
-def _folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor:
-    """The tensors of all ranks, reduced to one."""
-    rows = from_bytes(b"".join(column), dtype).view(len(column), -1)
-    if op in ("min", "max"):
-        return rows.amin(0) if op == "min" else rows.amax(0)
-    if op == "prod":
-        return rows.prod(0, dtype=dtype)
-    total = rows.sum(0, dtype=dtype)
-    return total.div_(len(column)) if op == "mean" else total

@@ -9,6 +9,8 @@ could not be read, it is sent after all.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -46,7 +48,8 @@ class Incoming(NamedTuple):
     address: int
 
 
-class Reach(NamedTuple):
+@dataclass(frozen=True)
+class Reach:
     """Whose memory the members of a group can read.
 
     Attributes:
@@ -66,12 +69,12 @@ class Reach(NamedTuple):
         """Nobody's memory is read."""
         return cls([0] * size, [bytes(size)] * size)
 
-    @property
+    @cached_property
     def anywhere(self) -> bool:
         """Whether a member can read another one's memory."""
         return any(sum(row) > row[i] for i, row in enumerate(self.readable))
 
-    @property
+    @cached_property
     def everywhere(self) -> bool:
         """Whether each member can read all others' memory."""
         return all(map(all, self.readable))

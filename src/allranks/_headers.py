@@ -29,6 +29,7 @@ from allranks._messages import (
     finish,
     gather_to_first,
     move,
+    nothing,
     swap,
 )
 from allranks._rollcall import ranges
@@ -153,7 +154,12 @@ def exchange(members: Members, header: Header) -> list[bytes]:
     return _unpacked(agree(members, header, _packed), members.size)
 
 
-def agree(members: Members, header: Header, combine: Combine = lambda _: b"") -> bytes:
+def agree(
+    members: Members,
+    header: Header,
+    combine: Combine = lambda _: b"",
+    meanwhile: Callable[[], None] = nothing,
+) -> bytes:
     """Agree on a call, and on one result of all bodies. Collective over the members.
 
     Args:
@@ -161,6 +167,7 @@ def agree(members: Members, header: Header, combine: Combine = lambda _: b"") ->
         header: this rank's.
         combine: makes the result, on any or all of the members; it may raise CollectiveError.
             Without, there is none.
+        meanwhile: is done while the headers are under way; not in a world of one.
 
     Raises:
         MismatchError: the ranks made different calls.
@@ -168,28 +175,35 @@ def agree(members: Members, header: Header, combine: Combine = lambda _: b"") ->
     """
     call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = FINE if header.error is None else FAILED
-    kind, answer = _ask(members, Told(kind, digest(call), header.body), combine, header.call)
+    told = Told(kind, digest(call), header.body)
+    kind, answer = _ask(members, told, combine, header.call, meanwhile)
     if kind == DIFFERENT:
-        told = json.dumps([call, header.error]).encode()
+        body = json.dumps([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
             return json.dumps(_verdict(members, texts)).encode()
 
-        _, answer = _ask(members, Told(FINE, b"", told), verdict, header.call)
+        _, answer = _ask(members, Told(FINE, b"", body), verdict, header.call)
         _raise(*json.loads(answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
     return answer
 
 
-def _ask(members: Members, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
+def _ask(
+    members: Members,
+    mine: Told,
+    combine: Combine,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> tuple[int, bytes]:
     if members.group is None or members.size == 1:
         return _answer([mine], combine)
     channel: _Channel | None = members.kept.get("channel")
     if channel is None:
         channel = _Channel(members, _groups.cpu_group(members.group))
         members.kept["channel"] = channel
-    return channel.ask(mine, combine, what)
+    return channel.ask(mine, combine, what, meanwhile)
 
 
 def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
@@ -222,20 +236,22 @@ class _Channel:
         self._all, self._heard = _memory(FRAME * members.size * self._hears)
         self._frames = list(self._all.view(-1, FRAME))
 
-    def ask(self, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
+    def ask(
+        self, mine: Told, combine: Combine, what: str, meanwhile: Callable[[], None]
+    ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
         end = _write(self._view, mine)
         if self._swaps:
             for start in self._copies:
                 self._view[start : start + end] = self._view[:end]
-            swap(self._group, self._mine, self._all, what)
+            swap(self._group, self._mine, self._all, what, meanwhile)
             return _answer(self._read_all(mine, what), combine)
         gathering = gather_to_first(self._group, self._mine, self._frames)
         if self._hears:
-            finish(self._group, gathering, self._mine, what)
+            finish(self._group, gathering, self._mine, what, meanwhile)
             return self._spread(_answer(self._read_all(mine, what), combine), what)
         self._pass_on([mine.body[ROOM:]], self._ranks[:1], what)
-        answer = self._spread(None, what)
+        answer = self._spread(None, what, meanwhile)
         finish(self._group, gathering, self._mine, what)
         return answer
 
@@ -264,11 +280,16 @@ class _Channel:
         send = [(flat_bytes(body), rank) for body, rank in zip(bodies, ranks, strict=False)]
         move(self._group, send, list(zip(into, ranks, strict=False)), what)
 
-    def _spread(self, answer: tuple[int, bytes] | None, what: str) -> tuple[int, bytes]:
+    def _spread(
+        self,
+        answer: tuple[int, bytes] | None,
+        what: str,
+        meanwhile: Callable[[], None] = nothing,
+    ) -> tuple[int, bytes]:
         """The first member's answer, on all."""
         if answer:
             _write(self._answered, Told(answer[0], b"", answer[1]))
-        broadcast_from_first(self._group, self._answer, what)
+        broadcast_from_first(self._group, self._answer, what, meanwhile)
         length, kind, _ = HEAD.unpack_from(self._answered)
         body = answer[1] if answer else _body_of(self._answered, 0, length)
         if length > ROOM:

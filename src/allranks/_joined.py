@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._tensors import from_bytes
 
@@ -68,6 +68,31 @@ def apart(
     sizes = [math.prod(shape) for shape in shapes]
     parts = torch.split_with_sizes_copy(flat, sizes)  # type: ignore[func-returns-value]  # a tuple
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class Room(NamedTuple):
+    """Memory for results of few bytes, with the tensors that lie in it.
+
+    Made while data are under way: 200 tensors take as long to make as a header takes to come.
+    Unlike torch's views of one tensor, autograd lets each be changed in place.
+
+    Attributes:
+        memory: all of it, to be filled.
+        parts: the tensors.
+    """
+
+    memory: memoryview
+    parts: list[torch.Tensor]
+
+    @classmethod
+    def like(cls, rows: torch.Tensor) -> Room:
+        """For tensors as the rows of this one, of a dtype that numpy knows."""
+        import numpy as np
+        import torch
+
+        array: Any = np.empty_like(rows.numpy())
+        parts = [torch.from_numpy(array[i, ...]) for i in range(len(array))]
+        return cls(memoryview(array.reshape(-1).view(np.uint8)), parts)
 
 
 def folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor:

@@ -30,6 +30,10 @@ TAG = 7301
 """Keeps our point-to-point messages apart from the program's own."""
 
 
+def nothing() -> None:
+    """What is done meanwhile, where there is nothing to do."""
+
+
 def brief(text: str, limit: int = SAID) -> str:
     """The beginning of a text, for an error."""
     return text if len(text) <= limit else f"{text[:limit]}..."
@@ -45,16 +49,27 @@ def gather_to_first(group: dist.ProcessGroup, mine: torch.Tensor, into: list[tor
     return group.gather([into] if into else [], [mine], dist.GatherOptions())
 
 
-def broadcast_from_first(group: dist.ProcessGroup, tensor: torch.Tensor, what: str) -> None:
+def broadcast_from_first(
+    group: dist.ProcessGroup,
+    tensor: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
     """Copy a tensor of the group's first member to all."""
     import torch.distributed as dist
 
-    finish(group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what)
+    finish(group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what, meanwhile)
 
 
-def swap(group: dist.ProcessGroup, mine: torch.Tensor, into: torch.Tensor, what: str) -> None:
+def swap(
+    group: dist.ProcessGroup,
+    mine: torch.Tensor,
+    into: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
     """Send each member its part of a flat tensor, and put theirs for this one in their places."""
-    finish(group, group.alltoall_base(into, mine, [], []), mine, what)
+    finish(group, group.alltoall_base(into, mine, [], []), mine, what, meanwhile)
 
 
 def equal_all_gather(
@@ -81,7 +96,7 @@ def move(
     send: Sequence[tuple[torch.Tensor, int]],
     receive: Sequence[tuple[torch.Tensor, int]],
     what: str,
-    meanwhile: Callable[[], T | None] = lambda: None,
+    meanwhile: Callable[[], T | None] = nothing,
 ) -> T | None:
     """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
 
@@ -129,7 +144,13 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
         raise
 
 
-def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
+def finish(
+    group: dist.ProcessGroup,
+    work: Any,
+    tensor: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
     """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
     if work is None:
         return
@@ -137,6 +158,7 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
         work.wait()
         return
     try:
+        meanwhile()
         if not done_soon(work):
             wait(work, _groups.timeout(group))
     except BaseException as error:

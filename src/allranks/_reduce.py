@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
@@ -19,7 +19,8 @@ from allranks._in_place import (
     why_not_in_place,
     why_not_reduced,
 )
-from allranks._joined import apart, folded, join, stacked
+from allranks._joined import Room, apart, folded, join, stacked
+from allranks._messages import nothing
 from allranks._tensors import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 
@@ -115,7 +116,7 @@ def _reduce_tree(data: Any, op: str, who: Members) -> Any:
         _refuse(who, f"all_reduce: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks
         _refuse(who, f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}")
-    return _rebuilt(data, parcel.exchanged(who))
+    return _rebuilt(data, parcel.exchanged(who), parcel.node)
 
 
 def _refuse(who: Members, why: str) -> NoReturn:
@@ -123,9 +124,9 @@ def _refuse(who: Members, why: str) -> NoReturn:
     raise CollectiveError(why)
 
 
-def _rebuilt(data: Any, leaves: list[Any]) -> Any:
+def _rebuilt(data: Any, leaves: list[Any], node: Node | None) -> Any:
     try:
-        return _trees.rebuild(data, iter(leaves))
+        return _trees.rebuild(data, iter(leaves), node)
     except Exception as error:
         raise CollectiveError(
             f"all_reduce: the result {leaves!r:.200} does not go into a {type(data).__name__}: "
@@ -213,13 +214,14 @@ class _Parcel:
 
     def __init__(self, data: Any, op: str) -> None:
         flat = _trees.flatten(data)
+        self.node = flat.node
         self._op = op
         self._leaves = flat.leaves
         self._numbers = NO_NUMBERS
-        rows = stacked(flat.leaves)
-        if rows is not None:
+        self._rows = stacked(flat.leaves)
+        if self._rows is not None:
             self._plan = _planned_alike(op, flat.node, FACTS(flat.leaves[0]), len(flat.leaves))
-            self._flats = [rows.view(-1)]
+            self._flats = [self._rows.view(-1)]
         else:
             self._plan = _planned(op, flat.node, _signatures(flat))
             self._numbers = self._packed(flat)
@@ -244,13 +246,25 @@ class _Parcel:
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []
         body = b"".join([*map(to_bytes, sent), self._numbers.body])
-        answer = agree(who, Header(self._plan.call, body), self._combiner(sent))
+        rooms: list[Room] = []
+        meanwhile = partial(self._make_room, rooms) if inline else nothing
+        answer = agree(who, Header(self._plan.call, body), self._combiner(sent), meanwhile)
         raws, numbers = _cut(answer, sent)
+        if rooms:
+            rooms[0].memory[:] = raws[0]
+            return rooms[0].parts
         flats = [from_bytes(raw, flat.dtype) for raw, flat in zip(raws, sent, strict=True)]
         for flat in () if inline else self._flats:
             if flat.numel():
                 reduced(flat, self._op, who)
         return self._unpacked(flats or self._flats, self._numbers.results(numbers))
+
+    def _make_room(self, rooms: list[Room]) -> None:
+        """Make the results' tensors where that is quick."""
+        import torch
+
+        if self._rows is not None and self._rows.dtype != torch.bfloat16:
+            rooms.append(Room.like(self._rows))
 
     def _combiner(self, sent: Sequence[torch.Tensor]) -> Callable[[list[bytes]], bytes]:
         """Reduces all ranks' bodies to one."""

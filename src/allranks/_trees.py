@@ -92,11 +92,19 @@ def _take(tree: Any, leaves: list[Any]) -> Node | None:
     return Node(kind.told, style, labels, tuple([_take(child, leaves) for child in children]))
 
 
-def rebuild(tree: Any, leaves: Iterator[Any]) -> Any:
-    """A tree of the same structure and types, with new leaves in the order of ``flatten``."""
+def rebuild(tree: Any, leaves: Iterator[Any], node: Node | None = None) -> Any:
+    """A tree of the same structure and types, with new leaves in the order of ``flatten``.
+
+    Args:
+        tree: the tree.
+        leaves: the new leaves.
+        node: its structure, where it is known; a tree of one level is then made sooner.
+    """
     kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
     if kind is None:
         return next(leaves)
+    if node and not any(node.children):
+        return kind.like(tree, list(islice(leaves, len(node.children))))
     _, _, children = kind.children(tree)
     if not _any_container(children):
         return kind.like(tree, list(islice(leaves, len(children))))

@@ -73,6 +73,7 @@ GROUPS = 8
 
 CHECK = "ALLRANKS_CHECK"
 """The variable that holds the mode of verification; ``setup(check=...)`` sets it."""
+CHECK_KEY = os.environ.encodekey(CHECK)
 
 
 @lru_cache(maxsize=256)
@@ -110,10 +111,18 @@ class Told(NamedTuple):
     body: bytes
 
 
+def _is_unset(key: Any) -> bool:
+    """Whether there is no such variable; os.environ takes longer to say so than a small call."""
+    found = getattr(os.environ, "_data", None)
+    return found is not None and key not in found
+
+
 def checking() -> str | None:
     """Whether calls that carry no header are to carry one, and "lines" if with their lines."""
-    asked = os.environ.get(CHECK, "").lower()
-    return None if asked in ("", "0", "false") else asked
+    if _is_unset(CHECK_KEY):
+        return None
+    asked = os.environ.get(CHECK)
+    return asked.lower() if asked and asked.lower() not in ("0", "false") else None
 
 
 def _at_line() -> str:

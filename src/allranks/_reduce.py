@@ -14,6 +14,8 @@ from allranks._in_place import (
     is_tensor,
     named_op,
     reduced,
+    reduced_at_once,
+    remember,
     why_in_graph,
     why_no_such_op,
     why_not_in_place,
@@ -83,6 +85,8 @@ def all_reduce(
     """
     who = _groups.members("all_reduce", group)
     op = named_op(op, average=average)
+    if device is None and reduced_at_once(data, op, who):
+        return data
     if is_tensor(data):
         result: T = _reduce_tensor(data, op, who, device)
     elif type(data) is float and op in OPS:
@@ -98,6 +102,7 @@ def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
     plain = tensor.detach() if tensor.requires_grad else tensor
     moved = plain if device is None else plain.to(device)
     reduced(moved, op, who)
+    remember(moved, op, who)
     return tensor if moved is plain else moved
 
 

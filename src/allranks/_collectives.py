@@ -237,26 +237,38 @@ def _gathered(tensor: torch.Tensor, parts: Sequence[_Part], who: Members) -> tor
         return as_bytes(tensor).clone()
     if tensor.is_cpu and fits_inline(who, max(sizes)):
         return from_bytes(b"".join(part.inline for part in parts), torch.uint8)
-    group = _groups.carrier(who.group, tensor)
-    over_cpu = not _groups.has_backend(group, tensor.device.type)
-    mine = as_bytes(tensor.cpu() if over_cpu else tensor)
+    over = _groups.carrier(who.group, tensor)
+    by_copy = not _groups.has_backend(over, tensor.device.type)
+    mine = as_bytes(tensor.cpu() if by_copy else tensor)
     raw = torch.empty(sum(sizes), dtype=torch.uint8, device=mine.device)
-    from_memory = tensor.is_cpu and max(sizes) >= LARGE and reach(who).everywhere
-    if len(set(sizes)) == 1 and not from_memory:
-        equal_all_gather(group, mine, raw, "all_gather")
-        return raw.to(tensor.device)
-    into = torch.split(raw, sizes)
-    into[who.rank].copy_(mine)
-    if mine.is_cpu:
-        # The address of a copy was not told.
-        addresses = [part.address for part in parts] if tensor.is_cpu else []
-        _filled_by_each(who, mine, into, addresses)
-    else:
-        broadcast_in_turn(who, group, into)
+    # The address of a copy was not told.
+    addresses = [part.address for part in parts] if tensor.is_cpu else []
+    _fill(who, over, mine, torch.split(raw, sizes), addresses, raw)
     return raw.to(tensor.device)
 
 
-def _filled_by_each(
+def _fill(
+    who: Members,
+    over: dist.ProcessGroup,
+    mine: torch.Tensor,
+    into: Sequence[torch.Tensor],
+    addresses: Sequence[int],
+    raw: torch.Tensor,
+) -> None:
+    """Fill the parts of a flat tensor, each from its member."""
+    largest = max(part.numel() for part in into)
+    equal = all(part.numel() == largest for part in into)
+    if equal and not (addresses and largest >= LARGE and reach(who).everywhere):
+        equal_all_gather(over, mine, raw, "all_gather")
+        return
+    into[who.rank].copy_(mine)
+    if mine.is_cpu:
+        _fill_from_each(who, mine, into, addresses)
+    else:
+        broadcast_in_turn(who, over, into)
+
+
+def _fill_from_each(
     who: Members, mine: torch.Tensor, into: Sequence[torch.Tensor], addresses: Sequence[int]
 ) -> None:
     """Fill each member's part from there; from its memory, where the addresses are known."""

@@ -74,8 +74,9 @@ def all_reduce(
     Returns:
         The same kind of thing: the tensor itself unless ``device`` moved it; an integer exactly
         (64 bits), a float in 64 bits, a float for the mean of integers. Integers in a tensor or
-        array wrap around as they do elsewhere in torch and numpy. In a world of one the value of
-        ``data``, by the same rules.
+        array wrap around as they do elsewhere in torch and numpy. The tensors of a tree are new;
+        small ones may be parts of one allocation. In a world of one the value of ``data``, by the
+        same rules.
 
     Raises:
         CollectiveError: the mean of an integer tensor, a number that overflows, a dtype that

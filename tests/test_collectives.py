@@ -174,6 +174,52 @@ def trees_are_reduced():
     assert identical(allranks.all_reduce(long, average=True), long)
 
 
+def leaves_that_are_alike_make_ordinary_tensors():
+    rank, size = rank_and_size()
+    for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.complex64):
+        for shape in ((), (3,), (2, 0), (300, 30)):
+            tree = {f"{i}": torch.full(shape, i + rank, dtype=dtype) for i in range(12)}
+            made = allranks.all_reduce(tree)
+            assert list(made) == list(tree)
+            made["0"].add_(torch.ones(shape, dtype=dtype)).sub_(1)
+            made["1"].zero_()
+            for i in (0, *range(2, 12)):
+                total = i * size + sum(range(size))
+                assert identical(made[f"{i}"], torch.full(shape, total, dtype=dtype))
+                assert identical(tree[f"{i}"], torch.full(shape, i + rank, dtype=dtype))
+    weight = torch.ones(2, requires_grad=True)
+    for one in allranks.all_reduce([torch.zeros(2), torch.zeros(2)]):
+        one.add_(weight).sum().backward()
+    # One rank's leaves are less alike than the others'.
+    leaf = torch.ones(2, requires_grad=rank == 0)
+    assert identical(
+        allranks.all_reduce([torch.ones(2), leaf]), [torch.full((2,), float(size))] * 2
+    )
+    odd = torch.ones(2, dtype=torch.bfloat16 if rank == size - 1 else torch.float32)
+    if size > 1:
+        refusal(MismatchError, allranks.all_reduce, [torch.ones(2), odd])
+    everyone_works_on()
+
+
+def a_call_like_an_earlier_one_is_as_careful():
+    _, size = rank_and_size()
+    for _ in range(3):
+        tensor = torch.ones(4, 3)
+        assert allranks.all_reduce(tensor) is tensor
+        assert identical(tensor, torch.full((4, 3), float(size)))
+        assert identical(allranks.all_reduce(torch.ones(3), average=True), torch.ones(3))
+        columns = torch.ones(4, 3)[:, ::2]
+        assert identical(allranks.all_reduce(columns), torch.full((4, 2), float(size)))
+        negative = torch._neg_view(torch.ones(2))
+        assert allranks.all_reduce(negative).tolist() == [-size, -size]
+        leaf = torch.ones(3, requires_grad=True)
+        assert allranks.all_reduce(leaf) is leaf
+        refusal(CollectiveError, allranks.all_reduce, leaf * 2)
+        refusal(CollectiveError, allranks.all_reduce, torch.ones(1).expand(3))
+        refusal(CollectiveError, allranks.all_reduce, torch.eye(3).to_sparse())
+    everyone_works_on()
+
+
 def tensors_are_reduced_in_place():
     rank, size = rank_and_size()
     total = sum(range(1, size + 1))
@@ -493,6 +539,8 @@ FACTS = [
     numbers_are_reduced,
     arrays_are_reduced,
     trees_are_reduced,
+    leaves_that_are_alike_make_ordinary_tensors,
+    a_call_like_an_earlier_one_is_as_careful,
     tensors_are_reduced_in_place,
     any_layout_is_written_in_place,
     autograd_is_not_cheated,

@@ -88,6 +88,23 @@ def sizes(buffers: Sequence[Any]) -> list[int]:
     return [buffer.nbytes for buffer in buffers]
 
 
+def addresses(buffers: Sequence[Any]) -> list[int]:
+    """Where the buffers lie in this process's memory; 0 for one without bytes."""
+    import numpy as np
+
+    return [np.frombuffer(b, np.uint8).ctypes.data if b.nbytes else 0 for b in buffers]
+
+
+def flat(buffer: Any) -> torch.Tensor:
+    """A buffer as a flat tensor of bytes; only one that is read-only is copied."""
+    import torch
+
+    view = memoryview(buffer)
+    if not view.nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
+
+
 def empty(lengths: Sequence[int]) -> list[Any]:
     """Buffers of these sizes, to be filled; the arrays of the object will live in them."""
     import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from allranks import _groups
 from allranks._headers import Header, agree, exchange, fits_inline, numbers, numbers_in
@@ -17,9 +17,10 @@ from allranks._in_place import (
     why_not_in_place,
     why_not_reduced,
 )
-from allranks._messages import equal_all_gather, finish, move, ragged_all_gather
+from allranks._messages import broadcast_in_turn, equal_all_gather, finish, move
 from allranks._objects import gather_everywhere
 from allranks._tensors import as_bytes, contiguous, from_bytes, to_bytes, why_not_dense
+from allranks._transfers import LARGE, Incoming, reach, transfer
 from allranks.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -150,17 +151,39 @@ def all_gather(
     inline = error is None and tensor.device.type == "cpu" and fits_inline(who, tensor.nbytes)
     told = f"all_gather{'(cat=True)' * cat} of {_kind(data)}"
     small = to_bytes(tensor) if inline else b""
-    body = b"" if error else numbers(tensor.shape) + small
+    body = b"" if error else numbers([*tensor.shape, tensor.data_ptr()]) + small
     bodies = exchange(who, Header(told, body, error))
-    shapes = [numbers_in(body[: 8 * tensor.dim()]) for body in bodies]
+    parts = [_Part.told(body, tensor.dim()) for body in bodies]
     if cat:
-        _check_rows(who, shapes)
-    raw = _gathered(tensor, bodies, shapes, who)
+        _check_rows(who, [part.shape for part in parts])
+    raw = _gathered(tensor, parts, who)
     if cat:
-        rows = sum(shape[0] for shape in shapes)
-        return raw.view(tensor.dtype).view(rows, *shapes[0][1:])
-    parts: Any = torch.split(raw, [_nbytes(shape, tensor) for shape in shapes])
-    return [part.view(tensor.dtype).view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        rows = sum(part.shape[0] for part in parts)
+        return raw.view(tensor.dtype).view(rows, *parts[0].shape[1:])
+    raws: Any = torch.split(raw, [_nbytes(part.shape, tensor) for part in parts])
+    pairs = zip(raws, parts, strict=True)
+    return [raw.view(tensor.dtype).view(part.shape) for raw, part in pairs]
+
+
+class _Part(NamedTuple):
+    """What a rank tells of its tensor.
+
+    Attributes:
+        shape: its sizes.
+        address: where it lies in the rank's memory.
+        inline: its bytes, where they are few.
+    """
+
+    shape: Sequence[int]
+    address: int
+    inline: bytes
+
+    @classmethod
+    def told(cls, body: bytes, dimensions: int) -> _Part:
+        """What a header's body tells."""
+        end = 8 * dimensions + 8
+        *shape, address = numbers_in(body[:end])
+        return cls(shape, address, body[end:])
 
 
 def _kind(data: Any) -> str:
@@ -205,26 +228,54 @@ def _nbytes(shape: Sequence[int], tensor: torch.Tensor) -> int:
     return torch.Size(shape).numel() * tensor.element_size()
 
 
-def _gathered(
-    tensor: torch.Tensor, bodies: Sequence[bytes], shapes: Sequence[Sequence[int]], who: Members
-) -> torch.Tensor:
+def _gathered(tensor: torch.Tensor, parts: Sequence[_Part], who: Members) -> torch.Tensor:
     """The bytes of all ranks' tensors, one after the other, in one flat tensor."""
     import torch
 
-    sizes = [_nbytes(shape, tensor) for shape in shapes]
-    if who.group is None or (tensor.device.type == "cpu" and fits_inline(who, max(sizes))):
-        if who.group is None:
-            return as_bytes(tensor).clone()
-        return from_bytes(b"".join(body[8 * tensor.dim() :] for body in bodies), torch.uint8)
-    group = _groups.carrier(who.group, tensor)
-    over_cpu = not _groups.has_backend(group, tensor.device.type)
-    mine = as_bytes(tensor.cpu() if over_cpu else tensor)
+    sizes = [_nbytes(part.shape, tensor) for part in parts]
+    if who.group is None:
+        return as_bytes(tensor).clone()
+    if tensor.is_cpu and fits_inline(who, max(sizes)):
+        return from_bytes(b"".join(part.inline for part in parts), torch.uint8)
+    over = _groups.carrier(who.group, tensor)
+    by_copy = not _groups.has_backend(over, tensor.device.type)
+    mine = as_bytes(tensor.cpu() if by_copy else tensor)
     raw = torch.empty(sum(sizes), dtype=torch.uint8, device=mine.device)
-    if len(set(sizes)) == 1:
-        equal_all_gather(group, mine, raw, "all_gather")
-    else:
-        ragged_all_gather(who, group, mine, torch.split(raw, sizes), "all_gather")
+    # The address of a copy was not told.
+    addresses = [part.address for part in parts] if tensor.is_cpu else []
+    _fill(who, over, mine, torch.split(raw, sizes), addresses, raw)
     return raw.to(tensor.device)
+
+
+def _fill(
+    who: Members,
+    over: dist.ProcessGroup,
+    mine: torch.Tensor,
+    into: Sequence[torch.Tensor],
+    addresses: Sequence[int],
+    raw: torch.Tensor,
+) -> None:
+    """Fill the parts of a flat tensor, each from its member."""
+    largest = max(part.numel() for part in into)
+    equal = all(part.numel() == largest for part in into)
+    if equal and not (addresses and largest >= LARGE and reach(who).everywhere):
+        equal_all_gather(over, mine, raw, "all_gather")
+        return
+    into[who.rank].copy_(mine)
+    if mine.is_cpu:
+        _fill_from_each(who, mine, into, addresses)
+    else:
+        broadcast_in_turn(who, over, into)
+
+
+def _fill_from_each(
+    who: Members, mine: torch.Tensor, into: Sequence[torch.Tensor], addresses: Sequence[int]
+) -> None:
+    """Fill each member's part from there; from its memory, where the addresses are known."""
+    peers = [i for i in range(who.size) if i != who.rank]
+    incoming = {i: [Incoming(into[i], addresses[i] if addresses else 0)] for i in peers}
+    largest = max(part.numel() for part in into) if addresses else 0
+    transfer(who, "all_gather", dict.fromkeys(peers, (mine.numpy(),)), incoming, largest)
 
 
 def reduce_scatter(

@@ -1,6 +1,6 @@
 """Headers: what ranks tell each other of a call before its data travel.
 
-Two ranks tell each other; more than two tell the first, which answers: 2(N - 1) messages, where
+Two or three ranks tell each other; more tell the first, which answers: 2(N - 1) messages, where
 gloo's all_gather and all_reduce send some N(N - 1) one after the other, which took ten times as
 long at four ranks on two cores. Every header starts as one message of one size and one kind, so
 that a header never meets one of another size, whatever calls the ranks have made; what is more
@@ -25,11 +25,12 @@ from allranks import _groups
 from allranks._messages import (
     SAID,
     brief,
-    broadcast_from,
-    equal_all_gather,
+    broadcast_from_first,
     finish,
     gather_to_first,
     move,
+    nothing,
+    swap,
 )
 from allranks._rollcall import ranges
 from allranks._tensors import flat_bytes
@@ -64,11 +65,15 @@ EQUAL, OTHER = b"=", b"*"
 INLINE = 65536
 """Bytes that may travel with the headers of all ranks, in place of a collective of their own."""
 
+SWAPPING = 3
+"""Ranks that all tell each other sooner than by way of the first (measured on two cores)."""
+
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
 
 CHECK = "ALLRANKS_CHECK"
 """The variable that holds the mode of verification; ``setup(check=...)`` sets it."""
+CHECK_KEY = os.environ.encodekey(CHECK)
 
 
 @lru_cache(maxsize=256)
@@ -106,10 +111,18 @@ class Told(NamedTuple):
     body: bytes
 
 
+def _is_unset(key: Any) -> bool:
+    """Whether there is no such variable; os.environ takes longer to say so than a small call."""
+    found = getattr(os.environ, "_data", None)
+    return found is not None and key not in found
+
+
 def checking() -> str | None:
     """Whether calls that carry no header are to carry one, and "lines" if with their lines."""
-    asked = os.environ.get(CHECK, "").lower()
-    return None if asked in ("", "0", "false") else asked
+    if _is_unset(CHECK_KEY):
+        return None
+    asked = os.environ.get(CHECK)
+    return asked.lower() if asked and asked.lower() not in ("0", "false") else None
 
 
 def _at_line() -> str:
@@ -150,7 +163,12 @@ def exchange(members: Members, header: Header) -> list[bytes]:
     return _unpacked(agree(members, header, _packed), members.size)
 
 
-def agree(members: Members, header: Header, combine: Combine = lambda _: b"") -> bytes:
+def agree(
+    members: Members,
+    header: Header,
+    combine: Combine = lambda _: b"",
+    meanwhile: Callable[[], None] = nothing,
+) -> bytes:
     """Agree on a call, and on one result of all bodies. Collective over the members.
 
     Args:
@@ -158,35 +176,43 @@ def agree(members: Members, header: Header, combine: Combine = lambda _: b"") ->
         header: this rank's.
         combine: makes the result, on any or all of the members; it may raise CollectiveError.
             Without, there is none.
+        meanwhile: is done while the headers are under way; not in a world of one.
 
     Raises:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call, or ``combine`` raised; the same on every rank.
     """
-    call = f"{header.call}{_at_line()}"
+    call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = FINE if header.error is None else FAILED
-    kind, answer = _ask(members, Told(kind, digest(call), header.body), combine, header.call)
+    told = Told(kind, digest(call), header.body)
+    kind, answer = _ask(members, told, combine, header.call, meanwhile)
     if kind == DIFFERENT:
-        told = json.dumps([call, header.error]).encode()
+        body = json.dumps([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
             return json.dumps(_verdict(members, texts)).encode()
 
-        _, answer = _ask(members, Told(FINE, b"", told), verdict, header.call)
+        _, answer = _ask(members, Told(FINE, b"", body), verdict, header.call)
         _raise(*json.loads(answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
     return answer
 
 
-def _ask(members: Members, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
+def _ask(
+    members: Members,
+    mine: Told,
+    combine: Combine,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> tuple[int, bytes]:
     if members.group is None or members.size == 1:
         return _answer([mine], combine)
     channel: _Channel | None = members.kept.get("channel")
     if channel is None:
         channel = _Channel(members, _groups.cpu_group(members.group))
         members.kept["channel"] = channel
-    return channel.ask(mine, combine, what)
+    return channel.ask(mine, combine, what, meanwhile)
 
 
 def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
@@ -210,25 +236,31 @@ class _Channel:
         self._group = group
         self._ranks = members.ranks
         self._rank = members.rank
-        self._pair = members.size == 2
-        self._hears = self._pair or members.rank == 0
-        self._mine, self._view = _memory(FRAME)
+        self._swaps = members.size <= SWAPPING
+        self._hears = self._swaps or members.rank == 0
+        copies = members.size if self._swaps else 1
+        self._mine, self._view = _memory(FRAME * copies)
+        self._copies = range(FRAME, FRAME * copies, FRAME)
         self._answer, self._answered = _memory(FRAME)
         self._all, self._heard = _memory(FRAME * members.size * self._hears)
         self._frames = list(self._all.view(-1, FRAME))
 
-    def ask(self, mine: Told, combine: Combine, what: str) -> tuple[int, bytes]:
+    def ask(
+        self, mine: Told, combine: Combine, what: str, meanwhile: Callable[[], None]
+    ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
-        _write(self._view, mine)
-        if self._pair:
-            equal_all_gather(self._group, self._mine, self._all, what)
+        end = _write(self._view, mine)
+        if self._swaps:
+            for start in self._copies:
+                self._view[start : start + end] = self._view[:end]
+            swap(self._group, self._mine, self._all, what, meanwhile)
             return _answer(self._read_all(mine, what), combine)
-        gathering = gather_to_first(self._group, self._mine, self._frames, self._ranks[0])
+        gathering = gather_to_first(self._group, self._mine, self._frames)
         if self._hears:
-            finish(self._group, gathering, self._mine, what)
+            finish(self._group, gathering, self._mine, what, meanwhile)
             return self._spread(_answer(self._read_all(mine, what), combine), what)
         self._pass_on([mine.body[ROOM:]], self._ranks[:1], what)
-        answer = self._spread(None, what)
+        answer = self._spread(None, what, meanwhile)
         finish(self._group, gathering, self._mine, what)
         return answer
 
@@ -240,7 +272,7 @@ class _Channel:
             peers = [i for i in range(len(self._ranks)) if i != self._rank]
             rests = [_memory(max(0, heads[i][0] - ROOM)) for i in peers]
             to = [self._ranks[i] for i in peers]
-            sent = [mine.body[ROOM:]] * (len(peers) * self._pair)
+            sent = [mine.body[ROOM:]] * (len(peers) * self._swaps)
             self._pass_on(sent, to, what, [rest for rest, _ in rests])
             for i, (_, rest) in zip(peers, rests, strict=True):
                 bodies[i] += rest
@@ -257,18 +289,23 @@ class _Channel:
         send = [(flat_bytes(body), rank) for body, rank in zip(bodies, ranks, strict=False)]
         move(self._group, send, list(zip(into, ranks, strict=False)), what)
 
-    def _spread(self, answer: tuple[int, bytes] | None, what: str) -> tuple[int, bytes]:
+    def _spread(
+        self,
+        answer: tuple[int, bytes] | None,
+        what: str,
+        meanwhile: Callable[[], None] = nothing,
+    ) -> tuple[int, bytes]:
         """The first member's answer, on all."""
         if answer:
             _write(self._answered, Told(answer[0], b"", answer[1]))
-        broadcast_from(self._group, self._answer, self._ranks[0], what)
+        broadcast_from_first(self._group, self._answer, what, meanwhile)
         length, kind, _ = HEAD.unpack_from(self._answered)
         body = answer[1] if answer else _body_of(self._answered, 0, length)
         if length > ROOM:
             rest, view = _memory(length - ROOM)
             if answer:
                 view[:] = body[ROOM:]
-            broadcast_from(self._group, rest, self._ranks[0], what)
+            broadcast_from_first(self._group, rest, what)
             body = body if answer else body + view
         return kind, body
 
@@ -282,11 +319,13 @@ def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
     return flat, memoryview(array)
 
 
-def _write(memory: memoryview, told: Told) -> None:
-    """A header's first message."""
+def _write(memory: memoryview, told: Told) -> int:
+    """A header's first message; where it ends."""
     HEAD.pack_into(memory, 0, len(told.body), told.kind, told.mark)
     start = told.body[:ROOM]
-    memory[HEAD.size : HEAD.size + len(start)] = start
+    end = HEAD.size + len(start)
+    memory[HEAD.size : end] = start
+    return end
 
 
 def _body_of(memory: memoryview, start: int, length: int) -> bytes:

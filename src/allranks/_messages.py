@@ -6,7 +6,7 @@ a later call would take for its own; the group is given up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _alarm, _groups
 from allranks._waiting import SLICE, Abandonable, StillRunning, done_soon, wait
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from allranks._groups import Members
 
+T = TypeVar("T")
+
 SAID = 240
 """How many characters an error shows of a call that a rank made."""
 
@@ -28,28 +30,46 @@ TAG = 7301
 """Keeps our point-to-point messages apart from the program's own."""
 
 
+def nothing() -> None:
+    """What is done meanwhile, where there is nothing to do."""
+
+
 def brief(text: str, limit: int = SAID) -> str:
     """The beginning of a text, for an error."""
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def gather_to_first(
+def gather_to_first(group: dist.ProcessGroup, mine: torch.Tensor, into: list[torch.Tensor]) -> Any:
+    """Gather tensors of one size on the group's first member; to be finished.
+
+    This and the next two go past torch's own functions, whose checks take as long as the way.
+    """
+    import torch.distributed as dist
+
+    return group.gather([into] if into else [], [mine], dist.GatherOptions())
+
+
+def broadcast_from_first(
+    group: dist.ProcessGroup,
+    tensor: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
+    """Copy a tensor of the group's first member to all."""
+    import torch.distributed as dist
+
+    finish(group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what, meanwhile)
+
+
+def swap(
     group: dist.ProcessGroup,
     mine: torch.Tensor,
-    into: list[torch.Tensor],
-    first: int,
-) -> Any:
-    """Gather tensors of one size on the group's first member, a global rank; to be finished."""
-    import torch.distributed as dist
-
-    return dist.gather(mine, into or None, first, group, async_op=True)
-
-
-def broadcast_from(group: dist.ProcessGroup, tensor: torch.Tensor, src: int, what: str) -> None:
-    """Copy a tensor of one member, a global rank, to all."""
-    import torch.distributed as dist
-
-    finish(group, dist.broadcast(tensor, src, group, async_op=True), tensor, what)
+    into: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
+    """Send each member its part of a flat tensor, and put theirs for this one in their places."""
+    finish(group, group.alltoall_base(into, mine, [], []), mine, what, meanwhile)
 
 
 def equal_all_gather(
@@ -62,25 +82,13 @@ def equal_all_gather(
     finish(group, gather(into, mine, group=group, async_op=True), mine, what)
 
 
-def ragged_all_gather(
-    who: Members,
-    group: dist.ProcessGroup,
-    mine: torch.Tensor,
-    parts: Sequence[torch.Tensor],
-    what: str,
-) -> None:
-    """Gather flat tensors of known sizes from all ranks of a group, each into its part."""
+def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
+    """Gather flat tensors of known sizes on a device: each member's part is there, goes to all."""
     import torch.distributed as dist
 
-    own = parts[who.rank]
-    if mine.device.type != "cpu":
-        own.copy_(mine)
-        for rank, part in zip(who.ranks, parts, strict=True):
-            if part.numel():
-                dist.broadcast(part, rank, group=group)
-        return
-    peers = [(parts[i], rank) for i, rank in enumerate(who.ranks) if i != who.rank]
-    move(group, [(mine, rank) for _, rank in peers], peers, what, lambda: own.copy_(mine))
+    for rank, part in zip(who.ranks, parts, strict=True):
+        if part.numel():
+            dist.broadcast(part, rank, group=group)
 
 
 def move(
@@ -88,8 +96,8 @@ def move(
     send: Sequence[tuple[torch.Tensor, int]],
     receive: Sequence[tuple[torch.Tensor, int]],
     what: str,
-    meanwhile: Callable[[], object] = lambda: None,
-) -> None:
+    meanwhile: Callable[[], T | None] = nothing,
+) -> T | None:
     """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
 
     Args:
@@ -97,7 +105,10 @@ def move(
         send: what goes to whom.
         receive: what is to be filled by whom.
         what: names the call in errors.
-        meanwhile: is done while they travel.
+        meanwhile: is done while they travel; others may wait for its end.
+
+    Returns:
+        What ``meanwhile`` returned.
 
     Raises:
         StalledError: they did not arrive within the group's timeout.
@@ -106,9 +117,14 @@ def move(
 
     works = [(dist.irecv(t, r, group=group, tag=TAG), r) for t, r in receive if t.numel()]
     works += [(dist.isend(t, r, group=group, tag=TAG), r) for t, r in send if t.numel()]
-    meanwhile()
+    try:
+        result = meanwhile()
+    except BaseException:
+        _groups.give_up(group, f"{brief(what)} ended early")
+        raise
     if works:
         _finish_all(group, works, what)
+    return result
 
 
 def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str) -> None:
@@ -131,7 +147,13 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
         _alarm.leave()
 
 
-def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str) -> None:
+def finish(
+    group: dist.ProcessGroup,
+    work: Any,
+    tensor: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
     """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
     if work is None:
         return
@@ -139,6 +161,7 @@ def finish(group: dist.ProcessGroup, work: Any, tensor: torch.Tensor, what: str)
         work.wait()
         return
     try:
+        meanwhile()
         if not done_soon(work):
             _alarm.enter(brief(what), _groups.name_of(group), SLICE.total_seconds())
             wait(work, _groups.timeout(group), _alarm.look)

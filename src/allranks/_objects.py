@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from allranks import _groups
-from allranks._buffers import dump, empty, load, sizes
+from allranks._buffers import addresses, dump, empty, flat, load, sizes
 from allranks._headers import Header, exchange, fits_inline, numbers, numbers_in
-from allranks._messages import move
 from allranks._rollcall import ranges
+from allranks._transfers import Incoming, transfer
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    import torch
     import torch.distributed as dist
 
     from allranks._groups import Members
@@ -140,23 +139,19 @@ def scatter_objects(
         buffers, why = _dump(one)
         each.append(buffers)
         error = error or why
-    body = b"".join(numbers([len(b), *sizes(b)]) for b in each)
+    body = b"".join(_body(buffers, inline=False) for buffers in each)
     bodies = exchange(who, Header(f"scatter_objects from src={src}", body, error))
     sender = who.ranks.index(src)
+    told = list(_all_told(bodies[sender]))
+    largest = max(one.nbytes for i, one in enumerate(told) if i != sender) if who.size > 1 else 0
     if who.rank == sender:
-        _transfer(who, "scatter_objects", {i: b for i, b in enumerate(each) if i != sender}, {})
+        others = {i: b for i, b in enumerate(each) if i != sender}
+        transfer(who, "scatter_objects", others, {}, largest)
         return cast("T", objects[sender])
-    received = empty(_nth(numbers_in(bodies[sender]), who.rank))
-    _transfer(who, "scatter_objects", {}, {sender: received})
+    received = empty(told[who.rank].lengths)
+    incoming = {sender: told[who.rank].incoming(received)}
+    transfer(who, "scatter_objects", {}, incoming, largest)
     return cast("T", _load(received, src))
-
-
-def _nth(counted: Sequence[int], index: int) -> Sequence[int]:
-    """One list of several that follow each other, each after its length."""
-    at = 0
-    for _ in range(index):
-        at += 1 + counted[at]
-    return counted[at + 1 : at + 1 + counted[at]]
 
 
 def _no_such_sender(call: str, src: int, who: Members) -> str | None:
@@ -173,17 +168,16 @@ def _broadcast(
     error = _no_such_sender(call, src, who) or error
     if not error and src == who.ranks[who.rank]:
         buffers, error = _dump(data)
-    body = _body(buffers, who) if buffers else b""
+    body = _body(buffers, inline=_fits_inline(who, buffers)) if buffers else b""
     bodies = exchange(who, Header(f"{call} from src={src}", body, error))
     sender = who.ranks.index(src)
+    told = _told(bodies[sender])
     if who.rank == sender:
-        large = not _is_inline(bodies[sender])
-        others = [i for i in range(who.size) if large and i != sender]
-        _transfer(who, call, dict.fromkeys(others, buffers), {})
+        others = [i for i in range(who.size) if i != sender and told.nbytes]
+        transfer(who, call, dict.fromkeys(others, buffers), {}, told.nbytes)
         return data
-    received = _buffers_in(bodies[sender])
-    if not _is_inline(bodies[sender]):
-        _transfer(who, call, {}, {sender: received})
+    received = told.received()
+    transfer(who, call, {}, {sender: told.incoming(received)}, told.nbytes)
     return _load(received, src)
 
 
@@ -192,41 +186,83 @@ def _gather(
 ) -> list[T] | None:
     who = _groups.members(call, group)
     buffers, error = _dump(data)
-    bodies = exchange(who, Header(call, _body(buffers, who), error))
+    body = _body(buffers, inline=_fits_inline(who, buffers))
+    told = list(map(_told, exchange(who, Header(call, body, error))))
     everyone = range(who.size)
     receivers = everyone if receivers is None else receivers
-    receiving = who.rank in receivers
-    incoming = {i: _buffers_in(bodies[i]) for i in everyone if receiving and i != who.rank}
-    filled = {i: b for i, b in incoming.items() if not _is_inline(bodies[i])}
-    large = not _is_inline(bodies[who.rank])
-    outgoing = {i: buffers for i in receivers if large and i != who.rank}
-    _transfer(who, call, outgoing, filled)
-    if not receiving:
+    others = [i for i in everyone if who.rank in receivers and i != who.rank]
+    received = {i: told[i].received() for i in others}
+    incoming = {i: told[i].incoming(received[i]) for i in others}
+    outgoing = {i: buffers for i in receivers if told[who.rank].nbytes and i != who.rank}
+    transfer(who, call, outgoing, incoming, _largest(told, receivers))
+    if who.rank not in receivers:
         return None
-    return [data if i == who.rank else _load(incoming[i], who.ranks[i]) for i in everyone]
+    return [data if i == who.rank else _load(received[i], who.ranks[i]) for i in everyone]
 
 
-def _body(buffers: Sequence[Any], who: Members) -> bytes:
-    """The buffers' sizes, and the buffers themselves where they are small."""
+class _Told(NamedTuple):
+    """What a rank tells of an object's buffers.
+
+    Attributes:
+        lengths: their sizes in bytes.
+        addresses: where they lie in its memory; none where their contents travel with this.
+        contents: of all of them, one after the other, or nothing.
+    """
+
+    lengths: Sequence[int]
+    addresses: Sequence[int]
+    contents: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are still to travel."""
+        return sum(self.lengths) if self.addresses else 0
+
+    def received(self) -> list[Any]:
+        """Buffers of these sizes, which hold the contents that have come."""
+        buffers = empty(self.lengths)
+        at = 0
+        for buffer, length in zip(buffers, () if self.addresses else self.lengths, strict=False):
+            memoryview(buffer)[:] = self.contents[at : at + length]
+            at += length
+        return buffers
+
+    def incoming(self, buffers: Sequence[Any]) -> list[Incoming]:
+        """What is still to fill these buffers."""
+        pairs = zip(buffers, self.addresses, strict=False)
+        return [Incoming(flat(buffer), address) for buffer, address in pairs]
+
+
+def _largest(told: Sequence[_Told], receivers: Collection[int]) -> int:
+    """The most bytes that go from one rank to another, the same on all ranks."""
+    return max(one.nbytes * any(r != i for r in receivers) for i, one in enumerate(told))
+
+
+def _fits_inline(who: Members, buffers: Sequence[Any]) -> bool:
+    return fits_inline(who, sum(sizes(buffers)))
+
+
+def _body(buffers: Sequence[Any], *, inline: bool) -> bytes:
+    """The buffers' sizes, and their contents where these are small, else their addresses."""
     lengths = sizes(buffers)
-    inline = fits_inline(who, sum(lengths))
-    return numbers([inline, len(lengths), *lengths]) + b"".join(buffers if inline else ())
+    where = [] if inline else addresses(buffers)
+    contents = b"".join(buffers) if inline else b""
+    return numbers([inline, len(lengths), *lengths, *where]) + contents
 
 
-def _is_inline(body: bytes) -> bool:
-    return bool(numbers_in(body[:8])[0])
-
-
-def _buffers_in(body: bytes) -> list[Any]:
-    """Buffers of the sizes that a body tells, filled if it holds their contents."""
-    _, count = numbers_in(body[:16])
-    lengths = numbers_in(body[16 : 16 + 8 * count])
-    buffers = empty(lengths)
+def _told(body: bytes) -> _Told:
+    inline, count = numbers_in(body[:16])
     at = 16 + 8 * count
-    for buffer, length in zip(buffers, lengths if _is_inline(body) else (), strict=False):
-        memoryview(buffer)[:] = body[at : at + length]
-        at += length
-    return buffers
+    end = at if inline else at + 8 * count
+    return _Told(numbers_in(body[16:at]), numbers_in(body[at:end]), body[end:])
+
+
+def _all_told(body: bytes) -> Iterator[_Told]:
+    """Of several, none of them inline, one after the other."""
+    while body:
+        told = _told(body)
+        yield told._replace(contents=b"")
+        body = told.contents
 
 
 def _dump(data: Any) -> tuple[list[Any], str | None]:
@@ -246,28 +282,3 @@ def _load(buffers: Sequence[Any], sender: int) -> Any:
             f"the object from rank {sender} ({sum(sizes(buffers))} bytes) cannot be unpickled "
             f"here: {type(error).__name__}: {error}"
         ) from error
-
-
-def _transfer(
-    who: Members, what: str, outgoing: dict[int, list[Any]], incoming: dict[int, list[Any]]
-) -> None:
-    """Send and receive buffers of known sizes, by the members' ranks in the group."""
-    if who.group is None or who.size == 1 or not (outgoing or incoming):
-        return
-    group = _groups.cpu_group(who.group)
-    flat: dict[int, torch.Tensor] = {}
-    for buffers in outgoing.values():
-        for buffer in buffers:
-            if buffer.nbytes and id(buffer) not in flat:
-                flat[id(buffer)] = _flat(buffer)
-    send = [(flat[id(b)], who.ranks[i]) for i, some in outgoing.items() for b in some if b.nbytes]
-    receive = [(_flat(b), who.ranks[i]) for i, some in incoming.items() for b in some if len(b)]
-    move(group, send, receive, what)
-
-
-def _flat(buffer: Any) -> torch.Tensor:
-    """A buffer as a flat tensor of bytes; only one that is read-only is copied."""
-    import torch
-
-    view = memoryview(buffer)
-    return torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)

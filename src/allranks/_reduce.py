@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
@@ -15,11 +14,15 @@ from allranks._in_place import (
     is_tensor,
     named_op,
     reduced,
+    reduced_at_once,
+    remember,
     why_in_graph,
     why_no_such_op,
     why_not_in_place,
     why_not_reduced,
 )
+from allranks._joined import Room, apart, folded, join, stacked
+from allranks._messages import nothing
 from allranks._tensors import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 
@@ -37,6 +40,8 @@ T = TypeVar("T")
 Signature: TypeAlias = "tuple[Any, ...]"
 
 NUMBER: Signature = ()
+
+NO_NUMBERS = _numbers.floats([])
 
 FACTS = attrgetter("__class__", "dtype", "shape", "layout", "device")
 """The signature of a tensor."""
@@ -69,8 +74,9 @@ def all_reduce(
     Returns:
         The same kind of thing: the tensor itself unless ``device`` moved it; an integer exactly
         (64 bits), a float in 64 bits, a float for the mean of integers. Integers in a tensor or
-        array wrap around as they do elsewhere in torch and numpy. In a world of one the value of
-        ``data``, by the same rules.
+        array wrap around as they do elsewhere in torch and numpy. The tensors of a tree are new;
+        small ones may be parts of one allocation. In a world of one the value of ``data``, by the
+        same rules.
 
     Raises:
         CollectiveError: the mean of an integer tensor, a number that overflows, a dtype that
@@ -80,6 +86,8 @@ def all_reduce(
     """
     who = _groups.members("all_reduce", group)
     op = named_op(op, average=average)
+    if device is None and reduced_at_once(data, op, who):
+        return data
     if is_tensor(data):
         result: T = _reduce_tensor(data, op, who, device)
     elif type(data) is float and op in OPS:
@@ -95,6 +103,7 @@ def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
     plain = tensor.detach() if tensor.requires_grad else tensor
     moved = plain if device is None else plain.to(device)
     reduced(moved, op, who)
+    remember(moved, op, who)
     return tensor if moved is plain else moved
 
 
@@ -113,7 +122,7 @@ def _reduce_tree(data: Any, op: str, who: Members) -> Any:
         _refuse(who, f"all_reduce: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks
         _refuse(who, f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}")
-    return _rebuilt(data, parcel.exchanged(who))
+    return _rebuilt(data, parcel.exchanged(who), parcel.node)
 
 
 def _refuse(who: Members, why: str) -> NoReturn:
@@ -121,9 +130,9 @@ def _refuse(who: Members, why: str) -> NoReturn:
     raise CollectiveError(why)
 
 
-def _rebuilt(data: Any, leaves: list[Any]) -> Any:
+def _rebuilt(data: Any, leaves: list[Any], node: Node | None) -> Any:
     try:
-        return _trees.rebuild(data, iter(leaves))
+        return _trees.rebuild(data, iter(leaves), node)
     except Exception as error:
         raise CollectiveError(
             f"all_reduce: the result {leaves!r:.200} does not go into a {type(data).__name__}: "
@@ -137,11 +146,13 @@ class _Batch(NamedTuple):
     Attributes:
         indices: which of the leaves.
         shapes: of each.
+        shape: of each, if it is the same.
         plain: whether all of them are plain tensors.
     """
 
     indices: tuple[int, ...]
     shapes: tuple[Sequence[int], ...]
+    shape: Sequence[int] | None
     plain: bool
 
 
@@ -184,7 +195,13 @@ def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
 
     shapes = tuple(signatures[i][2] for i in indices)
     plain = all(signatures[i][0] is torch.Tensor for i in indices)
-    return _Batch(tuple(indices), shapes, plain)
+    return _Batch(tuple(indices), shapes, shapes[0] if len(set(shapes)) == 1 else None, plain)
+
+
+@lru_cache(maxsize=256)
+def _planned_alike(op: str, node: Node | None, signature: Signature, count: int) -> _Plan:
+    """The plan for a tree of leaves that are all alike, found sooner."""
+    return _planned(op, node, (signature,) * count)
 
 
 def _travels_as(signature: Signature, op: str) -> Any:
@@ -203,22 +220,31 @@ class _Parcel:
 
     def __init__(self, data: Any, op: str) -> None:
         flat = _trees.flatten(data)
+        self.node = flat.node
         self._op = op
         self._leaves = flat.leaves
-        self._plan = _planned(op, flat.node, _signatures(flat))
+        self._numbers = NO_NUMBERS
+        self._rows = stacked(flat.leaves)
+        if self._rows is not None:
+            self._plan = _planned_alike(op, flat.node, FACTS(flat.leaves[0]), len(flat.leaves))
+            self._flats = [self._rows.view(-1)]
+        else:
+            self._plan = _planned(op, flat.node, _signatures(flat))
+            self._numbers = self._packed(flat)
+            self._flats = [self._flat(batch) for batch in self._plan.batches]
+
+    def _packed(self, flat: Flat) -> _numbers.Packed:
         numbers = [flat.leaves[i] for i in self._plan.numbers]
         if set(map(type, numbers)) <= {float}:
-            self._numbers = _numbers.floats(numbers)
-        else:
-            encoded = _each(flat, lambda leaf: _numbers.encode(op, leaf), self._plan.numbers)
-            self._numbers = _numbers.Packed.of(encoded)
-        self._flats = [self._flat(batch) for batch in self._plan.batches]
+            return _numbers.floats(numbers)
+        encoded = _each(flat, lambda leaf: _numbers.encode(self._op, leaf), self._plan.numbers)
+        return _numbers.Packed.of(encoded)
 
     def _flat(self, batch: _Batch) -> torch.Tensor:
         tensors = [self._leaves[i] for i in batch.indices]
         if not batch.plain:
             tensors = [_travelling(leaf, self._op) for leaf in tensors]
-        return _join(tensors, batch.shapes)
+        return join(tensors, batch.shape)
 
     def exchanged(self, who: Members) -> list[Any]:
         """The leaves of the result: of one collective, or one more for each large flat tensor."""
@@ -226,13 +252,25 @@ class _Parcel:
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []
         body = b"".join([*map(to_bytes, sent), self._numbers.body])
-        answer = agree(who, Header(self._plan.call, body), self._combiner(sent))
+        rooms: list[Room] = []
+        meanwhile = partial(self._make_room, rooms) if inline else nothing
+        answer = agree(who, Header(self._plan.call, body), self._combiner(sent), meanwhile)
         raws, numbers = _cut(answer, sent)
+        if rooms:
+            rooms[0].memory[:] = raws[0]
+            return rooms[0].parts
         flats = [from_bytes(raw, flat.dtype) for raw, flat in zip(raws, sent, strict=True)]
         for flat in () if inline else self._flats:
             if flat.numel():
                 reduced(flat, self._op, who)
         return self._unpacked(flats or self._flats, self._numbers.results(numbers))
+
+    def _make_room(self, rooms: list[Room]) -> None:
+        """Make the results' tensors where that is quick."""
+        import torch
+
+        if self._rows is not None and self._rows.dtype != torch.bfloat16:
+            rooms.append(Room.like(self._rows))
 
     def _combiner(self, sent: Sequence[torch.Tensor]) -> Callable[[list[bytes]], bytes]:
         """Reduces all ranks' bodies to one."""
@@ -241,22 +279,26 @@ class _Parcel:
             rows = [_cut(body, sent) for body in bodies]
             columns = zip(*(raws for raws, _ in rows), strict=True)
             pairs = zip(columns, sent, strict=True)
-            folded = [to_bytes(_folded(column, flat.dtype, self._op)) for column, flat in pairs]
+            done = [to_bytes(folded(column, flat.dtype, self._op)) for column, flat in pairs]
             numbers = [packed for _, packed in rows]
-            count = len(self._plan.numbers)
-            return b"".join([*folded, _numbers.reduce_packed(self._op, numbers, count)])
+            return b"".join([*done, self._reduced(numbers)])
 
         return combine
+
+    def _reduced(self, numbers: list[bytes]) -> bytes:
+        count = len(self._plan.numbers)
+        return _numbers.reduce_packed(self._op, numbers, count) if count else numbers[0]
 
     def _unpacked(self, flats: Sequence[torch.Tensor], numbers: Sequence[Any]) -> list[Any]:
         """All leaves, each of the caller's kind."""
         if len(numbers) == len(self._leaves):
             return list(numbers)
-        if [batch.plain for batch in self._plan.batches] == [True] and not numbers:
-            return list(_apart(flats[0], self._plan.batches[0].shapes))
+        batches = self._plan.batches
+        if [batch.plain for batch in batches] == [True] and not numbers:
+            return list(apart(flats[0], batches[0].shapes, batches[0].shape))
         made = dict(zip(self._plan.numbers, numbers, strict=True))
-        for batch, flat in zip(self._plan.batches, flats, strict=True):
-            parts = _apart(flat, batch.shapes)
+        for batch, flat in zip(batches, flats, strict=True):
+            parts = apart(flat, batch.shapes, batch.shape)
             if not batch.plain:
                 like = [self._leaves[i] for i in batch.indices]
                 parts = [_like(leaf, part) for leaf, part in zip(like, parts, strict=True)]
@@ -370,30 +412,6 @@ def _like(leaf: Any, part: torch.Tensor) -> Any:
     return array.astype(bool) if leaf.dtype == bool and array.dtype == "uint8" else array
 
 
-def _join(tensors: Sequence[torch.Tensor], shapes: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Tensors of one dtype, in one new flat tensor."""
-    import torch
-
-    with torch.no_grad():
-        if len(set(shapes)) == 1:
-            return torch.stack(list(tensors)).view(-1)
-        return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def _apart(flat: torch.Tensor, shapes: Sequence[Sequence[int]]) -> Sequence[torch.Tensor]:
-    """New tensors, as the ones that were joined in a flat one."""
-    import torch
-
-    parts: Any
-    if len(set(shapes)) == 1:
-        rows = flat.view(len(shapes), *shapes[0])
-        parts = torch.unbind_copy(rows)  # type: ignore[func-returns-value]  # a tuple
-        return list(parts)
-    sizes = [math.prod(shape) for shape in shapes]
-    parts = torch.split_with_sizes_copy(flat, sizes)  # type: ignore[func-returns-value]  # a tuple
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
 def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]:
     """The flat tensors' bytes, and the numbers that follow them."""
     raws, at = [], 0
@@ -401,14 +419,3 @@ def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]
         raws.append(body[at : at + flat.nbytes])
         at += flat.nbytes
     return raws, body[at:]
-
-
-def _folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor:
-    """The tensors of all ranks, reduced to one."""
-    rows = from_bytes(b"".join(column), dtype).view(len(column), -1)
-    if op in ("min", "max"):
-        return rows.amin(0) if op == "min" else rows.amax(0)
-    if op == "prod":
-        return rows.prod(0, dtype=dtype)
-    total = rows.sum(0, dtype=dtype)
-    return total.div_(len(column)) if op == "mean" else total

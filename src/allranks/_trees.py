@@ -86,21 +86,33 @@ def _take(tree: Any, leaves: list[Any]) -> Node | None:
         leaves.append(tree)
         return None
     style, labels, children = kind.children(tree)
-    if not any(map(_kind, map(type, children))):
+    if not _any_container(children):
         leaves.extend(children)
         return Node(kind.told, style, labels, (None,) * len(children))
     return Node(kind.told, style, labels, tuple([_take(child, leaves) for child in children]))
 
 
-def rebuild(tree: Any, leaves: Iterator[Any]) -> Any:
-    """A tree of the same structure and types, with new leaves in the order of ``flatten``."""
+def rebuild(tree: Any, leaves: Iterator[Any], node: Node | None = None) -> Any:
+    """A tree of the same structure and types, with new leaves in the order of ``flatten``.
+
+    Args:
+        tree: the tree.
+        leaves: the new leaves.
+        node: its structure, where it is known; a tree of one level is then made sooner.
+    """
     kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
     if kind is None:
         return next(leaves)
+    if node and not any(node.children):
+        return kind.like(tree, list(islice(leaves, len(node.children))))
     _, _, children = kind.children(tree)
-    if not any(map(_kind, map(type, children))):
+    if not _any_container(children):
         return kind.like(tree, list(islice(leaves, len(children))))
     return kind.like(tree, [rebuild(child, leaves) for child in children])
+
+
+def _any_container(children: Sequence[Any]) -> bool:
+    return any(map(_kind, set(map(type, children))))
 
 
 class _Kind(NamedTuple):
@@ -130,7 +142,7 @@ def _of_mapping(tree: Mapping[Any, Any]) -> tuple[str, tuple[str, ...], Sequence
     keys = _sorted_keys(tree)
     children = [tree[key] for key in keys]
     if _has_text_keys(tree):
-        return "[{!r}]", tuple(keys), children
+        return "[{!r}]", keys, children
     return "[{}]", tuple(map(repr, keys)), children
 
 
@@ -151,22 +163,26 @@ def _has_text_keys(tree: Mapping[Any, Any]) -> bool:
     return set(map(type, tree)) == {str}
 
 
-def _sorted_keys(tree: Mapping[Any, Any]) -> list[Any]:
+def _sorted_keys(tree: Mapping[Any, Any]) -> tuple[Any, ...]:
     """Keys may be of any types, so they are sorted as they print."""
     if _has_text_keys(tree):
-        return sorted(tree)
+        return _sorted_texts(tuple(tree))
     by_repr = {repr(key): key for key in tree}
     if len(by_repr) < len(tree):
         raise ValueError(f"two keys of a dict print alike: {sorted(map(repr, tree))}")
-    return [by_repr[text] for text in sorted(by_repr)]
+    return tuple(by_repr[text] for text in sorted(by_repr))
+
+
+@lru_cache(maxsize=64)
+def _sorted_texts(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Remembered, since a program repeats its calls; and one object is quickly compared."""
+    return tuple(sorted(keys))
 
 
 def _like_mapping(tree: Mapping[Any, Any], children: list[Any]) -> Any:
     """A mapping of the same type, order and further state, such as a default factory."""
-    keys = _sorted_keys(tree)
-    new = dict(zip(keys, children, strict=True))
-    if keys != list(tree):
-        new = {key: new[key] for key in tree}
+    new = dict.fromkeys(tree)
+    new.update(zip(_sorted_keys(tree), children, strict=True))
     if type(tree) is dict:
         return new
     if not isinstance(tree, MutableMapping):

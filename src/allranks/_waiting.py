@@ -124,7 +124,7 @@ def done_soon(work: dist.Work) -> bool:
     """Wait for a collective for one slice.
 
     A thread of gloo's may need the interpreter's lock to end the collective, so that nothing
-    should be done between its start and this.
+    long should be done between its start and this.
     """
     try:
         work.wait(SLICE)

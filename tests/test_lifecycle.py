@@ -6,6 +6,7 @@ import enum
 import os
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from datetime import timedelta
 from pathlib import Path
@@ -402,3 +403,28 @@ def test_an_inner_session_leaves_the_outer_group() -> None:
 def test_an_unknown_backend_is_named(backend: str) -> None:
     with pytest.raises(ConfigError, match=r"this build of torch has no .*gloo"):
         allranks.setup(distributed_backend=backend, cpu=True)
+
+
+def leave_at_once() -> float:
+    """When rank 0 has left, and when rank 1, which takes longer, is up."""
+    from allranks import _bring_up
+
+    come_up = _bring_up._init_process_group
+
+    def slowly(*arguments) -> None:
+        come_up(*arguments)
+        time.sleep(0.4)
+
+    if allranks.get_rank():
+        _bring_up._init_process_group = slowly
+    allranks.setup(cpu=True)
+    up = time.monotonic()
+    allranks.cleanup()
+    return up if os.environ["RANK"] == "1" else time.monotonic()
+
+
+def test_nobody_leaves_before_all_are_connected() -> None:
+    left, up = (
+        one.value for one in Ranks(leave_at_once, env_environs(2, _sockets.free_port())).results()
+    )
+    assert left >= up

@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 from allranks import _groups
+from allranks._headers import Header, agree
 from allranks._lifecycle import world
 from allranks._objects import gather_everywhere
 from allranks.errors import CollectiveError, ConfigError
@@ -21,7 +22,8 @@ def split(
 ) -> dist.ProcessGroup | None:
     """Split a group: ranks that give equal colors form a group of their own. Collective.
 
-    One exchange, however many groups come of it. The timeout is inherited.
+    One exchange, however many groups come of it, and one in each new group, which is then
+    connected on all its ranks. The timeout is inherited.
 
     Args:
         color: anything hashable that pickle can carry; None takes part in no group.
@@ -71,7 +73,10 @@ def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
             raise ConfigError("split: this version of torch always orders a group by rank")
         more["sort_ranks"] = False
     name = f"{within.group_name}/{who.kept['splits']}.{ranks[0]}"
-    return _groups.new_group(ranks, name, within, **more)
+    made = _groups.new_group(ranks, name, within, **more)
+    # A rank that left the group at once would break the connections that others still make.
+    agree(_groups.members("split", made), Header("split: connected"))
+    return made
 
 
 def node_group() -> dist.ProcessGroup | None:

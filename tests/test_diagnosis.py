@@ -82,6 +82,13 @@ def test_lines_that_differ_are_no_reason_where_all_else_agrees() -> None:
     assert "differ" not in text
 
 
+def test_all_are_there() -> None:
+    text = told([waiting(rank) for rank in range(4)])
+    assert text.endswith(
+        "All are in it: the network between them is slow or cut, or a rank is very busy."
+    )
+
+
 def test_two_groups_in_different_order() -> None:
     one, other = replace(REDUCE, group="a"), replace(REDUCE, group="b", line="train.py:90")
     text = told([waiting(0, one, members=(0, 1)), waiting(1, other, members=(0, 1))])

@@ -177,7 +177,7 @@ STALLED = (
         stalling,
         WAITED + rf"\.py:\d+ in stalling\. {AWAY} Rank 2 stands at test_f.* in load_shard < ",
     ),
-    (stopping, WAITED + r".* Rank 2: no answer from pid .*; its process is stopped \(SIGST"),
+    (stopping, WAITED + r".* Rank 2: no answer from .*; its process is stopped \(SIGST"),
     (stopping_rank_0, r"Rank 0: its store does not answer; its process is stopped"),
     (calling_another, DIFFER + r"reduce float32\[3, 5\] at .*; rank 2: broadcast float32\[3, 5\]"),
     (

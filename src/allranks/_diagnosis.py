@@ -162,6 +162,8 @@ def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[st
         yield differs
     elif len(names) > 1:
         yield "They are in different collectives."
+    elif len(waiting) == len(seen_by.members) > 1 and len(counts) == 1:
+        yield "All are in it: the network between them is slow or cut, or a rank is very busy."
 
 
 def _first_difference(group: str, here: Mapping[int, Standing]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks._settings import DEFAULT_TIMEOUT
-from allranks._waiting import Deadline
+from allranks._waiting import Deadline, calls_are_under_way
 from allranks._world import detect
 from allranks.errors import CollectiveError
 
@@ -271,16 +271,17 @@ def release_retired() -> None:
 
 
 def rest_before_exit() -> None:
-    """Let gloo's threads come to rest, and never drop the destroyed groups.
+    """Let gloo's threads and ours come to rest, and never drop the destroyed groups.
 
     A thread of gloo's that needs the interpreter's lock to drop its last operation, and finds the
-    interpreter ending, aborts the process (2 of 48 exits after a DDP step, with torch 2.13).
+    interpreter ending, aborts the process (2 of 48 exits after a DDP step, with torch 2.13); so
+    does a call of torch's that returns then, in a thread that was left behind.
     """
     import ctypes
 
     calm, end = 0, Deadline.after(1.0)
     while calm < CALM_SAMPLES and not end.passed:
         time.sleep(0.001)  # Without the lock, which they may be waiting for.
-        calm = 0 if _gloo_is_busy() else calm + 1
+        calm = 0 if _gloo_is_busy() or calls_are_under_way() else calm + 1
     for group in _retired:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

@@ -48,7 +48,7 @@ def _fate(store: dist.Store, rank: int) -> str:
         note = json.loads(store.get(left_note(rank)))
         return f"has left, {max(0.0, time.time() - note['at']):.0f} s ago: {note['how']}"
     who = answered(store, rank)
-    return f"no answer{f' from pid {who.pid} on {who.host}' if who else ''}"
+    return f"no answer{f' from {who.host}' if who else ''}"
 
 
 def _place(inquiry: str, rank: int) -> str:

@@ -66,7 +66,21 @@ class _Worker(threading.Thread):
 
 
 _idle: list[_Worker] = []
-os.register_at_fork(after_in_child=_idle.clear)  # A fork has no threads but its own.
+_busy: set[_Worker] = set()
+
+
+def calls_are_under_way() -> bool:
+    """Whether a call that was made in a thread has not returned yet."""
+    return bool(_busy)
+
+
+def _forget_workers() -> None:
+    """A fork has no threads but its own."""
+    _idle.clear()
+    _busy.clear()
+
+
+os.register_at_fork(after_in_child=_forget_workers)
 
 
 class Abandonable(Generic[T]):
@@ -83,6 +97,7 @@ class Abandonable(Generic[T]):
         self._running = threading.Lock()
         self._running.acquire()
         self._worker = _idle.pop() if _idle else _Worker()
+        _busy.add(self._worker)
         self._worker.calls.put(self._run)
 
     def _run(self) -> None:
@@ -91,6 +106,7 @@ class Abandonable(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - raised again in result()
             self._error = error
         finally:
+            _busy.discard(self._worker)
             _idle.append(self._worker)
             self._running.release()
 

@@ -112,7 +112,7 @@ def stalling() -> None:
     with session(timeout=4, stall_after=0.5) as world:
         meet(world)
         if world.rank == 2:
-            load_shard(8)
+            load_shard(6.5)
         allranks.all_reduce(torch.ones(3, 5))
 
 
@@ -129,7 +129,7 @@ def stopping() -> None:
 
 
 def stopping_rank_0() -> None:
-    with session(timeout=6, stall_after=0.5) as world:
+    with session(timeout=5, stall_after=0.5) as world:
         meet(world)
         if world.rank == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -150,112 +150,7 @@ def skipping() -> None:
         if world.rank != 2:
             allranks.all_reduce(torch.ones(2))
         allranks.all_reduce(torch.ones(2))
-        load_shard(8 if world.rank == 2 else 0)
-
-
-SHARD = r"rank 2 \(pid \d+ on .*\) failed: LookupError: no shard 7, at test_failures.py:\d+ in "
-
-LOST = (
-    (raising, 2, SHARD + r"raising; .* s ago, while .* in all_reduce\(sum\) of dict"),
-    (raising_and_living_on, 2, SHARD),
-    (raising_elsewhere_in_torch, 2, SHARD),
-    (exiting, 2, r"rank 2 .* has left: its program ended with exit code 0, at test_failures"),
-    (cleaning_up, 2, r"rank 2 \(pid .* has left: it called cleanup\(\)"),
-    (leaving_without_a_word, 2, r"rank 2 \(pid .* left with exit code 7, without a word"),
-    (dying, 2, r"rank 2 \(pid .* was killed by SIGKILL \(out of memory\?\)"),
-    (dying_as_rank_0, 0, r"rank 0 (\(pid .* was killed by SIGKILL|is gone, and its store)"),
-)
-"""What befalls a rank, which, and what the others say."""
-
-WAITED = r"all_reduce #\d+ on WORLD has waited \d s\. Ranks 0-1, 3: in all_reduce.*, test_failures"
-AWAY = r"Rank 2: in no collective, at test_failures\.py:\d+ in load_shard, for \d s\."
-
-DIFFER = r"Their calls first differ at #\d: ranks 0-1, 3: "
-
-STALLED = (
-    (
-        stalling,
-        WAITED + rf"\.py:\d+ in stalling\. {AWAY} Rank 2 stands at test_f.* in load_shard < ",
-    ),
-    (stopping, WAITED + r".* Rank 2: no answer from .*; its process is stopped \(SIGST"),
-    (stopping_rank_0, r"Rank 0: its store does not answer; its process is stopped"),
-    (calling_another, DIFFER + r"reduce float32\[3, 5\] at .*; rank 2: broadcast float32\[3, 5\]"),
-    (
-        skipping,
-        AWAY + " " + DIFFER + r"all_reduce float32\[2\] at ",
-    ),
-)
-"""What does not go on, and what the verdict says."""
-
-
-@contextmanager
-def at_a_port(ranks: int):
-    """The environments of ranks that meet in a store of rank 0's."""
-    yield env_environs(ranks, _sockets.free_port())
-
-
-STORES = {"file": private_environs, "port": at_a_port}
-
-CASES = [(function, store) for function, *_ in LOST for store in STORES]
-CASES += [
-    (function, "port" if "rank_0" in function.__name__ else "file") for function, _ in STALLED
-]
-
-NEXT = CASES[4::5]
-
-NEVER = {"stopping": 2, "stopping_rank_0": 0}
-
-
-@pytest.fixture(scope="module")
-def befallen(tmp_path_factory):
-    """How the ranks of all these ended, which wait at the same time."""
-    with ExitStack() as places:
-        jobs = {}
-        for case in CASES:
-            place = tmp_path_factory.mktemp(case[0].__name__)
-            environs = places.enter_context(STORES[case[1]](4))
-            environs = [{**one, "ALLRANKS_LOG_DIR": str(place)} for one in environs]
-            jobs[case] = place, Ranks(_heard, environs, case[0], str(place))
-            if case in NEXT:
-                time.sleep(1.0)  # Two cores cannot start all of them at once.
-        yield {
-            case: (place, ranks.results(DEADLINE, never=NEVER.get(case[0].__name__)))
-            for case, (place, ranks) in jobs.items()
-        }
-
-
-@pytest.mark.parametrize("store", ["port", "file"])
-@pytest.mark.parametrize(
-    ("function", "culprit", "said"), LOST, ids=lambda f: getattr(f, "__name__", "")
-)
-def test_the_others_name_the_rank(befallen, function, culprit, said, store) -> None:
-    _, ended = befallen[function, store]
-    for rank in {0, 1, 2, 3} - {culprit}:
-        assert isinstance(ended[rank].error, PeerFailedError), ended[rank]
-        assert re.search(said, str(ended[rank].error)), ended[rank]
-        assert ended[rank].error.rank == culprit
-    if function is raising:
-        assert ended[2].text == "LookupError: no shard 7"
-        assert 'raise LookupError("no shard 7")' in ended[0].error.traceback
-
-
-@pytest.mark.parametrize(("function", "said"), STALLED, ids=lambda f: getattr(f, "__name__", ""))
-def test_a_verdict_tells_who_is_where(befallen, function, said) -> None:
-    """On every rank that can speak, in its log, and in the error at the timeout."""
-    store = "port" if function is stopping_rank_0 else "file"
-    place, ended = befallen[function, store]
-    never = NEVER.get(function.__name__)
-    for rank, one in zip((r for r in range(4) if r != never), ended, strict=True):
-        log = (place / f"err{rank}").read_text()
-        assert re.search(said, log), log
-        assert one.error is None or isinstance(one.error, (StalledError, PeerFailedError)), one
-    errors = [one.error for one in ended if isinstance(one.error, StalledError)]
-    assert errors
-    assert all(re.search(said, str(error)) for error in errors)
-    assert re.search(said, (place / "verdict.txt").read_text())
-    kept = json.loads((place / "rank-1.json").read_text())
-    assert kept["standing"]["rank"] == 1
-    assert "MainThread" in kept["threads"]
+        load_shard(6.5 if world.rank == 2 else 0)
 
 
 def deaf() -> None:
@@ -330,42 +225,164 @@ def forking() -> int:
         return status
 
 
-def test_what_else_the_watch_does(tmp_path) -> None:
-    """All of it at the same time, since most of it is waiting."""
+SHARD = r"rank 2 \(pid \d+ on .*\) failed: LookupError: no shard 7, at test_failures.py:\d+ in "
+
+LOST = (
+    (raising, 2, SHARD + r"raising; .* s ago, while .* in all_reduce\(sum\) of dict"),
+    (raising_and_living_on, 2, SHARD),
+    (raising_elsewhere_in_torch, 2, SHARD),
+    (exiting, 2, r"rank 2 .* has left: its program ended with exit code 0, at test_failures"),
+    (cleaning_up, 2, r"rank 2 \(pid .* has left: it called cleanup\(\)"),
+    (leaving_without_a_word, 2, r"rank 2 \(pid .* left with exit code 7, without a word"),
+    (dying, 2, r"rank 2 \(pid .* was killed by SIGKILL \(out of memory\?\)"),
+    (dying_as_rank_0, 0, r"rank 0 (\(pid .* was killed by SIGKILL|is gone, and its store)"),
+)
+"""What befalls a rank, which, and what the others say."""
+
+WAITED = r"all_reduce #\d+ on WORLD has waited \d s\. Ranks 0-1, 3: in all_reduce.*, test_failures"
+AWAY = r"Rank 2: in no collective, at test_failures\.py:\d+ in load_shard, for \d s\."
+
+DIFFER = r"Their calls first differ at #\d: ranks 0-1, 3: "
+
+STALLED = (
+    (
+        stalling,
+        WAITED + rf"\.py:\d+ in stalling\. {AWAY} Rank 2 stands at test_f.* in load_shard < ",
+    ),
+    (stopping, WAITED + r".* Rank 2: no answer from .*; its process is stopped \(SIGST"),
+    (stopping_rank_0, r"Rank 0: its store does not answer; its process is stopped"),
+    (calling_another, DIFFER + r"reduce float32\[3, 5\] at .*; rank 2: broadcast float32\[3, 5\]"),
+    (
+        skipping,
+        AWAY + " " + DIFFER + r"all_reduce float32\[2\] at ",
+    ),
+)
+"""What does not go on, and what the verdict says."""
+
+
+@contextmanager
+def at_a_port(ranks: int):
+    """The environments of ranks that meet in a store of rank 0's."""
+    yield env_environs(ranks, _sockets.free_port())
+
+
+STORES = {
+    "file": lambda: private_environs(4),
+    "port": lambda: at_a_port(4),
+    "pair": lambda: private_environs(2),
+}
+
+PAIRS = (deaf, uncaught, slow, rank_0_first, looks, forking, unwatched)
+"""What two ranks are enough for."""
+
+CASES = [(function, "port" if "rank_0" in function.__name__ else "file") for function, _ in STALLED]
+CASES += [(function, "pair") for function in PAIRS]
+CASES += [(function, store) for function, *_ in LOST for store in ("file", "port")]
+
+NEXT = CASES[4::5]
+
+NEVER = {"stopping": 2, "stopping_rank_0": 0}
+
+
+@pytest.fixture(scope="module")
+def befallen(tmp_path_factory):
+    """How the ranks of all these ended, which wait at the same time."""
     with ExitStack() as places:
-
-        def start(function, **more: str):
-            (tmp_path / function.__name__).mkdir()
-            environs = places.enter_context(private_environs(2))
+        jobs = {}
+        for case in CASES:
+            place = tmp_path_factory.mktemp(case[0].__name__)
+            environs = places.enter_context(STORES[case[1]]())
+            more = {
+                "ALLRANKS_LOG_DIR": str(place),
+                "ALLRANKS_WATCH": str(int(case[0] != unwatched)),
+            }
             environs = [{**one, **more} for one in environs]
-            return Ranks(_heard, environs, function, str(tmp_path / function.__name__))
+            jobs[case] = place, Ranks(_heard, environs, case[0], str(place))
+            if case in NEXT:
+                time.sleep(1.0)  # Two cores cannot start all of them at once.
+        yield {
+            case: (place, ranks.results(DEADLINE, never=NEVER.get(case[0].__name__)))
+            for case, (place, ranks) in jobs.items()
+        }
 
-        def log(function, rank: int) -> str:
-            return (tmp_path / function.__name__ / f"err{rank}").read_text()
 
-        off = {"ALLRANKS_WATCH": "0"}
-        jobs = {f: start(f) for f in (deaf, uncaught, slow, rank_0_first, looks, forking)}
-        jobs[unwatched] = start(unwatched, **off)
-        ended = {f: ranks.results(DEADLINE) for f, ranks in jobs.items()}
-        left = ended[deaf][0]
-        assert (left.exit_code, left.error, left.value) == (1, None, None)
-        assert "is blocked in a collective at test_failures.py:" in log(deaf, 0)
-        assert "First failure: rank 1 " in log(deaf, 0)
-        assert ended[deaf][1].error is None
+@pytest.mark.parametrize("store", ["port", "file"])
+@pytest.mark.parametrize(
+    ("function", "culprit", "said"), LOST, ids=lambda f: getattr(f, "__name__", "")
+)
+def test_the_others_name_the_rank(befallen, function, culprit, said, store) -> None:
+    _, ended = befallen[function, store]
+    for rank in {0, 1, 2, 3} - {culprit}:
+        assert isinstance(ended[rank].error, PeerFailedError), ended[rank]
+        assert re.search(said, str(ended[rank].error)), ended[rank]
+        assert ended[rank].error.rank == culprit
+    if function is raising:
+        assert ended[2].text == "LookupError: no shard 7"
+        assert 'raise LookupError("no shard 7")' in ended[0].error.traceback
 
-        assert [one.error for one in ended[uncaught]] == [None, None]
-        last = log(uncaught, 0).splitlines()[-1]
-        assert re.match(r"PeerFailedError: rank 1 \(pid .* failed: KeyError: 'no shard 7'", last)
-        assert log(uncaught, 1).splitlines()[-1].endswith("KeyError: 'no shard 7'")
 
-        assert [one.value for one in ended[slow]] == [2.0, 2.0]
-        assert re.search(r"Rank 1: in no collective, at .* in load_shard, for \d s\.", log(slow, 0))
-        assert not re.search("died|gone|left|failed", log(slow, 0) + log(slow, 1))
+@pytest.mark.parametrize(("function", "said"), STALLED, ids=lambda f: getattr(f, "__name__", ""))
+def test_a_verdict_tells_who_is_where(befallen, function, said) -> None:
+    """On every rank that can speak, in its log, and in the error at the timeout."""
+    store = "port" if function is stopping_rank_0 else "file"
+    place, ended = befallen[function, store]
+    never = NEVER.get(function.__name__)
+    for rank, one in zip((r for r in range(4) if r != never), ended, strict=True):
+        log = (place / f"err{rank}").read_text()
+        assert re.search(said, log), log
+        assert one.error is None or isinstance(one.error, (StalledError, PeerFailedError)), one
+    errors = [one.error for one in ended if isinstance(one.error, StalledError)]
+    assert errors
+    assert all(re.search(said, str(error)) for error in errors)
+    assert re.search(said, (place / "verdict.txt").read_text())
+    kept = json.loads((place / "rank-1.json").read_text())
+    assert kept["standing"]["rank"] == 1
+    assert "MainThread" in kept["threads"]
 
-        assert ended[rank_0_first][0].value < 1.0  # A file does not go with rank 0.
-        assert all(2 <= one.value <= 4 for one in ended[looks])
-        assert [one.value for one in ended[forking]] == [0, 0]
-        assert [one.value for one in ended[unwatched]] == ["RuntimeError", ""]
+
+def test_a_rank_blocked_in_torch_says_so_and_leaves(befallen) -> None:
+    place, (left, failed) = befallen[deaf, "pair"]
+    log = (place / "err0").read_text()
+    assert (left.exit_code, left.error, left.value) == (1, None, None)
+    assert "is blocked in a collective at test_failures.py:" in log
+    assert "First failure: rank 1 " in log
+    assert failed.error is None
+
+
+def test_the_end_of_a_script_says_who_was_first(befallen) -> None:
+    place, ended = befallen[uncaught, "pair"]
+    assert [one.error for one in ended] == [None, None]
+    last = [(place / f"err{rank}").read_text().splitlines()[-1] for rank in (0, 1)]
+    assert re.match(r"PeerFailedError: rank 1 \(pid .* failed: KeyError: 'no shard 7'", last[0])
+    assert last[1].endswith("KeyError: 'no shard 7'")
+
+
+def test_a_slow_rank_is_not_called_dead(befallen) -> None:
+    place, ended = befallen[slow, "pair"]
+    assert [one.value for one in ended] == [2.0, 2.0]
+    logs = [(place / f"err{rank}").read_text() for rank in (0, 1)]
+    assert re.search(r"Rank 1: in no collective, at .* in load_shard, for \d s\.", logs[0])
+    assert not re.search("died|gone|left|failed", "".join(logs))
+
+
+def test_a_file_does_not_go_with_rank_0(befallen) -> None:
+    _, ended = befallen[rank_0_first, "pair"]
+    assert ended[0].value < 1.0
+
+
+def test_the_store_is_looked_at_once_a_second(befallen) -> None:
+    _, ended = befallen[looks, "pair"]
+    assert all(2 <= one.value <= 4 for one in ended), ended
+
+
+def test_what_a_rank_forks_is_no_rank(befallen) -> None:
+    _, ended = befallen[forking, "pair"]
+    assert [one.value for one in ended] == [0, 0]
+
+
+def test_the_watch_can_be_left_out(befallen) -> None:
+    _, ended = befallen[unwatched, "pair"]
+    assert [one.value for one in ended] == ["RuntimeError", ""]
 
 
 def test_rank_0_keeps_its_store_for_the_others_but_not_for_long(tmp_path) -> None:
@@ -388,7 +405,9 @@ def staying() -> float:
 
 @pytest.mark.parametrize(("size", "seconds"), [(2, 1.0), (512, 1.0), (1024, 2.0), (8192, 16.0)])
 def test_large_worlds_look_less_often(size: int, seconds: float) -> None:
-    assert Post(None, None, (), size, False, 60.0, 1800.0).tick == seconds
+    post = Post(None, None, (), size, False, 60.0, 1800.0)
+    assert post.tick == seconds
+    assert post.answers > post.tick
 
 
 def test_a_stall_is_looked_into_before_the_timeout() -> None:

@@ -123,10 +123,10 @@ class Line:
         if self._own is None:
             self._own = Abandonable(self._store.clone)  # type: ignore[attr-defined]  # not in stubs
         elif self._own.over:
-            self._store = self.ask(lambda _: self._own_connection(), self._store)
-
-    def _own_connection(self) -> dist.Store:
-        return self._own.result(0.0) if self._own else self._store
+            try:
+                self._store = self._own.result(0.0)
+            except RuntimeError:
+                self._own = None  # The next look tries again.
 
     def ask(self, question: Callable[[dist.Store], T], otherwise: T) -> T:
         """What the store answers, or otherwise where it does not.

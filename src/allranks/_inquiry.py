@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     import torch.distributed as dist
 
-ANSWERS = 1.5
-"""Seconds that ranks have to tell where they stand."""
-
 NAMED = 16
 """How many ranks that do not answer are looked up."""
 

@@ -37,7 +37,7 @@ FIRST, TICK = 0.1, 1.0
 LOOKS = 512
 """How often a second all ranks together may look at the store."""
 
-HURRY, HURRIED = 0.1, 3.0
+HURRY, HURRIED = 0.05, 3.0
 """Seconds between two looks while ranks tell where they stand, and for how long so."""
 
 SEARCH = 0.5
@@ -85,6 +85,16 @@ class Post:
         """Seconds between two looks at the store."""
         return max(TICK, self.world_size / LOOKS)
 
+    @property
+    def hurry(self) -> float:
+        """Seconds between two looks while ranks tell where they stand."""
+        return max(HURRY, self.world_size / (10 * LOOKS))
+
+    @property
+    def answers(self) -> float:
+        """Seconds that ranks have to tell where they stand: they look, and take some to tell."""
+        return self.tick + 0.5
+
 
 class Lookout:
     """The thread, and what it knows."""
@@ -107,7 +117,7 @@ class Lookout:
         self._hurry = Deadline.after(0.0)
         self._inquiry = ""
         self.last_verdict = ""
-        self._judged: tuple[tuple[object, ...] | None, object] | None = None
+        self._judged: tuple[tuple[object, ...] | None, float] | None = None
         self._patience: tuple[Stuck | None, float] = (None, post.patience)
         self._deaf: tuple[list[_stacks.Line], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
@@ -155,7 +165,8 @@ class Lookout:
         """Seconds to the next look."""
         if not self._has_met and not self.cut_off:
             return FIRST
-        return self._post.tick if self._hurry.passed and not self._line.silent else HURRY
+        in_no_hurry = self._hurry.passed and not self._line.silent
+        return self._post.tick if in_no_hurry else self._post.hurry
 
     def _look(self) -> None:
         self._follow_progress()
@@ -222,7 +233,7 @@ class Lookout:
     def _hear_verdict(self, text: str) -> None:
         stuck = self._progress.stuck()
         self.last_verdict = text
-        self._judged = (stuck.what if stuck else None, _alarm.waiting)
+        self._judged = (stuck.what if stuck else None, time.monotonic())
         if stuck:
             self._patience = (stuck, 2 * max(_ago(stuck), self._post.patience))
         tell(text)
@@ -264,61 +275,78 @@ class Lookout:
         return Failure(0, "rank 0", time.time(), "", f"is gone, and its store with it: {how}")
 
     def _who_is_missing(self) -> Failure | None:
-        told, _ = self._ask_all()
-        silent = [rank for rank in range(self._post.world_size) if rank not in told]
-        if not silent or not told:
-            return None
-        nothing: dict[int, str] = {}
-        fates = self._line.ask(lambda store: _inquiry.fates(store, silent[:1]), nothing)
-        text = (
-            f"has closed a connection, and gives {fates.get(silent[0], 'no answer')}: it has died, "
-            "or the network is cut"
-        )
-        self._publish(Failure(silent[0], f"rank {silent[0]}", time.time(), "", text))
+        if self._is_first_to_ask():
+            told = self._answers()
+            silent = [rank for rank in range(self._post.world_size) if rank not in told]
+            if silent and told:
+                self._publish(self._lost(silent[0]))
+        else:
+            self._await(lambda: self.failure is not None)
         return self.failure
 
-    def _ask_all(self) -> tuple[dict[int, Any], bool]:
-        """What all ranks tell of themselves, and whether it was this one that asked first."""
+    def _lost(self, rank: int) -> Failure:
+        nothing: dict[int, str] = {}
+        fates = self._line.ask(lambda store: _inquiry.fates(store, [rank]), nothing)
+        text = (
+            f"has closed a connection, and gives {fates.get(rank, 'no answer')}: it has died, or "
+            "the network is cut"
+        )
+        return Failure(rank, f"rank {rank}", time.time(), "", text)
+
+    def _is_first_to_ask(self) -> bool:
+        """Ask all ranks where they stand, unless another one has just done so."""
         inquiry = uuid.uuid4().hex
         entry = {"kind": "who", "inquiry": inquiry, "rank": self._post.me.rank}
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
         self._hear()
+        return self._inquiry == inquiry
+
+    def _answers(self) -> dict[int, Any]:
+        """What the ranks tell of themselves, by rank."""
         asked, size = self._inquiry, self._post.world_size
-        count, end = 0, Deadline.after(_inquiry.ANSWERS)
-        while count < size and not end.passed and not self.cut_off:
-            time.sleep(0.02)
+        self._await(lambda: self._line.ask(lambda store: _inquiry.count(store, asked), 0) == size)
+        told: dict[int, Any] = {}
+        return self._line.ask(lambda store: _inquiry.answers(store, asked, size), told)
+
+    def _await(self, is_there: Callable[[], bool]) -> None:
+        """Wait for what other ranks tell, and hear the news meanwhile; not for long."""
+        end = Deadline.after(self._post.answers)
+        while not is_there() and not end.passed and not self.cut_off:
+            time.sleep(self._post.hurry)
             self._line.ask(self._bulletin.fetch, None)
             self._hear()
-            count = self._line.ask(lambda store: _inquiry.count(store, asked), 0)
-        told: dict[int, Any] = {}
-        told = self._line.ask(lambda store: _inquiry.answers(store, asked, size), told)
-        return told, asked == inquiry
 
     def judge(self) -> str:
         """Why this rank's collective does not go on, by what all ranks tell."""
-        stuck, text = self._progress.stuck(), self.last_verdict
+        stuck, before = self._progress.stuck(), self.last_verdict
         if self._is_judged(stuck):
-            return text
-        told, first = self._ask_all()
-        now = self._progress.stuck()
-        if stuck and (now is None or now.what != stuck.what):
-            return ""  # It has gone on in the meantime.
-        if self.cut_off or not told:
-            self._hear_verdict(self._verdict_alone())
-        elif first:
-            text = self._verdict_on(told)
-            entry = {"kind": "verdict", "text": text}
-            self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
-            self._hear()
+            return before
+        if self._is_first_to_ask():
+            told = self._answers()
+            if self._is_still(stuck) and told:
+                entry = {"kind": "verdict", "text": self._verdict_on(told)}
+                self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
+                self._hear()
         else:
-            self._await_verdict(text)
+            self._await(lambda: self.last_verdict != before)
+        if self.cut_off and self._is_still(stuck):
+            self._hear_verdict(self._verdict_alone())
         return self.last_verdict
+
+    def _is_still(self, stuck: Stuck | None) -> bool:
+        """Whether this rank has not gone on since."""
+        now = self._progress.stuck()
+        return stuck is None or (now is not None and now.what == stuck.what)
 
     def _is_judged(self, stuck: Stuck | None) -> bool:
         """Whether the last verdict is on what this rank waits for."""
-        what, waiting = self._judged or (None, None)
-        same = stuck is not None and stuck.what == what
-        return same or (waiting is not None and waiting is _alarm.waiting)
+        if self._judged is None:
+            return False
+        what, at = self._judged
+        waiting = _alarm.waiting  # torch forgets a call that has failed; the program still waits.
+        return (stuck is not None and stuck.what == what) or (
+            waiting is not None and at > waiting.since
+        )
 
     def _verdict_on(self, told: dict[int, Any]) -> str:
         standings = {rank: Standing.from_json(one["standing"]) for rank, one in told.items()}
@@ -343,14 +371,6 @@ class Lookout:
         fates.update({rank: how for rank, how in self._neighbours.held().items() if rank})
         me = self._standing()
         return verdict(me, {me.rank: me}, fates)
-
-    def _await_verdict(self, before: str) -> None:
-        """Another rank has asked; it will tell."""
-        end = Deadline.after(_inquiry.ANSWERS)
-        while self.last_verdict == before and not end.passed and not self.cut_off:
-            time.sleep(HURRY)
-            self._line.ask(self._bulletin.fetch, None)
-            self._hear()
 
     def _follow_progress(self) -> None:
         stuck = self._progress.stuck()

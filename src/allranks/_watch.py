@@ -26,8 +26,8 @@ LINGER = 1.5
 LEAVING = 2.0
 """Seconds that rank 0 keeps its store for the others, when all leave."""
 
-ANSWER = 5.0
-"""Seconds that the lookout may take for an answer."""
+ANSWER = 3.5
+"""Seconds that the lookout may take for an answer, beside those that the ranks have."""
 
 
 class Watch:
@@ -115,6 +115,6 @@ class Watch:
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The lookout's answer; None if it takes too long."""
         try:
-            return self._lookout.request(question).result(ANSWER)
+            return self._lookout.request(question).result(ANSWER + self._post.answers)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return None

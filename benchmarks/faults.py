@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ EXPECTED: dict[str, tuple[str, float, bool]] = {
     "a skipped call": (AWAY + "skipped_call", STALL, False),
     "DDP, uneven batches": (AWAY + "uneven_batches", STALL, False),
     "rank 0 prepares for long": ("", 0.0, True),
-    INTERRUPT: ("KeyboardInterrupt", AT_ONCE, False),
+    INTERRUPT: (r"Rank 2: no answer .*; its process is stopped", 3.0, False),
     CUT: (r"Ranks 2-3: no answer from \S+\.", STALL, True),
 }
 """What allranks must say of each fault, within how many seconds, and whether the job goes on."""
@@ -180,8 +180,8 @@ def run(fault: str, library: str) -> Told:
                 mend = threading.Timer(CUT_FOR, _cable, (hosts[0], "up"))
                 mend.start()
             if fault == INTERRUPT:
-                time.sleep(3.0)
-                since = time.monotonic()
+                time.sleep(STALL + 1.0)
+                interrupted = time.monotonic()
                 for rank in ranks:
                     rank.process.send_signal(signal.SIGINT)
             others = [rank for rank in ranks if rank.number != VICTIM or EXPECTED[fault][2]]
@@ -191,7 +191,10 @@ def run(fault: str, library: str) -> Told:
             for rank in ranks:
                 rank.process.kill()
                 rank.process.wait()
-    return _told(fault, library, others, since, left)
+    told = _told(fault, library, others, since, left)
+    if fault == INTERRUPT:
+        return replace(told, after=max(rank.ended for rank in others) - interrupted)
+    return told
 
 
 def _fault_at(ranks: Sequence[Rank]) -> float:
@@ -282,7 +285,8 @@ def write(page: Path, grid: Grid) -> None:
         f"Measured on {machine()}; 4 ranks, gloo; the group's timeout is "
         f"{TIMEOUT.total_seconds():g} s, `stall_after` is {STALL_AFTER.total_seconds():g} s.\n\n"
     )
-    page.write_text(f"{before}{BEGIN}{method}{grid.markdown()}\n{END}{after}")
+    lines = [f"| {' | '.join(row)} |" for row in (grid.head, ("---",) * len(grid.head), *grid.rows)]
+    page.write_text(f"{before}{BEGIN}{method}{chr(10).join(lines)}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -99,8 +99,9 @@ class Watch:
     def see_others_off(self) -> None:
         """Keep the store until the others have left, for a moment at most."""
         if self._post.hosts_store and not self._lookout.cut_off:
-            gone = self.failure is not None  # A rank that fails may never say that it leaves.
-            self._keep_store(LEFT, self._post.world_size - gone, LEAVING)
+            failed = self._announced or self.failure is not None
+            ranks = self._post.world_size - failed  # One that fails may never say that it leaves.
+            self._keep_store(LEFT, ranks, LEAVING)
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> None:
         """Keep the store until so many ranks have counted themselves."""

@@ -26,6 +26,11 @@ LOST_PEERS = re.compile(
 TIMED_OUT = "Timed out waiting"
 """What gloo says when its timeout has passed."""
 
+GLOO_LOST = re.compile(
+    r"gloo/transport/.*(closed by peer|reset by peer|Broken pipe|(Read|Write) error)"
+)
+"""What gloo says of a connection that a peer has closed."""
+
 LINES = 40
 """How many lines of a traceback travel."""
 
@@ -187,7 +192,7 @@ def culprit(error: BaseException) -> Failure | None:
     """Whose failure or leaving an error is due to, if that is known or can be found out."""
     if on_duty is None:
         return None
-    lost = isinstance(error, RuntimeError) and LOST_PEERS.search(str(error))
+    lost = isinstance(error, RuntimeError) and GLOO_LOST.search(str(error))
     if lost or isinstance(error, PeerFailedError) or TIMED_OUT in str(error):
         return on_duty.failure or (on_duty.find_culprit() if lost else None)
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from allranks import _devices, _environ, _flight, _groups, _processes, _sockets
@@ -44,6 +44,8 @@ class State:
         meeting: where the ranks met; None in a world of one, and where other code made the group.
         watch: the watch, or None.
         ending: how this rank leaves, for the others.
+        failed: whether an exception has left the session.
+        pid: this process; what it forks is no rank.
     """
 
     settings: Settings
@@ -51,6 +53,8 @@ class State:
     meeting: Meeting | None = None
     watch: Watch | None = None
     ending: str = "its program ended"
+    failed: bool = False
+    pid: int = field(default_factory=os.getpid)
 
 
 def refuse_unknown_backend(backend: str | None) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks._alarm import Failure
-from allranks._waiting import Abandonable, StillRunning
+from allranks._waiting import Abandonable, Deadline, StillRunning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,10 +34,13 @@ UP = "watch/up"
 
 def all_up(store: dist.Store, world_size: int) -> None:
     """Wait until all ranks are up: one that leaves before breaks the others' coming up."""
+    end = Deadline.after(PATIENCE)
 
     def wait() -> None:
-        while store.add(UP, 0) < world_size:
-            time.sleep(0.002)
+        pause = 0.002
+        while store.add(UP, 0) < world_size and not end.passed:
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.05)
 
     unless_lost(wait)
 
@@ -114,17 +117,19 @@ class Line:
         """
         self._store = store
         self._own: Abandonable[dist.Store] | None = None
+        self._has_own = False
         self._pending: Abandonable[Any] | None = None
         self.lost = ""
         self.silent = False
 
     def take_own(self) -> None:
         """Change to a connection of one's own, once it is there: making one may take long."""
-        if self._own is None:
-            self._own = Abandonable(self._store.clone)  # type: ignore[attr-defined]  # not in stubs
-        elif self._own.over:
+        clone = getattr(self._store, "clone", None)  # Not in all versions of torch.
+        if self._own is None and clone:
+            self._own = Abandonable(clone)
+        elif self._own and self._own.over and not self._has_own:
             try:
-                self._store = self._own.result(0.0)
+                self._store, self._has_own = self._own.result(0.0), True
             except RuntimeError:
                 self._own = None  # The next look tries again.
 
@@ -137,7 +142,8 @@ class Line:
         """
         if self.lost or (self._pending and not self._pending.over):
             return otherwise
-        asked = self._pending = Abandonable(lambda: question(self._store))
+        store = self._store
+        asked = self._pending = Abandonable(lambda: question(store))
         try:
             answer = asked.result(PATIENCE)
         except StillRunning:

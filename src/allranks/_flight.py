@@ -40,60 +40,77 @@ class Flown(NamedTuple):
     """A collective as the recorder has it.
 
     Attributes:
-        group_id: the group's number in this process.
+        group_id: the recorder, and the group's number in this process.
         group: the group's name, the same on all its ranks.
         number: the how manieth collective of the group it is, from 1 on.
         op: its name.
         data: dtypes and shapes.
         line: the program's line, or "".
         at: when it was called, in seconds since the epoch.
+        over: whether it has ended.
     """
 
-    group_id: int
+    group_id: str
     group: str
     number: int
     op: str
     data: str
     line: str
     at: float
+    over: bool
 
 
-def _recorder() -> Any:
-    """Torch's own module with the recorder: there is no public way to read it in a process."""
+def _recorders() -> list[tuple[str, Any, Any]]:
+    """The recorders of torch, of gloo and of NCCL; there is no public way to read them here.
+
+    Each with what it tells as JSON, which is quick, and with what it tells with stacks.
+    """
     from torch._C import _distributed_c10d
 
-    return _distributed_c10d
+    found = []
+    for name in ("fr", "nccl"):
+        quick = getattr(_distributed_c10d, f"_dump_{name}_trace_json", None)
+        whole = getattr(_distributed_c10d, f"_dump_{name}_trace", None)
+        if quick and whole:
+            found.append((name, quick, whole))
+    return found
 
 
 def why_blind() -> str | None:
     """Why collectives cannot be seen here; None if they can."""
     try:
-        status = json.loads(_recorder()._dump_fr_trace_json(includeCollectives=False))  # noqa: SLF001
-        pickle.loads(_recorder()._dump_fr_trace(includeCollectives=False))  # noqa: S301, SLF001
+        told = [json.loads(quick(includeCollectives=False)) for _, quick, _ in _recorders()]
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         return f"this version of torch does not tell what is in flight ({error})"
-    return None if "version" in status else "the Flight Recorder's answer is of another kind"
+    return None if told and all("version" in one for one in told) else "torch has no recorder"
 
 
-def progress() -> dict[int, tuple[int, int]]:
-    """Of each group that made a collective: how many were called, and how many are complete."""
-    told = json.loads(_recorder()._dump_fr_trace_json(includeCollectives=False))  # noqa: SLF001
+def progress() -> dict[str, tuple[int, int]]:
+    """Of each group that made a collective: how many were called, and the last that ended.
+
+    Of two that run at once the second may end first, so that a group may be idle though the last
+    that ended is not the last that was called.
+    """
     return {
-        int(group): (
+        f"{name}{group}": (
             int(status["last_enqueued_collective"]),
             int(status["last_completed_collective"]),
         )
-        for group, status in told.get("pg_status", {}).items()
+        for name, quick, _ in _recorders()
+        for group, status in json.loads(quick(includeCollectives=False))
+        .get("pg_status", {})
+        .items()
     }
 
 
 def flown() -> list[Flown]:
-    """The collectives that the recorder remembers, oldest first."""
+    """The collectives that the recorders remember, oldest first."""
+    told = []
     with _inductor_unasked():
-        dump = _recorder()._dump_fr_trace(includeStackTraces=True)  # noqa: SLF001
-    told = pickle.loads(dump)  # noqa: S301 - from our own process
-    entries = [entry for entry in told.get("entries", ()) if not entry["is_p2p"]]
-    return [_flown(entry) for entry in sorted(entries, key=lambda entry: entry["record_id"])]
+        for name, _, whole in _recorders():
+            dump = pickle.loads(whole(includeStackTraces=True))  # noqa: S301 - of our own process
+            told += [_flown(name, one) for one in dump.get("entries", ()) if not one["is_p2p"]]
+    return sorted(told, key=lambda one: one.at)
 
 
 @contextmanager
@@ -118,18 +135,19 @@ def _inductor_unasked() -> Iterator[None]:
             del torch._inductor  # noqa: SLF001
 
 
-def _flown(entry: dict[str, Any]) -> Flown:
+def _flown(recorder: str, entry: dict[str, Any]) -> Flown:
     name, kind = entry["process_group"]
     frames = entry.get("frames", ())
     line = _stacks.of_the_program(Line(f["filename"], f["line"], f["name"]) for f in frames)
     return Flown(
-        entry["pg_id"],
+        f"{recorder}{entry['pg_id']}",
         "WORLD" if kind == "default_pg" else name,
         entry["collective_seq_id"],
         entry["profiling_name"].rpartition(":")[2],
         _data(entry["input_dtypes"], entry["input_sizes"]),
         str(line or ""),
         entry["time_created_ns"] / 1e9,
+        bool(entry.get("retired")) or entry.get("state") == "completed",
     )
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _state: State | None = None
 _worlds = 0
-_failed = False
 _at_exit_registered = False
 
 
@@ -71,7 +70,9 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
     global _state, _worlds  # noqa: PLW0603 - this module is the one owner of the state
     wanted = read(config, settings)
     refuse_unknown_backend(wanted.distributed_backend)
-    if _state is not None and initialized():
+    if _state is not None and (_state.failed or not initialized()):
+        _end("it failed" if _state.failed else "its process group was destroyed")
+    if _state is not None:
         _refuse_other_settings(_state.settings, wanted)
         return
     _state = _adopt(wanted) if initialized() else bring_up(wanted, _worlds)
@@ -133,10 +134,14 @@ def _leave() -> None:
     """At the interpreter's exit: gloo's threads must end before it does."""
     import torch.distributed as dist
 
-    failing = _failed or hasattr(sys, "last_value") or hasattr(sys, "last_exc")
+    if _state is None or _state.pid != os.getpid():
+        return
+    failing = _state.failed or hasattr(sys, "last_value") or hasattr(sys, "last_exc")
     if initialized() and failing and "nccl" in dist.get_backend_config():
+        if _state.watch:
+            _state.watch.stop(_state.ending)
         return  # Destroying NCCL's communicators waits for ranks that may never come.
-    _end(_state.ending if _state else "")
+    _end(_state.ending)
 
 
 def cleanup() -> None:
@@ -151,7 +156,10 @@ def cleanup() -> None:
 def _end(how: str) -> None:
     global _state
     state, _state = _state, None
-    if state and state.meeting:
+    if state and state.pid != os.getpid():
+        return  # The group, its store and its watch are those of the rank that forked this process.
+    cut_off = state is not None and state.watch is not None and state.watch.cut_off
+    if state and state.meeting and not cut_off:
         all_up(state.meeting.store, state.world.world_size)
     if state and state.watch:
         state.watch.stop(how)
@@ -170,9 +178,10 @@ def session(
 ) -> Iterator[World]:
     """``setup`` before the body and ``cleanup`` after it. Collective.
 
-    On an exception the group is not destroyed, since that may wait for ranks that will never
-    come; the exception goes on, and the process is expected to leave. A group that is already
-    up, from an outer session or made by other code, is used and left as it is.
+    On an exception the other ranks are told, and the group is not destroyed, since that may wait
+    for ranks that will never come; the exception goes on, and the process is expected to leave.
+    One that goes on instead comes up anew in its next ``setup`` or ``session``, as all must. A
+    group that is already up, from an outer session or made by other code, is used and left as is.
 
     Args:
         config: as for ``setup``.
@@ -184,30 +193,32 @@ def session(
     Raises:
         AllranksError: as ``setup``.
     """
-    global _failed  # noqa: PLW0603 - this module is the one owner of the state
-    ours = not initialized()
+    ours = not initialized() or (_state is not None and _state.failed)
     setup(config, **settings)
     try:
         yield world()
+    except GeneratorExit:
+        raise
     except BaseException as error:
-        _failed = True
-        _leave_early(error)
+        if ours and _state:
+            _leave_early(_state, error)
         raise
     if ours:
         cleanup()
 
 
-def _leave_early(error: BaseException) -> None:
+def _leave_early(state: State, error: BaseException) -> None:
     """Tell the others first; what says only that a peer is gone becomes an error that names it.
 
     Raises:
         PeerFailedError: the error is such a one, and the peer is known.
         StalledError: the error is gloo's about a timeout, and there is a verdict.
     """
-    if isinstance(error, SystemExit) and _state and not error.code:
+    if isinstance(error, SystemExit) and not error.code:
         line = _stacks.raised_at(error.__traceback__)
-        _state.ending = f"its program ended with exit code 0{f', at {line}' if line else ''}"
+        state.ending = f"its program ended with exit code 0{f', at {line}' if line else ''}"
         return
+    state.failed = True
     explained = _alarm.explained(error)
     _alarm.announce(explained or error)
     if explained:

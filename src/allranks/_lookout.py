@@ -23,7 +23,7 @@ from allranks._bulletin import HEARD, Bulletin, Line, first_left, left_note
 from allranks._diagnosis import Standing, verdict
 from allranks._neighbours import Neighbours
 from allranks._progress import Progress, Stuck
-from allranks._rollcall import Record, answered, tell
+from allranks._rollcall import Record, answered, ranges, tell
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -200,17 +200,18 @@ class Lookout:
                 self._hear_of(Failure(**entry["failure"]))
             elif entry["kind"] == "who":
                 self._tell_where_it_stands(entry["inquiry"])
+            elif entry["kind"] == "closing":
+                self._line.lost = "rank 0 has left, and its store with it"
             else:
                 self._hear_verdict(entry["text"])
 
     def _hear_of(self, failure: Failure) -> None:
-        if self.failure is not None:
+        if self.failure is not None or failure.rank == self._post.me.rank:
             return
         self.failure = failure
         self._line.ask(lambda store: store.add(HEARD, 1), 0)
-        if failure.rank != self._post.me.rank:
-            self.keep(f"heard that {failure}")
-            self._deaf = ([], Deadline.after(SPEAK))
+        self.keep(f"heard that {failure}")
+        self._deaf = ([], Deadline.after(SPEAK))
 
     def _tell_where_it_stands(self, inquiry: str) -> None:
         self._inquiry = inquiry
@@ -241,9 +242,10 @@ class Lookout:
 
     def _see_end(self, record: Record, code: int | None) -> None:
         """A rank that ends without having left has failed, unless it meant to end like that."""
-        if code == 0 or self._line.ask(
-            lambda s: s.check([left_note(record.rank)]), otherwise=False
-        ):
+        note = left_note(record.rank)
+        told: bool | None = None
+        told = self._line.ask(lambda store: store.check([note]), told)
+        if code == 0 or told or (told is None and code is None):
             return
         self._publish(Failure(record.rank, str(record), time.time(), "", _processes.ending(code)))
 
@@ -261,37 +263,35 @@ class Lookout:
             self._hear_news()
             if found := self.failure:
                 return found
-            if left := self._line.ask(first_left, None):
-                self._publish(left)  # Some ranks wait for one that waits for it.
-                return self.failure
             if self._line.lost:
                 return self._store_gone()
             if end.passed:
-                return self._who_is_missing()
+                return self._who_has_left() or self._who_is_missing()
             time.sleep(0.02)
 
     def _store_gone(self) -> Failure:
         how = self._neighbours.condition(0) or "it has left or died"
         return Failure(0, "rank 0", time.time(), "", f"is gone, and its store with it: {how}")
 
+    def _who_has_left(self) -> Failure | None:
+        if left := self._line.ask(first_left, None):
+            self._publish(left)  # Some ranks wait for one that waits for it.
+        return self.failure
+
     def _who_is_missing(self) -> Failure | None:
+        """A rank that closed a connection, gives no answer, and is not seen to live."""
         if self._is_first_to_ask():
             told = self._answers()
             silent = [rank for rank in range(self._post.world_size) if rank not in told]
-            if silent and told:
-                self._publish(self._lost(silent[0]))
+            gone = [rank for rank in silent if not self._neighbours.is_alive(rank)]
+            if gone and told:
+                text = (
+                    f"no answer from {ranges(gone)}, and a connection was closed: died, or cut off"
+                )
+                self._publish(Failure(gone[0], f"rank {gone[0]}", time.time(), "", text))
         else:
             self._await(lambda: self.failure is not None)
         return self.failure
-
-    def _lost(self, rank: int) -> Failure:
-        nothing: dict[int, str] = {}
-        fates = self._line.ask(lambda store: _inquiry.fates(store, [rank]), nothing)
-        text = (
-            f"has closed a connection, and gives {fates.get(rank, 'no answer')}: it has died, or "
-            "the network is cut"
-        )
-        return Failure(rank, f"rank {rank}", time.time(), "", text)
 
     def _is_first_to_ask(self) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""

@@ -68,6 +68,11 @@ class Neighbours:
         """What can be said of a rank that does not answer; "" if nothing."""
         return _processes.condition(self._records[rank].pid) if rank in self._records else ""
 
+    def is_alive(self, rank: int) -> bool:
+        """Whether a rank's process is seen to run, or to be stopped, on this host."""
+        record = self._records.get(rank)
+        return record is not None and not _processes.is_gone(record.pid)
+
     def held(self) -> dict[int, str]:
         """The ranks whose processes are stopped or gone, and how."""
         bad = {rank: _processes.state(record.pid) for rank, record in self._records.items()}

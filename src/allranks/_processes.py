@@ -53,14 +53,16 @@ def opened(pid: int) -> int | None:
     Raises:
         ProcessLookupError: it has ended.
     """
-    if sys.platform != "linux":
+    opener = getattr(os, "pidfd_open", None)  # Some builds of Python for Linux lack it, too.
+    if opener is None:
         return None
     try:
-        return os.pidfd_open(pid)
+        descriptor: int = opener(pid)
     except ProcessLookupError:
         raise
     except OSError:
         return None  # An old kernel, a filter of system calls, or no descriptor left.
+    return descriptor
 
 
 def how_it_ended(pid: int, descriptor: int | None) -> int | None:

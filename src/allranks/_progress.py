@@ -35,24 +35,17 @@ class Progress:
             blind: whether torch does not tell what is in flight: then only calls of ours are seen.
         """
         self._blind = blind
-        self._seen: dict[tuple[object, ...], float] = {}
-        self._counts: dict[int, tuple[int, int]] = {}
+        self._began = time.time()
+        self._counts: dict[str, tuple[int, int]] = {}
         self._changed = time.monotonic()
+        self._seen: dict[tuple[object, ...], float] = {}
+        self._idle: set[tuple[object, ...]] = set()
         self._given_up = 0
-        self._left_behind: set[tuple[object, ...]] = set()
+        self._abandoned: set[tuple[str, int]] = set()
 
     def stuck(self) -> Stuck | None:
         """The oldest collective that is not complete; None if the rank is in none."""
-        now = time.monotonic()
-        counts = {} if self._blind else _flight.progress()
-        if counts != self._counts:
-            self._counts, self._changed = counts, now
-        open_ = {(g, done + 1): now for g, (made, done) in counts.items() if made > done}
-        if _groups.number_given_up() != self._given_up:
-            self._given_up = _groups.number_given_up()
-            self._left_behind |= open_.keys()
-        open_ = {what: since for what, since in open_.items() if what not in self._left_behind}
-        self._seen = {what: self._seen.get(what, since) for what, since in open_.items()}
+        self._see(time.monotonic())
         oldest = min(self._seen.items(), key=lambda item: item[1], default=None)
         ours = _alarm.waiting
         if oldest:
@@ -60,11 +53,37 @@ class Progress:
             return Stuck(what, min(since, ours.since) if ours else since)
         return Stuck((ours.since,), ours.since) if ours else None
 
+    def _see(self, now: float) -> None:
+        """Follow the counts of calls; look closer at what does not change from look to look."""
+        counts = {} if self._blind else _flight.progress()
+        if counts != self._counts:
+            self._counts, self._changed = counts, now
+        if _groups.number_given_up() != self._given_up:
+            self._given_up = _groups.number_given_up()
+            self._abandoned |= {(one.group_id, one.number) for one in self._open()}
+        behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
+        self._idle &= behind
+        self._seen = {what: self._seen.get(what, now) for what in behind - self._idle}
+        if any(since < now for since in self._seen.values()):
+            open_ = {one.group_id for one in self._open()}
+            self._idle |= {what for what in self._seen if what[0] not in open_}
+            self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
+
+    def _open(self) -> list[Flown]:
+        """The calls of this world that have not ended, but for those that were given up."""
+        return [
+            one
+            for one in _flight.flown()
+            if not (
+                one.over or one.at < self._began or (one.group_id, one.number) in self._abandoned
+            )
+        ]
+
     def standing(self, rank: int, who: str) -> Standing:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
-        flown = [] if self._blind else _flight.flown()
-        here = self._in_flight(flown)
+        here = None if self._blind else next(iter(self._open()), None)
+        flown = [] if self._blind else [one for one in _flight.flown() if one.at >= self._began]
         lines = _stacks.main_thread()
         at = _stacks.of_the_program(lines)
         shown = [line for line in lines if not line.file.startswith(_stacks.OURS)]
@@ -82,17 +101,6 @@ class Progress:
             made={one.group: one.number for one in flown},
             stack=tuple(str(line) for line in shown),
         )
-
-    def _in_flight(self, flown: list[Flown]) -> Flown | None:
-        """The oldest collective of a group that is not complete."""
-        done = {group: done for group, (_, done) in self._counts.items()}
-        open_ = [
-            one
-            for one in flown
-            if one.number > done.get(one.group_id, one.number)
-            and (one.group_id, one.number) not in self._left_behind
-        ]
-        return min(open_, key=lambda one: one.at, default=None)
 
     def _seconds(self, stuck: Stuck | None, here: Flown | None) -> float:
         if here and not _alarm.waiting:

@@ -91,7 +91,7 @@ class Abandonable(Generic[T]):
     """
 
     def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
+        self._call: Callable[[], T] | None = call
         self._result: T | None = None
         self._error: BaseException | None = None
         self._running = threading.Lock()
@@ -101,11 +101,13 @@ class Abandonable(Generic[T]):
         self._worker.calls.put(self._run)
 
     def _run(self) -> None:
+        call, self._call = self._call, None  # What it holds is let go of as soon as it is over.
         try:
-            self._result = self._call()
+            self._result = call() if call else None
         except BaseException as error:  # noqa: BLE001 - raised again in result()
             self._error = error
         finally:
+            del call
             _busy.discard(self._worker)
             _idle.append(self._worker)
             self._running.release()

@@ -12,6 +12,7 @@ from allranks import _alarm
 from allranks._alarm import Failure
 from allranks._bulletin import FIRST_LEFT, HEARD, LEFT, Bulletin, left_note, unless_lost
 from allranks._lookout import Lookout
+from allranks._rollcall import tell
 from allranks._waiting import Deadline
 from allranks.errors import PeerFailedError
 
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
 
     from allranks._lookout import Post
 
-LINGER = 1.5
-"""Seconds that a failing rank 0 keeps its store for the others, who want to know why."""
-
-LEAVING = 2.0
-"""Seconds that rank 0 keeps its store for the others, when all leave."""
+LEAVING = 1.0
+"""Seconds that rank 0 keeps its store for the others when all leave, till it says that it goes."""
 
 ANSWER = 3.5
 """Seconds that the lookout may take for an answer, beside those that the ranks have."""
@@ -55,6 +53,11 @@ class Watch:
         """The last verdict that was told; "" if there is none."""
         return self._lookout.last_verdict
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether the store does not answer, or is gone."""
+        return self._lookout.cut_off
+
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails; of several errors, the first."""
         leaving = isinstance(error, SystemExit) and not error.code
@@ -62,11 +65,17 @@ class Watch:
             return
         self._announced = True
         failure = Failure.of(error, self._rank, str(self._post.me))
-        self._lookout.keep(str(failure), failure=asdict(failure))
-        entry = {"kind": "failure", "failure": asdict(failure)}
-        unless_lost(lambda: Bulletin().post(self._post.store, entry, unless="failure"))
+        self._tell({"kind": "failure", "failure": asdict(failure)}, unless="failure")
+        try:
+            self._lookout.keep(str(failure), failure=asdict(failure))
+        except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
+            tell(f"warning: what {self._post.me} did last cannot be kept: {trouble!r}")
         if self._post.hosts_store:
-            self._keep_store(HEARD, self._post.world_size - 1, LINGER)
+            self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)
+
+    def _tell(self, entry: dict[str, Any], unless: str) -> None:
+        """Post to the log from the program's own thread, over its own connection."""
+        unless_lost(lambda: Bulletin().post(self._post.store, entry, unless))
 
     def find_culprit(self) -> Failure | None:
         """Who has closed a connection to this rank; takes seconds where it is not known yet."""
@@ -101,17 +110,21 @@ class Watch:
         if self._post.hosts_store and not self._lookout.cut_off:
             failed = self._announced or self.failure is not None
             ranks = self._post.world_size - failed  # One that fails may never say that it leaves.
-            self._keep_store(LEFT, ranks, LEAVING)
+            if not self._keep_store(LEFT, ranks, LEAVING):
+                self._tell({"kind": "closing", "rank": self._rank}, unless="closing")
+                self._keep_store(LEFT, ranks, self._post.tick)
 
-    def _keep_store(self, count: str, ranks: int, seconds: float) -> None:
-        """Keep the store until so many ranks have counted themselves."""
-        end = Deadline.after(seconds)
+    def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
+        """Keep the store until so many ranks have counted themselves; whether they have."""
+        end, counted = Deadline.after(seconds), 0
 
         def wait() -> None:
-            while self._post.store.add(count, 0) < ranks and not end.passed:
+            nonlocal counted
+            while (counted := self._post.store.add(count, 0)) < ranks and not end.passed:
                 time.sleep(0.005)
 
         unless_lost(wait)
+        return counted >= ranks
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The lookout's answer; None if it takes too long."""

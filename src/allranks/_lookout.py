@@ -316,10 +316,14 @@ class Lookout:
             self._line.ask(self._bulletin.fetch, None)
             self._hear()
 
-    def judge(self) -> str:
-        """Why this rank's collective does not go on, by what all ranks tell."""
+    def judge(self, *, again: bool = False) -> str:
+        """Why this rank's collective does not go on, by what all ranks tell.
+
+        Args:
+            again: whether they are asked once more, after an earlier verdict on it.
+        """
         stuck, before = self._progress.stuck(), self.last_verdict
-        if self._is_judged(stuck):
+        if self._is_judged(stuck) and not again:
             return before
         if self._is_first_to_ask():
             told = self._answers()
@@ -377,9 +381,11 @@ class Lookout:
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
             self._patience = (stuck, patience if self._is_judged(stuck) else self._post.patience)
-        if stuck and _ago(stuck) >= self._patience[1] and self.failure is None:
-            self._judged = None
-            self.judge()
+        if stuck is None or self.failure is not None or _ago(stuck) < self._patience[1]:
+            return
+        again = self._is_judged(stuck)
+        if not again or _ago(stuck) + self._post.answers < self._post.timeout:
+            self.judge(again=again)
 
     def _end_if_deaf(self) -> None:
         """End this process if its program is blocked in torch, deaf to what has happened."""

@@ -234,11 +234,11 @@ def overlapping() -> list[object]:
     with session() as world:
         seen = []
         for _ in range(3):
+            progress = Progress(blind=False)
             works = [dist.all_reduce(torch.ones(size), async_op=True) for size in (4_000_000, 1)]
             for work in works:
                 work.wait()
             time.sleep(0.1)
-            progress = Progress(blind=False)
             seen += [progress.stuck() and progress.stuck()]
             allranks.all_reduce(world.rank)
         return seen

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _alarm, _lifecycle, _lookout, _processes, _sockets
+from allranks import _alarm, _flight, _lifecycle, _lookout, _processes, _sockets
 from allranks._bulletin import Bulletin, left_note
 from allranks._lookout import Post
 from allranks._progress import Progress
@@ -253,6 +253,18 @@ def catching() -> float:
         return allranks.all_reduce(1.0)
 
 
+def blind() -> str:
+    """With a torch that has no recorder, calls of ours are seen all the same."""
+    _flight._recorders = list
+    with session(timeout=3, stall_after=0.5) as world:
+        if world.rank == 1:
+            load_shard(4)
+            return ""
+        with pytest.raises(StalledError) as caught:
+            allranks.all_reduce(1.0)
+        return str(caught.value)
+
+
 def raise_error() -> None:
     raise LookupError("pruned")
 
@@ -315,7 +327,7 @@ STORES = {
 }
 
 SOUND = (overlapping, catching, caught_inside)
-PAIRS = (deaf, uncaught, slow, rank_0_first, looks, forking, unwatched, *SOUND)
+PAIRS = (blind, deaf, uncaught, slow, rank_0_first, looks, forking, unwatched, *SOUND)
 """What two ranks are enough for."""
 
 CASES = [(function, "port" if "rank_0" in function.__name__ else "file") for function, _ in STALLED]
@@ -430,6 +442,16 @@ def test_nothing_is_made_of_what_is_sound(befallen) -> None:
         catching: [2.0] * 2,
         caught_inside: [2.0] * 2,
     }
+
+
+def test_without_a_recorder_our_own_calls_are_explained(befallen) -> None:
+    place, ended = befallen[blind, "pair"]
+    told = "all_reduce(sum) of number on WORLD has waited"
+    assert told in ended[0].value
+    assert "Rank 1: in no collective, at test_failures.py:" in ended[0].value
+    logs = [(place / f"err{rank}").read_text() for rank in (0, 1)]
+    assert "nobody can tell which: torch has no recorder" in logs[0]
+    assert "nobody can tell which" not in logs[1]
 
 
 def test_only_gloos_words_for_a_lost_connection_are_believed() -> None:

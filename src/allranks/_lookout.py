@@ -111,7 +111,7 @@ class Lookout:
         self._bulletin = Bulletin()
         self._neighbours = Neighbours()
         self._has_met = False
-        self._progress = Progress(blind=_flight.why_blind() is not None)
+        self._progress = Progress(blind=self._is_blind())
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         self._hurry = Deadline.after(0.0)
@@ -122,6 +122,12 @@ class Lookout:
         self._deaf: tuple[list[_stacks.Line], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
         self._thread.start()
+
+    def _is_blind(self) -> bool:
+        why = _flight.why_blind()
+        if why and self._post.me.rank == 0:
+            tell(f"note: if a job hangs in a call of torch's own, nobody can tell which: {why}")
+        return why is not None
 
     @property
     def cut_off(self) -> bool:

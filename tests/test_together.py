@@ -146,6 +146,7 @@ def test_the_death_of_rank_0_is_told(ending, own_store) -> None:
             del os.environ["ALLRANKS_STORE"], os.environ["ALLRANKS_RANK"]
             del os.environ["ALLRANKS_WORLD_SIZE"], os.environ["ALLRANKS_RUN_ID"]
         allranks.setup(cpu=True)
+        allranks.all_reduce(1)  # All are up; else the others would lose it while they come up.
         allranks.on_master(lambda: exec(ending))
 
     with pytest.raises(RankFailedError, match="rank 0") as caught:

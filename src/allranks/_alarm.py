@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LOST_PEERS = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call|"
-    r"Read error \[|Write error \[|PeerFailedError"
+    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call|PeerFailedError"
 )
 """What a rank says whose peers have left it."""
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from allranks import _devices, _environ, _flight, _groups, _processes, _sockets
-from allranks._alarm import LOST_PEERS
-from allranks._bulletin import UP
+from allranks._alarm import GLOO_LOST
+from allranks._bulletin import UP, unless_lost
 from allranks._headers import CHECK
 from allranks._lookout import Post
 from allranks._plan import nth, plan
@@ -73,7 +73,7 @@ def refuse_unknown_backend(backend: str | None) -> None:
             )
 
 
-def detected(wanted: Settings) -> World:
+def _detected(wanted: Settings) -> World:
     """The detected world, with what the settings add and where they do not contradict it."""
     ignored = ("slurm",) if wanted.submit is False else ()
     completed = _with_given_ranks(os.environ, wanted)
@@ -126,7 +126,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         wanted: what was asked for.
         earlier: how many worlds this process has met in before.
     """
-    found = detected(wanted)
+    found = _detected(wanted)
     first = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
     meeting_plan = nth(first, earlier)
     stall_after = _stall_after(wanted)
@@ -150,7 +150,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         take_down(meeting)
         raise
     if meeting:
-        meeting.store.add(UP, 1)
+        unless_lost(lambda: meeting.store.add(UP, 1))  # The next call names a rank 0 that is gone.
     watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
     return State(wanted, world, meeting, watch)
 
@@ -293,7 +293,7 @@ def _init_process_group(
     try:
         Abandonable(init).result(deadline.left)
     except RuntimeError as error:
-        if not LOST_PEERS.search(str(error)):
+        if not GLOO_LOST.search(str(error)):
             raise
         raise RendezvousError(
             f"rank {world.rank}: all ranks answered the roll call, but one of them left while gloo "

@@ -32,17 +32,26 @@ UP = "watch/up"
 """How many ranks have brought their process group up."""
 
 
-def all_up(store: dist.Store, world_size: int) -> None:
-    """Wait until all ranks are up: one that leaves before breaks the others' coming up."""
-    end = Deadline.after(PATIENCE)
+def counted(store: dist.Store, count: str, ranks: int, seconds: float) -> bool:
+    """Wait until so many ranks have counted themselves, not for longer; whether they have.
+
+    Args:
+        store: the store, over the connection of the program's thread.
+        count: the key under which they count.
+        ranks: how many are waited for.
+        seconds: how long at most.
+    """
+    end, found = Deadline.after(seconds), 0
 
     def wait() -> None:
+        nonlocal found
         pause = 0.002
-        while store.add(UP, 0) < world_size and not end.passed:
+        while (found := store.add(count, 0)) < ranks and not end.passed:
             time.sleep(pause)
             pause = min(1.5 * pause, 0.05)
 
     unless_lost(wait)
+    return found >= ranks
 
 
 def left_note(rank: int) -> str:

@@ -16,7 +16,7 @@ from allranks._bring_up import (
     refuse_unknown_backend,
     take_down,
 )
-from allranks._bulletin import all_up
+from allranks._bulletin import PATIENCE, UP, counted
 from allranks._settings import Settings, SettingsDict, read
 from allranks._world import World, detect
 from allranks.errors import CollectiveError, ConfigError, DetectionError
@@ -160,7 +160,8 @@ def _end(how: str) -> None:
         return  # The group, its store and its watch are those of the rank that forked this process.
     cut_off = state is not None and state.watch is not None and state.watch.cut_off
     if state and state.meeting and not cut_off:
-        all_up(state.meeting.store, state.world.world_size)
+        # One that leaves before all are up breaks the connections that others still make.
+        counted(state.meeting.store, UP, state.world.world_size, PATIENCE)
     if state and state.watch:
         state.watch.stop(how)
     if initialized():

@@ -60,30 +60,29 @@ class Progress:
             self._counts, self._changed = counts, now
         if _groups.number_given_up() != self._given_up:
             self._given_up = _groups.number_given_up()
-            self._abandoned |= {(one.group_id, one.number) for one in self._open()}
+            self._abandoned |= {(one.group_id, one.number) for one in self._open(self._flown())}
         behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
         self._idle &= behind
         self._seen = {what: self._seen.get(what, now) for what in behind - self._idle}
         if any(since < now for since in self._seen.values()):
-            open_ = {one.group_id for one in self._open()}
+            open_ = {one.group_id for one in self._open(self._flown())}
             self._idle |= {what for what in self._seen if what[0] not in open_}
             self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
 
-    def _open(self) -> list[Flown]:
-        """The calls of this world that have not ended, but for those that were given up."""
-        return [
-            one
-            for one in _flight.flown()
-            if not (
-                one.over or one.at < self._began or (one.group_id, one.number) in self._abandoned
-            )
-        ]
+    def _flown(self) -> list[Flown]:
+        """The calls of this world, oldest first."""
+        return [] if self._blind else [o for o in _flight.flown() if o.at >= self._began]
+
+    def _open(self, flown: list[Flown]) -> list[Flown]:
+        """Those that have not ended, but for the ones that were given up."""
+        left = self._abandoned
+        return [one for one in flown if not (one.over or (one.group_id, one.number) in left)]
 
     def standing(self, rank: int, who: str) -> Standing:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
-        here = None if self._blind else next(iter(self._open()), None)
-        flown = [] if self._blind else [one for one in _flight.flown() if one.at >= self._began]
+        flown = self._flown()
+        here = next(iter(self._open(flown)), None)
         lines = _stacks.main_thread()
         at = _stacks.of_the_program(lines)
         shown = [line for line in lines if not line.file.startswith(_stacks.OURS)]

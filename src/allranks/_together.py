@@ -222,6 +222,7 @@ class _Signs:
     def __init__(self, what: str, rank_0: Record | None) -> None:
         self._what = what
         self._rank_0 = rank_0
+        self._here = rank_0 is not None and rank_0.pid_space == _processes.pid_space()
         self._sign = b""
         self._since = time.monotonic()
         self._next = 0.0
@@ -234,8 +235,7 @@ class _Signs:
             self._since = now if sign != self._sign else self._since
             self._sign, self._next = sign, now + BEAT
         first = self._rank_0
-        here = first is not None and first.pid_space == _processes.pid_space()
-        if first and here and _processes.is_gone(first.pid):
+        if first and self._here and _processes.is_gone(first.pid):
             raise PeerFailedError(f"{first} has died, in {self._what}", rank=0)
         if now - self._since > SILENT:
             self._since = now

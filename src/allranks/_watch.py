@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from allranks import _alarm
 from allranks._alarm import Failure
-from allranks._bulletin import FIRST_LEFT, HEARD, LEFT, Bulletin, left_note, unless_lost
+from allranks._bulletin import (
+    FIRST_LEFT,
+    HEARD,
+    LEFT,
+    Bulletin,
+    counted,
+    left_note,
+    unless_lost,
+)
 from allranks._lookout import Lookout
 from allranks._rollcall import tell
-from allranks._waiting import Deadline
 from allranks.errors import PeerFailedError
 
 if TYPE_CHECKING:
@@ -116,15 +123,7 @@ class Watch:
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
         """Keep the store until so many ranks have counted themselves; whether they have."""
-        end, counted = Deadline.after(seconds), 0
-
-        def wait() -> None:
-            nonlocal counted
-            while (counted := self._post.store.add(count, 0)) < ranks and not end.passed:
-                time.sleep(0.005)
-
-        unless_lost(wait)
-        return counted >= ranks
+        return counted(self._post.store, count, ranks, seconds)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The lookout's answer; None if it takes too long."""

@@ -23,7 +23,7 @@ LAYERS = (
         "_tensors",
         "_trees",
     ),
-    ("_alarm",),
+    ("_alarm", "_ports"),
     (
         "_launchers",
         "_waiting",
@@ -49,6 +49,7 @@ LAYERS = (
         "_bulletin",
     ),
     (
+        "_mpi_board",
         "_plan",
         "_groups",
         "_run",

@@ -19,7 +19,7 @@ from allranks._environ import (
     setup_env_local,
     setup_env_local_multi_gpu,
 )
-from allranks._init_method import DISTRIBUTED_PORT, get_init_method
+from allranks._init_method import get_init_method
 from allranks._launch import launch
 from allranks._lifecycle import cleanup, initialized, session, setup, world
 from allranks._objects import (
@@ -30,6 +30,7 @@ from allranks._objects import (
     gather_objects,
     scatter_objects,
 )
+from allranks._ports import DISTRIBUTED_PORT
 from allranks._ranks import (
     get_local_rank,
     get_local_world_size,

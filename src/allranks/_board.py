@@ -84,12 +84,7 @@ class FileBoard:
         self._posted: Notice | None = None
 
     def own_addresses(self) -> tuple[str, ...]:
-        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-        addresses = [str(address[0]) for *_, address in found]
-        with suppress(OSError):
-            addresses.append(_sockets.address_towards("192.0.2.1", 9))
-        usable = dict.fromkeys(a for a in addresses if not _sockets.is_loopback(a))
-        return tuple(usable) or (socket.gethostname(),)
+        return _sockets.own_addresses() or (socket.gethostname(),)
 
     def post(self, notice: Notice) -> None:
         self.read()  # Refuses a file that is not ours, rather than replace it.
@@ -113,7 +108,7 @@ class FileBoard:
         if not text:
             return None  # As tempfile makes them.
         try:
-            return _notice(text)
+            return notice_in(text)
         except (ValueError, TypeError) as error:
             raise self._not_ours(error) from error
 
@@ -147,12 +142,13 @@ class AgentBoard:
     def read(self) -> Notice | None:
         if not self._store.check([self._key]):
             return None
-        return _notice(self._store.get(self._key))
+        return notice_in(self._store.get(self._key))
 
     def take_down(self) -> None:
         """Nothing to do: the agent's store goes with the agent."""
 
 
-def _notice(text: str | bytes) -> Notice:
+def notice_in(text: str | bytes | bytearray) -> Notice:
+    """The notice that a text carries, as JSON."""
     fields = json.loads(text)
     return Notice(**{**fields, "addresses": tuple(fields["addresses"])})

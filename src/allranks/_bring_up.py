@@ -8,14 +8,15 @@ import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from allranks import _devices, _environ, _flight, _groups, _processes, _sockets
+from allranks import _devices, _environ, _flight, _groups, _ports, _processes, _sockets
 from allranks._alarm import GLOO_LOST
 from allranks._bulletin import UP, unless_lost
 from allranks._headers import CHECK
 from allranks._lookout import Post
-from allranks._plan import nth, plan
-from allranks._rendezvous import Meeting, meet
-from allranks._rollcall import LINGER, Layout, Record, RollCall
+from allranks._mpi_board import has_mpi4py
+from allranks._plan import Plan, nth, plan
+from allranks._rendezvous import Meeting, Route, meet
+from allranks._rollcall import LINGER, Layout, Record, RollCall, tell
 from allranks._settings import DEFAULT_STALL_AFTER, Settings
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks._watch import Watch
@@ -127,7 +128,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         earlier: how many worlds this process has met in before.
     """
     found = _detected(wanted)
-    first = plan(found, wanted.init_method, wanted.shared_file_dir, wanted.array_job_num)
+    first = _first_plan(wanted, found)
     meeting_plan = nth(first, earlier)
     stall_after = _stall_after(wanted)
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
@@ -139,6 +140,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         me = _record(wanted, found)
         if not meeting_plan.alone:
             meeting = meet(meeting_plan, me, deadline)
+            me = _with_route(me, meeting.route)
         layout = _call_the_roll(meeting, me, deadline) if meeting else Layout(0, 1, 0, 1)
         world = _placed(found, layout)
         if me.device is None:
@@ -153,6 +155,21 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         unless_lost(lambda: meeting.store.add(UP, 1))  # The next call names a rank 0 that is gone.
     watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
     return State(wanted, world, meeting, watch)
+
+
+def _first_plan(wanted: Settings, found: World) -> Plan:
+    return plan(
+        found,
+        wanted.init_method,
+        wanted.shared_file_dir,
+        wanted.array_job_num,
+        port_range=_ports.allowed(os.environ),
+        has_mpi4py=has_mpi4py(),
+    )
+
+
+def _with_route(me: Record, route: Route | None) -> Record:
+    return replace(me, address=route.here, address_of_0=route.there) if route else me
 
 
 def take_down(meeting: Meeting | None) -> None:
@@ -252,12 +269,27 @@ def _placed(found: World, layout: Layout) -> World:
 
 def _prepare_gloo(layout: Layout, world_size: int) -> None:
     """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
-    if layout.num_nodes == 1 and GLOO_INTERFACE not in os.environ:
-        names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
-        if names:
-            _environ.put(GLOO_INTERFACE, names[0])
+    if GLOO_INTERFACE not in os.environ:
+        address = _sockets.LOOPBACK if layout.num_nodes == 1 else layout.address
+        interface = _sockets.interface_of(address) if address else None
+        if interface:
+            _environ.put(GLOO_INTERFACE, interface)
+    if layout.num_nodes > 1 and layout.local_rank == 0:
+        _warn_of_ports()
     if world_size >= LAZY_PAIRS and GLOO_LAZY not in os.environ:
         _environ.put(GLOO_LAZY, "1")
+
+
+def _warn_of_ports() -> None:
+    """The kernel chooses the ports that gloo and NCCL listen on, and only root tells it which."""
+    asked, kernels = _ports.allowed(os.environ), _ports.of_the_kernel()
+    if asked and kernels and not (kernels[0] in asked and kernels[-1] in asked):
+        tell(
+            f"warning: {_ports.PORT_RANGE}={asked[0]}-{asked[-1]} holds for the meeting only: gloo "
+            f"and NCCL listen on ports that the kernel chooses, {kernels[0]}-{kernels[-1]} on this "
+            "host. If a firewall lets nothing else through, have net.ipv4.ip_local_port_range set "
+            "to the same range."
+        )
 
 
 def _backend(wanted: Settings) -> str | None:
@@ -293,15 +325,25 @@ def _init_process_group(
     try:
         Abandonable(init).result(deadline.left)
     except RuntimeError as error:
-        if not GLOO_LOST.search(str(error)):
-            raise
-        raise RendezvousError(
-            f"rank {world.rank}: all ranks answered the roll call, but one of them left while gloo "
-            f"connected them; its own log says why. ({error})"
-        ) from error
+        if GLOO_LOST.search(str(error)):
+            raise RendezvousError(
+                f"rank {world.rank}: all ranks answered the roll call, but one of them left while "
+                f"gloo connected them; its own log says why. ({error})"
+            ) from error
+        if "connectFullMesh" in str(error):
+            raise RendezvousError(f"{_unconnected(world, deadline)} ({error})") from error
+        raise
     except StillRunning:
-        raise RendezvousError(
-            f"rank {world.rank}: all ranks answered the roll call, but gloo did not connect them "
-            f"within {deadline.seconds:g} s. Does a firewall let the hosts reach each other on "
-            f"any port? Is {GLOO_INTERFACE}={os.environ.get(GLOO_INTERFACE)!r} the right interface?"
-        ) from None
+        raise RendezvousError(_unconnected(world, deadline)) from None
+
+
+def _unconnected(world: World, deadline: Deadline) -> str:
+    interface = os.environ.get(GLOO_INTERFACE)
+    kernels = _ports.of_the_kernel()
+    ports = f"ports {kernels[0]}-{kernels[-1]}, where the kernel lets it" if kernels else "any port"
+    return (
+        f"rank {world.rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
+        f"did not connect them within {deadline.seconds:g} s. gloo listens on {ports}; does a "
+        f"firewall let the hosts reach each other there? Is {GLOO_INTERFACE}={interface!r} the "
+        "interface that leads to the other hosts?"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from allranks import __version__
+from allranks import __version__, _ports
 from allranks._local import local_world
+from allranks._plan import SET_ADDRESS
 from allranks._rank import Program
 from allranks._rollcall import ranges
-from allranks._world import detect, told_by
-from allranks.errors import AllranksError
+from allranks._world import World, detect, told_by
+from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,12 +199,23 @@ def _how(rank: Rank) -> str:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def env(as_json: bool) -> None:
-    """Show which launcher was detected, from which variables, and why the rest was ignored."""
+@click.option("--export", is_flag=True, help="As `export RANK=...` lines, for a shell's eval.")
+def env(as_json: bool, export: bool) -> None:
+    """Show which launcher was detected, from which variables, and why the rest was ignored.
+
+    With --export, a program that knows nothing but RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
+    runs under any launcher:
+
+        srun bash -c 'eval "$(allranks env --export)"; exec python train.py'
+    """
     try:
         world = detect(os.environ)
+        exported = _exported(world) if export else ""
     except AllranksError as error:
         raise click.ClickException(str(error)) from error
+    if export:
+        click.echo(exported)
+        return
     if as_json:
         click.echo(json.dumps(asdict(world), indent=2))
         return
@@ -220,6 +233,17 @@ def env(as_json: bool) -> None:
         console.print(f"told by: {pairs}", markup=False)
     for note in world.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def _exported(world: World) -> str:
+    """The world as lines of a shell script."""
+    variables = world.environ(_ports.allowed(os.environ))
+    if "MASTER_ADDR" not in variables:
+        raise ConfigError(
+            f"launcher {world.launcher}, rank {world.rank} of {world.world_size}: nothing tells "
+            f"on which host rank 0 runs: {SET_ADDRESS}."
+        )
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
 if __name__ == "__main__":

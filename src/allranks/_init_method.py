@@ -10,10 +10,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from allranks import _hostlist, _sockets
+from allranks._ports import DISTRIBUTED_PORT
 from allranks.errors import ConfigError
-
-DISTRIBUTED_PORT = 13356
-"""The port at which ranks look for rank 0 first, where nothing carries a port to them."""
 
 
 @dataclass(frozen=True)

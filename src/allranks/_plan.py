@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from allranks import _init_method, _sockets
-from allranks._init_method import DISTRIBUTED_PORT
+from allranks import _init_method, _ports, _sockets
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
     from allranks._world import World
 
-CANDIDATES = 16
-EPHEMERAL = 32768
-"""Where Linux's ephemeral ports begin, any of which an outgoing connection may hold."""
+MPI = ("openmpi", "mpich", "pmix", "pals", "lsf", "flux")
+"""Launchers whose processes can call MPI."""
 
-MPI_ADVICE = (
-    "set MASTER_ADDR and MASTER_PORT to the host of rank 0 (127.0.0.1 on one host), for example "
-    "`mpirun -x MASTER_ADDR=$(hostname) ...`, or give setup(shared_file_dir=...) a directory "
-    "that all hosts share"
+SET_ADDRESS = (
+    "set MASTER_ADDR, and MASTER_PORT if you like, for all ranks to the host of rank 0: `mpirun -x "
+    "MASTER_ADDR=$(hostname) ...` (Open MPI), `mpiexec -genv MASTER_ADDR $(hostname) ...` (MPICH)"
+)
+ADVICE = (
+    f"{SET_ADDRESS}; or give setup(shared_file_dir=...) a directory that all hosts share; or, "
+    "with MPI, install mpi4py"
 )
 
 
@@ -37,6 +37,8 @@ class Plan:
             address of its own store.
         hosts: where rank 0 may host its store, likeliest first.
         ports: the ports at which it may, in order.
+        mpi: whether rank 0 tells the address in a broadcast of MPI's.
+        port_range: the ports at which rank 0 may host it where it posts the address; None for any.
         one_host: whether all ranks are known to run on this host.
     """
 
@@ -46,6 +48,8 @@ class Plan:
     board: str | tuple[str, int, str] | None = None
     hosts: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    mpi: bool = False
+    port_range: range | None = None
     one_host: bool = False
 
 
@@ -54,6 +58,9 @@ def plan(
     init_method: str | None = None,
     shared_file_dir: str | None = None,
     array_job_num: int | None = None,
+    *,
+    port_range: range | None = None,
+    has_mpi4py: bool = False,
 ) -> Plan:
     """Decide how the ranks will meet. Pure.
 
@@ -62,24 +69,28 @@ def plan(
         init_method: "tcp", "file", "env", a URL, or None for whatever fits the launcher.
         shared_file_dir: a directory that all hosts share, or None.
         array_job_num: tells the jobs of an array apart in a shared directory.
+        port_range: the only ports that may be listened on, or None.
+        has_mpi4py: whether all ranks could import mpi4py.
 
     Raises:
         ConfigError: the settings do not say where to meet, and what to set.
     """
-    one_host = world.num_nodes == 1
     if init_method is not None and "://" in init_method:
-        return _plan_url(init_method, world)
+        return _plan_url(init_method, world, port_range)
     if init_method not in (None, "tcp", "file", "env"):
         raise ConfigError(f"init_method={init_method!r}: expected 'tcp', 'file', 'env' or a URL")
     if world.world_size == 1:
         return Plan(alone=True)
+    shared = shared_file_dir and _shared_path(world, shared_file_dir, array_job_num)
     if init_method == "file":
-        return Plan(board=_shared_path(world, shared_file_dir, array_job_num), one_host=one_host)
+        if not shared:
+            raise ConfigError("init_method='file' needs shared_file_dir, which all hosts share")
+        return Plan(board=shared, port_range=port_range, one_host=world.num_nodes == 1)
     if init_method == "env" and not (world.master_addr and world.master_port):
         raise ConfigError("init_method='env' needs MASTER_ADDR and MASTER_PORT, which are not set")
     if world.store_path and init_method is None:
         return Plan(private_file=world.store_path, one_host=True)
-    return _plan_tcp(world, shared_file_dir, array_job_num)
+    return _plan_tcp(world, shared, port_range, has_mpi4py=has_mpi4py)
 
 
 def nth(first: Plan, earlier: int) -> Plan:
@@ -96,45 +107,44 @@ def nth(first: Plan, earlier: int) -> Plan:
     return replace(first, private_file=file, agent=agent)
 
 
-def _plan_url(url: str, world: World) -> Plan:
+def _plan_url(url: str, world: World, port_range: range | None) -> Plan:
     parsed = _init_method.parse(url)
     one_host = world.num_nodes == 1
     if world.world_size == 1:
         return Plan(alone=True)
     if parsed.path is not None:
-        return Plan(board=parsed.path, one_host=one_host)
+        return Plan(board=parsed.path, port_range=port_range, one_host=one_host)
     host, port = str(parsed.host), int(parsed.port or 0)
     return Plan(hosts=(host,), ports=(port,), one_host=_sockets.is_loopback(host) or one_host)
 
 
-def _plan_tcp(world: World, shared_file_dir: str | None, array_job_num: int | None) -> Plan:
+def _plan_tcp(
+    world: World, shared: str | None, port_range: range | None, *, has_mpi4py: bool
+) -> Plan:
     one_host = world.num_nodes == 1
     prefix = f"allranks/{world.job}/{world.attempt if one_host else ''}"
     if world.agent_store and world.master_addr and world.master_port:
         agent = (world.master_addr, world.master_port, prefix)
-        return Plan(agent=agent, one_host=True) if one_host else Plan(board=agent)
-    ports = (world.master_port,) if world.master_port else candidate_ports(world.job)
+        if one_host:
+            return Plan(agent=agent, one_host=True)
+        return Plan(board=agent, port_range=port_range)
+    given = world.master_port
+    ports = (given,) if given else _ports.candidates(world.job, port_range)
     hosts = (world.master_addr,) if world.master_addr else world.hosts
     if one_host:
         return Plan(hosts=(_sockets.LOOPBACK,), ports=ports, one_host=True)
     if hosts:
         return Plan(hosts=hosts, ports=ports, one_host=_sockets.is_loopback(hosts[0]))
-    if shared_file_dir:
-        return Plan(board=_shared_path(world, shared_file_dir, array_job_num))
+    if shared:
+        return Plan(board=shared, port_range=port_range)
+    if has_mpi4py and world.launcher in MPI:
+        return Plan(mpi=True, port_range=port_range)
     raise ConfigError(
         f"launcher {world.launcher}, {world.world_size} ranks: nothing says where rank 0 runs, or "
-        f"that all of them are on this host: {MPI_ADVICE}."
+        f"that all of them are on this host: {ADVICE}."
     )
 
 
-def candidate_ports(job: str) -> tuple[int, ...]:
-    """Ports to try in turn, the same on all ranks of a job, other ones for other jobs."""
-    drawn = random.Random(hashlib.sha256(job.encode()).digest())
-    return (DISTRIBUTED_PORT, *drawn.sample(range(10_000, EPHEMERAL), CANDIDATES - 1))
-
-
-def _shared_path(world: World, directory: str | None, array_job_num: int | None) -> str:
-    if not directory:
-        raise ConfigError("init_method='file' needs shared_file_dir, a directory all hosts share")
+def _shared_path(world: World, directory: str, array_job_num: int | None) -> str:
     name = f"{world.job}/{world.attempt}/{array_job_num}"
     return f"{directory}/.allranks-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

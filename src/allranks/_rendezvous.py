@@ -7,10 +7,11 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from allranks import _sockets
+from allranks import _ports, _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
+from allranks._mpi_board import MpiBoard
 from allranks._private_store import private_store
 from allranks._rollcall import (
     PROGRESS_EVERY,
@@ -42,6 +43,13 @@ SLOW_NAMES = 3.0
 NONCE = "nonce"
 
 
+class Route(NamedTuple):
+    """The way from a rank to the host of rank 0's store, by the numeric addresses of its ends."""
+
+    here: str
+    there: str
+
+
 @dataclass
 class Meeting:
     """A store that all ranks of the world reach.
@@ -49,12 +57,15 @@ class Meeting:
     Attributes:
         store: the store.
         place: names it for people.
+        route: the way to the store's host; None where this process hosts it, or where no
+            connection leads there.
         board: where rank 0 posted its address and must take it down at the end, or None.
         hosted: whether the store goes with this process.
     """
 
     store: dist.Store
     place: str
+    route: Route | None = None
     board: Board | None = None
     hosted: bool = False
 
@@ -96,14 +107,15 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     if plan.agent:
         host, port, prefix = plan.agent
         place = f"torchrun's store at {host}:{port}"
-        return Meeting(dist.PrefixStore(prefix, _agent_store(host, port, me, deadline)), place)
+        store, route = _agent_store(host, port, me, deadline)
+        return Meeting(dist.PrefixStore(prefix, store), place, route)
     board = _board(plan, me, deadline)
     if me.rank == 0:
         return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
     return _Search(plan, board, me, deadline).find()
 
 
-def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> dist.Store:
+def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> tuple[dist.Store, Route]:
     try:
         return Abandonable(lambda: _connect(host, port, deadline)).result(deadline.left)
     except (StillRunning, OSError, RuntimeError) as error:
@@ -114,17 +126,21 @@ def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> dist.S
 
 
 def _board(plan: Plan, me: Record, deadline: Deadline) -> Board | None:
+    if plan.mpi:
+        return MpiBoard(me, deadline)
     if isinstance(plan.board, str):
         return FileBoard(plan.board)
     if plan.board is None:
         return None
     host, port, key = plan.board
-    return AgentBoard(_agent_store(host, port, me, deadline), host, port, key)
+    store, _ = _agent_store(host, port, me, deadline)
+    return AgentBoard(store, host, port, key)
 
 
 def _host_and_post(plan: Plan, board: Board, deadline: Deadline) -> Meeting:
     addresses = (_sockets.LOOPBACK,) if plan.one_host else board.own_addresses()
-    listener = _sockets.listen(addresses[0] if len(addresses) == 1 else "", 0)
+    on = addresses[0] if len(addresses) == 1 else ""
+    listener = _ports.listen_on_any(on, plan.port_range)
     notice = Notice.here(addresses, _sockets.port_of(listener))
     meeting = _serve(listener, deadline)
     meeting.store.set(NONCE, notice.nonce)
@@ -179,7 +195,7 @@ def _examine_holder(plan: Plan, port: int, me: Record) -> None:
     only_port = len(plan.ports) == 1
     brief = Deadline.after(PATIENCE)
     try:
-        store = Abandonable(lambda: _connect(host, port, brief)).result(PATIENCE)
+        store, _ = Abandonable(lambda: _connect(host, port, brief)).result(PATIENCE)
         object_to(store, me, str(Address(host, port)), brief)
     except (WrongJobError, MissingRanksError):
         if only_port:
@@ -198,7 +214,7 @@ def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
     import torch.distributed as dist
 
     address, port = listener.getsockname()[:2]
-    own = {"0.0.0.0": _sockets.LOOPBACK, "::": "::1"}.get(address, address)  # noqa: S104
+    own = _sockets.LOOPBACK if address in ("0.0.0.0", "::") else address  # noqa: S104
     serving = Abandonable(
         lambda: dist.TCPStore(
             own,
@@ -219,23 +235,23 @@ def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
         ) from None
 
 
-def _connect(host: str, port: int, deadline: Deadline) -> dist.Store:
+def _connect(host: str, port: int, deadline: Deadline) -> tuple[dist.Store, Route]:
     """Connect to a store. Blocks for longer than the deadline where a port is silent."""
     import torch.distributed as dist
 
     with socket.create_connection((host, port), timeout=max(deadline.left, 0.1)) as probe:
-        numeric = probe.getpeername()[0]
+        route = Route(probe.getsockname()[0], probe.getpeername()[0])
     began = time.monotonic()
     store = dist.TCPStore(
-        numeric,
+        route.there,
         port,
         is_master=False,
         wait_for_workers=False,
         timeout=timedelta(seconds=deadline.left + PATIENCE),
         use_libuv=sys.platform != "win32",
     )
-    _complain_of_names(time.monotonic() - began, numeric)
-    return store
+    _complain_of_names(time.monotonic() - began, route.there)
+    return store, route
 
 
 def _complain_of_names(seconds: float, address: str) -> None:
@@ -271,7 +287,7 @@ class _Search:
         self._board = board
         self._me = me
         self._deadline = deadline
-        self._tries: dict[Address, Abandonable[dist.Store]] = {}
+        self._tries: dict[Address, Abandonable[Meeting]] = {}
         self._found: dict[Address, Exception] = {}
 
     def find(self) -> Meeting:
@@ -281,9 +297,9 @@ class _Search:
                 tell(f"still waiting for rank 0: {self._what_was_found()}")
                 report += PROGRESS_EVERY
             for address in self._addresses():
-                store = self._try(address)
-                if store is not None:
-                    return Meeting(store, str(address))
+                meeting = self._try(address)
+                if meeting is not None:
+                    return meeting
             time.sleep(min(pause, self._deadline.left))
             pause = min(pause * 1.5, 0.25)
         raise self._verdict()
@@ -297,11 +313,11 @@ class _Search:
         hosts = (_sockets.LOOPBACK,) if self._plan.one_host else self._plan.hosts
         yield from (Address(host, port) for port in self._plan.ports for host in hosts)
 
-    def _try(self, address: Address) -> dist.Store | None:
+    def _try(self, address: Address) -> Meeting | None:
         """One attempt at an address; one that blocks goes on beside the others."""
         seconds = 0.0 if address in self._tries else min(PATIENCE, self._deadline.left)
         if address not in self._tries:
-            self._tries[address] = Abandonable(lambda: self._store_at(address))
+            self._tries[address] = Abandonable(lambda: self._meeting_at(address))
         try:
             return self._tries[address].result(seconds)
         except StillRunning as error:
@@ -326,8 +342,8 @@ class _Search:
         elsewhere = self._board is not None or len(self._plan.ports) > 1
         return not (elsewhere and isinstance(error, (WrongJobError, MissingRanksError)))
 
-    def _store_at(self, address: Address) -> dist.Store:
-        store = _connect(address.host, address.port, self._deadline)
+    def _meeting_at(self, address: Address) -> Meeting:
+        store, route = _connect(address.host, address.port, self._deadline)
         signed = signature(store, str(address), self._deadline)
         notice = address.notice
         if notice and store.get(NONCE).decode() != notice.nonce:
@@ -336,7 +352,7 @@ class _Search:
             raise _EarlierWorldError("the store of this process's last world, not yet gone")
         if signed.job != self._me.job or is_closed(store):
             object_to(store, self._me, str(address), self._deadline)
-        return store
+        return Meeting(store, str(address), route)
 
     def _verdict(self) -> RendezvousError:
         wait = f"{self._me} did not find rank 0 within {self._deadline.seconds:g} s"

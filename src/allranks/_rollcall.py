@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -60,6 +60,9 @@ class Record:
         device_uuid: the identity of a CUDA device, or None.
         versions: of Python, torch and allranks.
         error: why this rank cannot take part, or None.
+        address: its host's numeric address on the route to rank 0's store; None where it hosts
+            the store itself, or where no connection leads there.
+        address_of_0: rank 0's numeric address, as this rank reached it, or None.
     """
 
     rank: int
@@ -74,6 +77,8 @@ class Record:
     device_uuid: str | None
     versions: str
     error: str | None = None
+    address: str | None = None
+    address_of_0: str | None = None
 
     def __str__(self) -> str:
         return f"rank {self.rank} (pid {self.pid} on {self.host})"
@@ -89,6 +94,7 @@ class Layout:
         node_rank: its host's number.
         num_nodes: how many hosts there are.
         here: the ranks of its host.
+        address: the numeric address at which other hosts reach its host, or None.
     """
 
     local_rank: int
@@ -96,6 +102,7 @@ class Layout:
     node_rank: int
     num_nodes: int
     here: tuple[int, ...] = (0,)
+    address: str | None = None
 
 
 class RollCall:
@@ -133,7 +140,9 @@ class RollCall:
             raise self._store_lost(error) from error
         for warning in verdict["warnings"]:
             tell(f"warning: {warning}")
-        return _place(self._me.rank, verdict["layout"])
+        layout = _place(self._me.rank, verdict["layout"])
+        on_host_0 = layout.node_rank == 0
+        return replace(layout, address=verdict["address_of_0"] if on_host_0 else self._me.address)
 
     def _present_myself(self) -> None:
         if self._me.rank != 0:
@@ -169,7 +178,11 @@ class RollCall:
                 self._condemn(revive(self._get(FAILURE)), self._me.world_size - 1)
             self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
         records = self._records()
-        verdict = {"layout": _run_lengths(records), "warnings": list(_doubts(records))}
+        verdict = {
+            "layout": _run_lengths(records),
+            "warnings": list(_doubts(records)),
+            "address_of_0": _as_others_reach(records),
+        }
         self._put(VERDICT, verdict)
         return verdict
 
@@ -386,6 +399,12 @@ def _run_lengths(records: Sequence[Record]) -> list[tuple[int, int]]:
     nodes: dict[str, int] = {}
     numbers = [nodes.setdefault(record.host_key, len(nodes)) for record in records]
     return [(node, len(list(run))) for node, run in groupby(numbers)]
+
+
+def _as_others_reach(records: Sequence[Record]) -> str | None:
+    """Rank 0's address, as ranks on other hosts reached it."""
+    others = (record for record in records if record.host_key != records[0].host_key)
+    return next((record.address_of_0 for record in others if record.address_of_0), None)
 
 
 def _place(rank: int, layout: Sequence[tuple[int, int]]) -> Layout:

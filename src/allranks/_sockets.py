@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
+DOCUMENTATION = ("192.0.2.1", "2001:db8::1")
+"""Addresses that no host has (RFC 5737, RFC 3849): the route to them is the default route."""
+
+SIOCGIFADDR = 0x8915
+"""Linux's request for an interface's IPv4 address, netdevice(7)."""
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this host by its loopback interface."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host in ("localhost", "::1") or host.removeprefix("::ffff:").startswith("127.")
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on this address and is kept, so that nobody can take the port.
 
     Args:
-        host: an address or name of this host; "" for all interfaces.
+        host: an address or name of this host; "" for all interfaces, over IPv4 and IPv6.
         port: the port, or 0 for any free one.
 
     Raises:
         OSError: EADDRINUSE where the port is taken, EADDRNOTAVAIL where the address is not
             this host's, ``socket.gaierror`` where the name is unknown.
     """
+    if not host and socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, backlog=socket.SOMAXCONN, dualstack_ipv6=True
+        )
     family, _, _, _, address = socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -100,6 +112,51 @@ def address_towards(host: str, port: int) -> str:
         probe.connect(address)
         own: str = probe.getsockname()[0]
         return own
+
+
+def own_addresses() -> tuple[str, ...]:
+    """This host's numeric addresses that other hosts may reach: its name's, then its routes'."""
+    found: list[str] = []
+    with suppress(OSError):
+        named = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
+        found += [str(address[0]) for *_, address in named]
+    for far in DOCUMENTATION:
+        with suppress(OSError):
+            found.append(address_towards(far, 9))
+    return tuple(dict.fromkeys(address for address in found if not is_loopback(address)))
+
+
+def interface_of(address: str) -> str | None:
+    """The name of the interface that has a numeric address; None where that cannot be told."""
+    if is_loopback(address):
+        return next((name for name in _interfaces() if name.startswith("lo")), None)
+    if ":" in address:
+        return _ipv6_interfaces().get(socket.inet_pton(socket.AF_INET6, address.partition("%")[0]))
+    return next((name for name in _interfaces() if _ipv4_of(name) == address), None)
+
+
+def _interfaces() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
+
+
+def _ipv4_of(interface: str) -> str | None:
+    try:
+        import fcntl
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            asked = struct.pack("256s", interface.encode()[:15])
+            answer = fcntl.ioctl(probe, SIOCGIFADDR, asked)
+    except (ImportError, OSError):
+        return None  # Not Linux, or an interface without an IPv4 address.
+    return socket.inet_ntoa(answer[20:24])
+
+
+def _ipv6_interfaces() -> dict[bytes, str]:
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return {}  # Not Linux, or a kernel without IPv6.
+    return {bytes.fromhex(line.split()[0]): line.split()[-1] for line in lines}
 
 
 def host_key() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from allranks import _launchers
+from allranks import _launchers, _ports, _sockets
 from allranks._launchers import Fields, Names, fault, joined, on_one_host, place, whole
 
 if TYPE_CHECKING:
@@ -71,13 +71,20 @@ class World:
     attempt: int = 0
     store_path: str | None = None
 
-    def environ(self) -> dict[str, str]:
+    def environ(self, port_range: range | None = None) -> dict[str, str]:
         """The variables in which torchrun would tell other programs this place.
+
+        Args:
+            port_range: the ports of which MASTER_PORT may be one, where the launcher gives none;
+                None for any.
 
         Returns:
             What is known of RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK and
-            NODE_RANK, GROUP_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+            NODE_RANK, GROUP_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. A port that the launcher
+            does not give follows from the job's identity, and is the same on all its ranks. The
+            two about rank 0 are left out where nothing tells on which host it runs.
         """
+        address = self._address_of_0()
         values = {
             "RANK": self.rank,
             "WORLD_SIZE": self.world_size,
@@ -86,10 +93,23 @@ class World:
             "GROUP_RANK": self.node_rank,
             "NODE_RANK": self.node_rank,
             "GROUP_WORLD_SIZE": self.num_nodes,
-            "MASTER_ADDR": self.master_addr,
-            "MASTER_PORT": self.master_port,
+            "MASTER_ADDR": address,
+            "MASTER_PORT": self._port_of_0(port_range) if address else None,
         }
         return {name: str(value) for name, value in values.items() if value is not None}
+
+    def _address_of_0(self) -> str | None:
+        if self.master_addr:
+            return self.master_addr
+        if self.num_nodes == 1:
+            return _sockets.LOOPBACK
+        return self.hosts[0] if len(self.hosts) == 1 else None
+
+    def _port_of_0(self, port_range: range | None) -> int:
+        if self.master_port:
+            return self.master_port
+        alone = self.world_size == 1  # Any two such jobs have the same identity.
+        return _sockets.free_port() if alone else _ports.own(self.job, port_range)
 
 
 ENV = Names("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_WORLD_SIZE")

@@ -1,0 +1,226 @@
+"""Hosts that share one machine: each has its own name, addresses, processes and /dev/shm.
+
+A host is a process that holds a set of namespaces and waits. When it ends, the kernel ends
+whatever runs on the host, so that nothing survives its context manager, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NAMESPACES = ("--net", "--uts", "--mount", "--pid")
+
+# With SIGCHLD ignored, the kernel reaps the orphans that the first process of a host inherits.
+BOOT = """
+set -e
+hostname "$1"
+ip link set lo up
+mount --bind "$2/hosts.$1" /etc/hosts
+mount --bind "$2/resolv.conf" /etc/resolv.conf
+mount -t tmpfs tmpfs /dev/shm
+trap '' CHLD
+echo booted
+exec sleep infinity
+"""
+
+
+@dataclass
+class Ended:
+    """How a command ended on a host.
+
+    Attributes:
+        code: its exit code.
+        out: what it wrote, its standard error among it.
+        seconds: how long it took.
+    """
+
+    code: int
+    out: str
+    seconds: float
+
+
+@dataclass
+class Running:
+    """A command that runs on a host; ``ended`` waits for it."""
+
+    process: subprocess.Popen[str]
+    began: float = field(default_factory=time.monotonic)
+
+    def ended(self, timeout: float = 60) -> Ended:
+        """Wait for the end; what has not ended by then is killed, and shown."""
+        try:
+            out, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            out, _ = self.process.communicate()
+            raise TimeoutError(f"still running after {timeout} s:\n{out}") from None
+        return Ended(self.process.returncode, out, time.monotonic() - self.began)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send the command a signal; ``nsenter`` waits for it, so that no zombie is left."""
+        with contextlib.suppress(IndexError, ProcessLookupError):
+            os.kill(child_of(self.process.pid), number)
+
+    def stop(self) -> None:
+        """End the command, and wait for its end."""
+        self.kill(signal.SIGTERM)
+        self.ended(10)
+
+
+@dataclass
+class Host:
+    """One host.
+
+    Attributes:
+        name: its host name.
+        address: its IPv4 address, or its IPv6 address where it has no other.
+        holder: the process that keeps it up.
+        port: the name of its port on the switch.
+    """
+
+    name: str
+    address: str
+    holder: subprocess.Popen[str]
+    port: str
+
+    @property
+    def pid(self) -> int:
+        """The host's first process, which lies below ``unshare``."""
+        return child_of(self.holder.pid)
+
+    def entering(self, *command: str) -> list[str]:
+        """The command line that runs a command on this host, and ends it when it is ended."""
+        enter = ["nsenter", f"--target={self.pid}", *NAMESPACES, "--wd=."]
+        return [*enter, "--", "setpriv", "--pdeathsig", "KILL", *command]
+
+    def start(self, *command: str, environ: Mapping[str, str] | None = None) -> Running:
+        """Start a command with an environment that no launcher has touched."""
+        return Running(
+            subprocess.Popen(
+                self.entering(*command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**plain_environ(), **(environ or {})},
+            )
+        )
+
+    def run(
+        self, *command: str, timeout: float = 60, environ: Mapping[str, str] | None = None
+    ) -> Ended:
+        """Run a command to its end."""
+        return self.start(*command, environ=environ).ended(timeout)
+
+    def must(self, *command: str, timeout: float = 60) -> str:
+        """What a command writes that must succeed."""
+        ended = self.run(*command, timeout=timeout)
+        if ended.code:
+            raise RuntimeError(f"{' '.join(command)} left with {ended.code}:\n{ended.out}")
+        return ended.out
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a process by the id that it has on this host."""
+        self.must("sh", "-c", f"kill -{number.value} {pid}")
+
+
+@dataclass
+class Network:
+    """Hosts on one switch, which leads nowhere else."""
+
+    hosts: list[Host]
+    switch: Host
+
+    def __getitem__(self, index: int) -> Host:
+        return self.hosts[index]
+
+    @contextlib.contextmanager
+    def cut(self, host: Host) -> Iterator[None]:
+        """Pull the plug of a host, and put it back."""
+        self.switch.must("ip", "link", "set", host.port, "down")
+        try:
+            yield
+        finally:
+            self.switch.must("ip", "link", "set", host.port, "up")
+
+
+def child_of(pid: int) -> int:
+    """The first child of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def plain_environ() -> dict[str, str]:
+    """What a login shell on a host would have."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TERM")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+@contextlib.contextmanager
+def network(
+    base: Path, count: int, *, ipv6_only: bool = False, own_name_is_loopback: bool = False
+) -> Iterator[Network]:
+    """Hosts h1, h2, ... on one switch.
+
+    Args:
+        base: an empty directory for the hosts' files.
+        count: how many hosts.
+        ipv6_only: give them IPv6 addresses and no others.
+        own_name_is_loopback: let each host's own name lead to 127.0.1.1, as Debian does.
+    """
+    names = [f"h{i + 1}" for i in range(count)]
+    addresses = [f"fd77::{i + 1}" if ipv6_only else f"10.77.0.{i + 1}" for i in range(count)]
+    _write_names(base, dict(zip(names, addresses, strict=True)), own_name_is_loopback)
+    with contextlib.ExitStack() as stack:
+        switch = stack.enter_context(_host(base, "switch", "", ""))
+        switch.must("ip", "link", "add", "br0", "type", "bridge")
+        switch.must("ip", "link", "set", "br0", "up")
+        hosts = [
+            stack.enter_context(_host(base, name, address, f"p-{name}"))
+            for name, address in zip(names, addresses, strict=True)
+        ]
+        for host in hosts:
+            _plug_in(switch, host, ipv6_only=ipv6_only)
+        yield Network(hosts, switch)
+
+
+def _write_names(base: Path, addresses: Mapping[str, str], own_name_is_loopback: bool) -> None:
+    (base / "resolv.conf").write_text("")  # A look-up that no file answers fails at once.
+    for own in (*addresses, "switch"):
+        told = {**addresses, own: "127.0.1.1"} if own_name_is_loopback else addresses
+        lines = ["127.0.0.1 localhost", "::1 localhost"]
+        lines += [f"{address} {name}" for name, address in told.items()]
+        (base / f"hosts.{own}").write_text("\n".join(lines) + "\n")
+
+
+@contextlib.contextmanager
+def _host(base: Path, name: str, address: str, port: str) -> Iterator[Host]:
+    unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
+    boot = ["setpriv", "--pdeathsig", "TERM", *unshare, "sh", "-c", BOOT, "sh", name, str(base)]
+    with subprocess.Popen(boot, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            if holder.stdout is None or holder.stdout.readline() != "booted\n":
+                raise RuntimeError(f"host {name} did not come up; see what unshare wrote above")
+            yield Host(name, address, holder, port)
+        finally:
+            holder.kill()
+
+
+def _plug_in(switch: Host, host: Host, *, ipv6_only: bool) -> None:
+    plug = ["type", "veth", "peer", "name", "eth0", "netns", str(host.pid)]
+    # The switch knows processes by its own /proc, hence from outside.
+    enter = ["nsenter", f"--target={switch.pid}", "--net"]
+    subprocess.run([*enter, "ip", "link", "add", host.port, *plug], check=True)
+    switch.must("ip", "link", "set", host.port, "master", "br0", "up")
+    length, at_once = ("64", ["nodad"]) if ipv6_only else ("24", [])
+    host.must("ip", "addr", "add", f"{host.address}/{length}", "dev", "eth0", *at_once)
+    host.must("ip", "link", "set", "eth0", "up")

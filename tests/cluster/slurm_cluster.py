@@ -1,0 +1,191 @@
+"""A Slurm cluster on the hosts of a network: munge, a controller on the first, a node on each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hosts import Ended, Network, Running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONFIGURATION = """
+ClusterName=harness
+SlurmctldHost={controller}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={base}/munge.socket
+CredType=cred/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+ReturnToService=2
+StateSaveLocation={base}/state
+SlurmdSpoolDir={base}/spool.%n
+TmpFS={base}/tmp.%n
+SlurmctldPidFile={base}/slurmctld.pid
+SlurmdPidFile={base}/slurmd.%n.pid
+SlurmctldLogFile={base}/slurmctld.log
+SlurmdLogFile={base}/slurmd.%n.log
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+JobAcctGatherType=jobacct_gather/none
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+SchedulerTimeSlice=5
+SlurmctldTimeout=30
+SlurmdTimeout={silence}
+InactiveLimit=0
+MinJobAge=10
+KillWait=2
+SlurmdParameters=config_overrides
+{nodes}
+PartitionName=all Nodes={names} Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
+"""
+
+SILENCE = 15
+"""Seconds after which the controller gives a silent node up."""
+
+CPUS = 4
+READY = 20.0
+"""Seconds that the nodes may take to report for work."""
+
+
+@dataclass
+class Slurm:
+    """A running cluster; its commands are run on the first host.
+
+    Attributes:
+        net: its hosts.
+        base: its directory, which all hosts share.
+        daemons: its node daemons by host name.
+    """
+
+    net: Network
+    base: Path
+    daemons: dict[str, Running]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What its commands need to know."""
+        return {"SLURM_CONF": str(self.base / "slurm.conf")}
+
+    def start(self, *command: str, environ: Mapping[str, str] | None = None) -> Running:
+        """Start a command that may call the cluster's."""
+        return self.net[0].start(*command, environ={**self.environ, **(environ or {})})
+
+    def run(
+        self, *command: str, timeout: float = 60, environ: Mapping[str, str] | None = None
+    ) -> Ended:
+        """Run a command to its end."""
+        return self.start(*command, environ=environ).ended(timeout)
+
+    def must(self, *command: str) -> str:
+        """What a command writes that must succeed."""
+        ended = self.run(*command)
+        if ended.code:
+            raise RuntimeError(f"{' '.join(command)} left with {ended.code}:\n{ended.out}")
+        return ended.out
+
+    def sbatch(self, script: str, *options: str) -> str:
+        """Submit a batch script, and give the job's id."""
+        path = self.base / f"job{secrets.token_hex(4)}.sh"
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        output = f"--output={path}.%A_%a.out"
+        out = self.must("sbatch", "--parsable", output, "--open-mode=append", *options, str(path))
+        return out.split(";")[0].strip()
+
+    def output(self, job: str, timeout: float = 60) -> str:
+        """What a batch job wrote, once it is done; of all its elements, if it is an array."""
+        end = time.monotonic() + timeout
+        while not (state := self.state(job)) <= {"COMPLETED"}:
+            if time.monotonic() > end:
+                raise TimeoutError(f"job {job} is still there ({state}):\n{self._written(job)}")
+            time.sleep(0.1)
+        return self._written(job)
+
+    def _written(self, job: str) -> str:
+        return "".join(path.read_text() for path in sorted(self.base.glob(f"*.sh.{job}_*.out")))
+
+    def state(self, job: str) -> set[str]:
+        """The states of a job and its elements; none once Slurm has forgotten it."""
+        ended = self.run("squeue", "--noheader", "--jobs", job, "--format=%T")
+        return set() if "Invalid job id" in ended.out else set(ended.out.split())
+
+    def requeue(self, job: str) -> None:
+        """Stop a job and start it again at once, not after the two minutes that are usual."""
+        self.must("scontrol", "requeue", job)
+        while "PENDING" not in self.state(job):
+            time.sleep(0.1)
+        self.must("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def wait_for(self, job: str, text: str, times: int, timeout: float = 60) -> None:
+        """Wait until a batch job has written a text so many times."""
+        end = time.monotonic() + timeout
+        while self._written(job).count(text) < times:
+            if time.monotonic() > end:
+                raise TimeoutError(f"job {job} wrote no {text!r}:\n{self._written(job)}")
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def slurm(base: Path, net: Network) -> Iterator[Slurm]:
+    """A Slurm cluster over all hosts of a network.
+
+    Args:
+        base: an empty directory, which all hosts share.
+        net: the hosts.
+    """
+    names = [host.name for host in net.hosts]
+    _configure(base, names)
+    with contextlib.ExitStack() as stack:
+        munge = [f"--{name}-file={base}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+        munge += ["--foreground", "--force", f"--socket={base}/munge.socket"]
+        stack.callback(net[0].start("munged", *munge).stop)
+        _await_file(base / "munge.socket")
+        cluster = Slurm(net, base, {})
+        stack.callback(cluster.start("slurmctld", "-D").stop)
+        for host in net.hosts:
+            cluster.daemons[host.name] = host.start("slurmd", "-D", environ=cluster.environ)
+            stack.callback(cluster.daemons[host.name].stop)
+        _await_nodes(cluster)
+        yield cluster
+
+
+def _configure(base: Path, names: list[str]) -> None:
+    for directory in ("state", *(f"{kind}.{name}" for kind in ("spool", "tmp") for name in names)):
+        (base / directory).mkdir()
+    nodes = [f"NodeName={name} CPUs={CPUS} RealMemory=2000 State=UNKNOWN" for name in names]
+    told = {"controller": names[0], "nodes": "\n".join(nodes), "names": ",".join(names)}
+    text = CONFIGURATION.format(base=base, silence=SILENCE, **told)
+    (base / "slurm.conf").write_text(text)
+    key = os.open(base / "munge.key", os.O_CREAT | os.O_WRONLY, 0o600)
+    os.write(key, secrets.token_bytes(1024))
+    os.close(key)
+
+
+def _await_file(path: Path) -> None:
+    end = time.monotonic() + READY
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} did not appear")
+        time.sleep(0.01)
+
+
+def _await_nodes(cluster: Slurm) -> None:
+    end = time.monotonic() + READY
+    command = ("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N")
+    while len((seen := cluster.run(*command).out).split()) < len(cluster.net.hosts):
+        if time.monotonic() > end:
+            log = (cluster.base / "slurmctld.log").read_text()
+            raise TimeoutError(f"not all nodes are idle: {seen}\n{log}")
+        time.sleep(0.1)

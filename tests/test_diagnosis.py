@@ -59,6 +59,12 @@ def test_different_collectives() -> None:
     )
 
 
+def test_a_rank_that_is_a_call_ahead_of_one_that_waits_for_the_silent() -> None:
+    ahead = replace(REDUCE, number=42)
+    text = told([waiting(0), waiting(1, ahead)], {2: "no answer from h2", 3: "no answer from h2"})
+    assert text.endswith("Ranks 2-3: no answer from h2.")
+
+
 def test_different_collectives_that_nobody_remembers() -> None:
     other = replace(REDUCE, op="broadcast")
     text = told([waiting(0, recent=()), waiting(1, other, recent=())])

@@ -15,6 +15,7 @@ LAYERS = (
     (
         "errors",
         "_hostlist",
+        "_mpi_letter",
         "_huge_pages",
         "_peer_memory",
         "_processes",
@@ -49,7 +50,7 @@ LAYERS = (
         "_bulletin",
     ),
     (
-        "_mpi_board",
+        "_mpi",
         "_plan",
         "_groups",
         "_run",

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 
+SET_ADDRESS = (
+    "set MASTER_ADDR, and MASTER_PORT if you like, for all ranks to the host of rank 0: `mpirun -x "
+    "MASTER_ADDR=$(hostname) ...` (Open MPI), `mpiexec -genv MASTER_ADDR $(hostname) ...` (MPICH)"
+)
+ADVICE = (
+    f"{SET_ADDRESS}; or give setup(shared_file_dir=...) a directory that all hosts share; or, "
+    "with MPI, install mpi4py for that MPI"
+)
+
+
 @dataclass(frozen=True)
 class Notice:
     """Rank 0's notice.

@@ -8,12 +8,11 @@ import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from allranks import _devices, _environ, _flight, _groups, _ports, _processes, _sockets
+from allranks import _devices, _environ, _flight, _groups, _mpi, _ports, _processes, _sockets
 from allranks._alarm import GLOO_LOST
 from allranks._bulletin import UP, unless_lost
 from allranks._headers import CHECK
 from allranks._lookout import Post
-from allranks._mpi_board import has_mpi4py
 from allranks._plan import Plan, nth, plan
 from allranks._rendezvous import Meeting, Route, meet
 from allranks._rollcall import LINGER, Layout, Record, RollCall, tell
@@ -127,11 +126,14 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         wanted: what was asked for.
         earlier: how many worlds this process has met in before.
     """
+    deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
+    stall_after = _stall_after(wanted)
     found = _detected(wanted)
     first = _first_plan(wanted, found)
+    if first.ask_mpi:
+        found = _mpi.completed(found, deadline)
+        first = _first_plan(wanted, found)
     meeting_plan = nth(first, earlier)
-    stall_after = _stall_after(wanted)
-    deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     if wanted.check is not None:
         _environ.put(CHECK, str(wanted.check).lower())
     _groups.release_retired()
@@ -164,7 +166,7 @@ def _first_plan(wanted: Settings, found: World) -> Plan:
         wanted.shared_file_dir,
         wanted.array_job_num,
         port_range=_ports.allowed(os.environ),
-        has_mpi4py=has_mpi4py(),
+        has_mpi4py=_mpi.has_mpi4py(),
     )
 
 

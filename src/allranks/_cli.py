@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from allranks import __version__, _ports
+from allranks._board import SET_ADDRESS
 from allranks._local import local_world
-from allranks._plan import SET_ADDRESS
 from allranks._rank import Program
 from allranks._rollcall import ranges
 from allranks._world import World, detect, told_by

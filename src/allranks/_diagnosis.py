@@ -156,7 +156,9 @@ def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[st
         )
         return
     counts = {standing.made.get(seen_by.group, 0) for standing in here.values()}
-    names = {(s.number, s.call.op, s.call.data) for s in waiting if s.call}
+    silent = len(here) < len(seen_by.members)
+    # A collective may end on some ranks only, where another is cut off: these are a call ahead.
+    names = {(0 if silent else s.number, s.call.op, s.call.data) for s in waiting if s.call}
     differs = _first_difference(seen_by.group, here)
     if differs and (len(counts) > 1 or len(names) > 1):
         yield differs

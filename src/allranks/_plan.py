@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from allranks import _init_method, _ports, _sockets
+from allranks._board import ADVICE
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,15 +15,6 @@ if TYPE_CHECKING:
 
 MPI = ("openmpi", "mpich", "pmix", "pals", "lsf", "flux")
 """Launchers whose processes can call MPI."""
-
-SET_ADDRESS = (
-    "set MASTER_ADDR, and MASTER_PORT if you like, for all ranks to the host of rank 0: `mpirun -x "
-    "MASTER_ADDR=$(hostname) ...` (Open MPI), `mpiexec -genv MASTER_ADDR $(hostname) ...` (MPICH)"
-)
-ADVICE = (
-    f"{SET_ADDRESS}; or give setup(shared_file_dir=...) a directory that all hosts share; or, "
-    "with MPI, install mpi4py"
-)
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class Plan:
             address of its own store.
         hosts: where rank 0 may host its store, likeliest first.
         ports: the ports at which it may, in order.
-        mpi: whether rank 0 tells the address in a broadcast of MPI's.
+        ask_mpi: nothing tells where rank 0 runs, but MPI may: ask it, and plan again.
         port_range: the ports at which rank 0 may host it where it posts the address; None for any.
         one_host: whether all ranks are known to run on this host.
     """
@@ -48,7 +40,7 @@ class Plan:
     board: str | tuple[str, int, str] | None = None
     hosts: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
-    mpi: bool = False
+    ask_mpi: bool = False
     port_range: range | None = None
     one_host: bool = False
 
@@ -138,7 +130,7 @@ def _plan_tcp(
     if shared:
         return Plan(board=shared, port_range=port_range)
     if has_mpi4py and world.launcher in MPI:
-        return Plan(mpi=True, port_range=port_range)
+        return Plan(ask_mpi=True)
     raise ConfigError(
         f"launcher {world.launcher}, {world.world_size} ranks: nothing says where rank 0 runs, or "
         f"that all of them are on this host: {ADVICE}."

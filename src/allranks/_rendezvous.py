@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from allranks import _ports, _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
-from allranks._mpi_board import MpiBoard
 from allranks._private_store import private_store
 from allranks._rollcall import (
     PROGRESS_EVERY,
@@ -126,8 +125,6 @@ def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> tuple[
 
 
 def _board(plan: Plan, me: Record, deadline: Deadline) -> Board | None:
-    if plan.mpi:
-        return MpiBoard(me, deadline)
     if isinstance(plan.board, str):
         return FileBoard(plan.board)
     if plan.board is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-NAMESPACES = ("--net", "--uts", "--mount", "--pid")
+NAMESPACES = ("--net", "--uts", "--mount", "--ipc", "--pid")
 
 # With SIGCHLD ignored, the kernel reaps the orphans that the first process of a host inherits.
 BOOT = """

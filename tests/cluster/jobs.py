@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,3 +63,13 @@ def expected(rank: int, launcher: str, hosts: Sequence[str]) -> dict[str, object
         "num_nodes": len(set(hosts)),
         "total": len(hosts) * (len(hosts) + 1) // 2,
     }
+
+
+def told_by(out: str) -> dict[int, str]:
+    """What ended each rank of an endless job, by its own word."""
+    return {int(rank): error for rank, error in re.findall(r"^TOLD rank (\d+): (.*)$", out, re.M)}
+
+
+def pids(out: str) -> dict[int, int]:
+    """The process id of each rank of an endless job, on its host."""
+    return {int(r): int(pid) for r, pid in re.findall(r"^RUNNING rank (\d+) pid (\d+)", out, re.M)}

@@ -52,7 +52,7 @@ SlurmdParameters=config_overrides
 PartitionName=all Nodes={names} Default=YES MaxTime=INFINITE OverSubscribe=NO State=UP
 """
 
-SILENCE = 15
+SILENCE = 10
 """Seconds after which the controller gives a silent node up."""
 
 CPUS = 4

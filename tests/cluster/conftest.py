@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from geometries import Lab
 from hosts import Network, network
-from slurm_cluster import Slurm, slurm
+from mpi import mpi
+from slurm_cluster import slurm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +44,11 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         yield hosts
 
 
-@pytest.fixture(scope="module")
-def cluster(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """A Slurm cluster on the four hosts."""
-    with slurm(tmp_path_factory.mktemp("slurm"), net) as running:
-        yield running
+@pytest.fixture(scope="session")
+def lab(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Slurm and both MPIs on the four hosts."""
+    with (
+        slurm(tmp_path_factory.mktemp("slurm"), net) as running,
+        mpi(tmp_path_factory.mktemp("mpi"), net) as both,
+    ):
+        yield Lab(net, running, both)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,11 @@ HERE = Path(__file__).parent
 MARK = "REPORT "
 
 
-def program(name: str, *arguments: str) -> tuple[str, ...]:
-    """The command line of one of these programs."""
-    return (sys.executable, str(HERE / name), *arguments)
-
-
-PROBE = program("probe.py")
-DIGITS = (sys.executable, str(HERE.parents[1] / "examples" / "digits.py"))
+PROBE = (str(HERE / "probe.py"),)
+COLLECTIVES = (str(HERE / "collectives.py"),)
+RESTARTED = (str(HERE / "restarted.py"),)
+ENDLESS = (str(HERE / "endless.py"),)
+DIGITS = (str(HERE.parents[1] / "examples" / "digits.py"),)
 
 
 def reports(out: str) -> list[dict[str, Any]]:

@@ -21,22 +21,28 @@ MARK = "REPORT "
 
 def settings() -> dict[str, object]:
     """The settings on the command line; what looks like JSON is."""
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    for name, text in given.items():
+    given: dict[str, object] = {"cpu": True, "rendezvous_timeout": 40}
+    for argument in sys.argv[1:]:
+        name, text = argument.split("=", 1)
+        given[name] = text
         with suppress(ValueError):
             given[name] = json.loads(text)
-    return {"cpu": True, "rendezvous_timeout": 40, **given}
+    return given
 
 
-def main() -> None:
-    """Come up, make one collective, and write one line."""
-    with allranks.session(**settings()) as world:
-        total = allranks.all_reduce(world.rank + 1)
-        seconds = time.monotonic() - began
-        told = {**asdict(world), "host": os.uname().nodename, "pid": os.getpid()}
-        report = json.dumps({**told, "total": total, "seconds": seconds})
-        os.write(1, f"{MARK}{report}\n".encode())  # In one write, so that lines stay whole.
+def report(world: allranks.World) -> None:
+    """Make one collective, and write one line."""
+    total = allranks.all_reduce(world.rank + 1)
+    told = {
+        **asdict(world),
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "total": total,
+        "seconds": time.monotonic() - began,
+    }
+    os.write(1, f"{MARK}{json.dumps(told)}\n".encode())  # In one write, so that lines stay whole.
 
 
 if __name__ == "__main__":
-    main()
+    with allranks.session(**settings()) as mine:
+        report(mine)

@@ -118,7 +118,7 @@ class Slurm:
 
     def state(self, job: str) -> set[str]:
         """The states of a job and its elements; none once Slurm has forgotten it."""
-        ended = self.run("squeue", "--noheader", "--jobs", job, "--format=%T")
+        ended = self.run("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T")
         return set() if "Invalid job id" in ended.out else set(ended.out.split())
 
     def requeue(self, job: str) -> None:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from jobs import pids, program, told_by
+from geometries import PYTHON
+from jobs import ENDLESS, pids, told_by
+from slurm_cluster import slurm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from hosts import Ended, Running
     from slurm_cluster import Slurm
 
 pytestmark = pytest.mark.timeout(180)
-
-ENDLESS = program("endless.py")
 
 
 @dataclass
@@ -52,7 +53,7 @@ def begun(cluster: Slurm, logs: Path, hosts: str) -> Job:
     """A job on two hosts."""
     logs.mkdir()
     where = ("-w", hosts, "-N2", "-n4", "--ntasks-per-node=2", f"--output={logs}/task%t")
-    return Job(cluster.start("srun", *where, *ENDLESS), logs)
+    return Job(cluster.start("srun", *where, PYTHON, *ENDLESS), logs)
 
 
 @dataclass
@@ -66,6 +67,13 @@ class Told:
 def end_of(job: Job) -> Told:
     ended = job.srun.ended(90)
     return Told(told_by(job.written()), ended)
+
+
+@pytest.fixture(scope="module")
+def cluster(net, tmp_path_factory) -> Iterator[Slurm]:
+    """A cluster of its own, which comes to harm."""
+    with slurm(tmp_path_factory.mktemp("slurm"), net) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

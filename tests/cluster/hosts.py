@@ -68,13 +68,24 @@ class Running:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send the command a signal; ``nsenter`` waits for it, so that no zombie is left."""
-        with contextlib.suppress(IndexError, ProcessLookupError):
+        with contextlib.suppress(IndexError, OSError):
             os.kill(child_of(self.process.pid), number)
 
     def stop(self) -> None:
         """End the command, and wait for its end."""
         self.kill(signal.SIGTERM)
         self.ended(10)
+
+
+def all_ended(running: list[Running], timeout: float = 60) -> list[Ended]:
+    """How several commands ended; where one does not, all are killed."""
+    try:
+        return [each.ended(timeout) for each in running]
+    finally:
+        for each in running:
+            if each.process.poll() is None:
+                each.kill()
+                each.process.communicate()
 
 
 @dataclass

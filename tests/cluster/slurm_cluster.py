@@ -122,11 +122,14 @@ class Slurm:
         return set() if "Invalid job id" in ended.out else set(ended.out.split())
 
     def requeue(self, job: str) -> None:
-        """Stop a job and start it again at once, not after the two minutes that are usual."""
+        """Stop a job, and start it again after two seconds rather than the usual two minutes.
+
+        A host refuses to start a job again in the very second in which it was stopped.
+        """
         self.must("scontrol", "requeue", job)
         while "PENDING" not in self.state(job):
             time.sleep(0.1)
-        self.must("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.must("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
     def wait_for(self, job: str, text: str, times: int, timeout: float = 60) -> None:
         """Wait until a batch job has written a text so many times."""

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from geometries import GEOMETRIES, PYTHON, Geometry
+from hosts import all_ended
 from jobs import COLLECTIVES, DIGITS, PROBE, wrong
 from test_model import check, expected, steps
 
@@ -28,7 +29,7 @@ WHOLE = [
 
 def output(lab, geometry: Geometry, script: tuple[str, ...]) -> str:
     """What a script writes, which must succeed on all its ranks."""
-    ended = [running.ended(90) for running in geometry.start(lab, script)]
+    ended = all_ended(geometry.start(lab, script), 90)
     out = "".join(each.out for each in ended)
     assert not any(each.code for each in ended), out
     return out

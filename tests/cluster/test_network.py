@@ -1,0 +1,154 @@
+"""Networks that lead others astray: names that mean loopback, IPv6 alone, a firewall."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from geometries import PYTHON, TORCHRUN
+from hosts import Network, all_ended, network
+from jobs import PROBE, reports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.timeout(120)
+
+OPEN = "20000-20100"
+FIREWALL = f"""
+table inet filter {{
+    chain input {{
+        type filter hook input priority 0; policy drop;
+        iif lo accept
+        ct state established,related accept
+        tcp dport {OPEN} accept
+    }}
+}}
+"""
+
+
+def together(net: Network, *command: str, **environ: str) -> str:
+    """What ranks write that are started by hand, one on each host."""
+    size = str(len(net.hosts))
+    running = [
+        host.start(*command, environ={"RANK": str(rank), "WORLD_SIZE": size, **environ})
+        for rank, host in enumerate(net.hosts)
+    ]
+    return "".join(ended.out for ended in all_ended(running))
+
+
+def torchrun(net: Network, port: int, **environ: str) -> str:
+    """What ranks write that one torchrun starts on each host."""
+    where = ("--rdzv-backend=c10d", f"--rdzv-endpoint=h1:{port}", "--rdzv-id=x")
+    options = (f"--nnodes={len(net.hosts)}", "--nproc-per-node=2", *where)
+    running = [host.start(*TORCHRUN, *options, *PROBE, environ=environ) for host in net.hosts]
+    return "".join(ended.out for ended in all_ended(running))
+
+
+def total(out: str) -> int:
+    """The sum that all ranks reported; each has added its rank, and 1."""
+    told = reports(out)
+    assert told, out
+    assert [report["rank"] for report in told] == list(range(told[0]["world_size"])), out
+    return int(told[0]["total"])
+
+
+@pytest.fixture(scope="module")
+def astray(tmp_path_factory) -> Iterator[Network]:
+    """Two hosts whose own names lead to 127.0.1.1, as Debian's installer writes it."""
+    with network(tmp_path_factory.mktemp("astray"), 2, own_name_is_loopback=True) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def ipv6(tmp_path_factory) -> Iterator[Network]:
+    """Two hosts without IPv4."""
+    with network(tmp_path_factory.mktemp("ipv6"), 2, ipv6_only=True) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def walled(tmp_path_factory) -> Iterator[Network]:
+    """Two hosts that let others in at some ports only."""
+    base = tmp_path_factory.mktemp("walled")
+    (base / "firewall").write_text(FIREWALL)
+    with network(base, 2) as hosts:
+        for host in hosts.hosts:
+            host.must("nft", "-f", str(base / "firewall"))
+        yield hosts
+
+
+LISTENERS = """
+import allranks, json, os, subprocess
+import torch.distributed as dist
+with allranks.session(cpu=True, rendezvous_timeout=40):
+    allranks.all_reduce(1)
+    rows = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
+    ours = [row.split()[3] for row in rows if f"pid={os.getpid()}," in row]
+    os.write(1, f"LISTENS {json.dumps(ours)}\\n".encode())
+"""
+
+
+def test_a_host_whose_name_means_loopback(astray) -> None:
+    out = together(astray, PYTHON, *PROBE, MASTER_ADDR="h1", MASTER_PORT="29400")
+    assert total(out) == 3
+
+
+def test_gloo_listens_on_the_interface_that_leads_to_the_others(astray) -> None:
+    """Nowhere else: neither on loopback, where it is of no use, nor on all interfaces."""
+    where = {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29400"}
+    out = together(astray, PYTHON, "-c", LISTENERS, **where)
+    told = [json.loads(line[8:]) for line in out.splitlines() if line.startswith("LISTENS")]
+    assert len(told) == 2, out
+    addresses = {address.rpartition(":")[0] for listening in told for address in listening}
+    assert addresses == {"10.77.0.1", "10.77.0.2"}
+
+
+def test_torchrun_on_hosts_whose_names_mean_loopback(astray) -> None:
+    """torchrun itself must be told who is first: by its name, no host is 10.77.0.1."""
+    options = ("--nnodes=2", "--nproc-per-node=2", "--master-addr=10.77.0.1", "--master-port=29400")
+    running = [
+        host.start(*TORCHRUN, *options, f"--node-rank={node}", *PROBE)
+        for node, host in enumerate(astray.hosts)
+    ]
+    assert total("".join(ended.out for ended in all_ended(running))) == 10
+
+
+def test_ipv6_alone(ipv6) -> None:
+    out = together(ipv6, PYTHON, *PROBE, MASTER_ADDR="fd77::1", MASTER_PORT="29400")
+    assert total(out) == 3
+
+
+def test_ipv6_alone_by_name_under_torchrun(ipv6) -> None:
+    assert total(torchrun(ipv6, 29400)) == 10
+
+
+def test_ipv6_alone_with_a_shared_directory(ipv6, tmp_path) -> None:
+    shared = ("init_method=file", f"shared_file_dir={tmp_path}")
+    assert total(together(ipv6, PYTHON, *PROBE, *shared)) == 3
+
+
+def test_a_firewall_that_opens_the_range(walled, tmp_path) -> None:
+    """The store is there by our choice, gloo because the kernel's own range is the same."""
+    for host in walled.hosts:
+        host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=20000 20100")
+    shared = ("init_method=file", f"shared_file_dir={tmp_path}")
+    out = together(walled, PYTHON, *PROBE, *shared, ALLRANKS_PORT_RANGE=OPEN)
+    assert total(out) == 3
+    assert "warning" not in out
+    assert total(torchrun(walled, 20005, ALLRANKS_PORT_RANGE=OPEN)) == 10
+
+
+def test_a_firewall_that_opens_another_range_than_the_kernel_s(walled, tmp_path) -> None:
+    """Nobody but root can have gloo listen elsewhere: the warning and the error tell it."""
+    for host in walled.hosts:
+        host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=32768 60999")
+    shared = ("init_method=file", f"shared_file_dir={tmp_path}", "rendezvous_timeout=6")
+    out = together(walled, PYTHON, *PROBE, *shared, ALLRANKS_PORT_RANGE=OPEN)
+    assert not reports(out)
+    assert f"ALLRANKS_PORT_RANGE={OPEN} holds for the meeting only" in out
+    assert "net.ipv4.ip_local_port_range" in out
+    assert "RendezvousError: rank 1 on h2: all ranks answered the roll call, but gloo" in out
+    assert "gloo listens on ports 32768-60999" in out

@@ -254,7 +254,7 @@ WORLDS = {
     ),
     "Ray Train": (
         RAY_TRAIN,
-        {"launcher": "ray", "job": "ray:01000000:h1:29500", "local_rank": 1, "node_rank": 0},
+        {"launcher": "ray", "job": "ray:h1:29500", "local_rank": 1, "node_rank": 0},
     ),
     "PyTorchJob": (PYTORCHJOB, {"launcher": "kubernetes", "job": "kubernetes:h1:29500", **POD}),
     "TrainJob": (

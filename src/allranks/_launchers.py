@@ -262,7 +262,8 @@ def read_ray(environ: Environ) -> Fields | None:
     if not in_ray_worker(environ) or not ("RANK" in environ or "WORLD_SIZE" in environ):
         return None
     here = place(environ, RAY)
-    here["job"] = joined("ray", environ["RAY_JOB_ID"], here["master_addr"], here["master_port"])
+    # RAY_JOB_ID is no identity: workers that Ray started in advance keep the nil id, ffffffff.
+    here["job"] = joined("ray", here["master_addr"], here["master_port"])
     return here
 
 

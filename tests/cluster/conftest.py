@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from geometries import Lab
-from hosts import Network, network
+from hosts import Network, network, numbered
 from mpi import mpi
 from slurm_cluster import slurm
 
@@ -40,7 +40,7 @@ def pytest_sessionstart() -> None:
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     """Four hosts."""
-    with network(tmp_path_factory.mktemp("hosts"), 4) as hosts:
+    with network(tmp_path_factory.mktemp("hosts"), numbered(4)) as hosts:
         yield hosts
 
 

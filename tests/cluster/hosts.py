@@ -178,38 +178,53 @@ def plain_environ() -> dict[str, str]:
 
 @contextlib.contextmanager
 def network(
-    base: Path, count: int, *, ipv6_only: bool = False, own_name_is_loopback: bool = False
+    base: Path,
+    names: Mapping[str, tuple[str, ...]],
+    *,
+    ipv6_only: bool = False,
+    own_name_is_loopback: bool = False,
 ) -> Iterator[Network]:
-    """Hosts h1, h2, ... on one switch.
+    """Hosts on one switch.
 
     Args:
         base: an empty directory for the hosts' files.
-        count: how many hosts.
+        names: the hosts' names, and by which others they are known as well.
         ipv6_only: give them IPv6 addresses and no others.
         own_name_is_loopback: let each host's own name lead to 127.0.1.1, as Debian does.
     """
-    names = [f"h{i + 1}" for i in range(count)]
-    addresses = [f"fd77::{i + 1}" if ipv6_only else f"10.77.0.{i + 1}" for i in range(count)]
-    _write_names(base, dict(zip(names, addresses, strict=True)), own_name_is_loopback)
+    prefix = "fd77::" if ipv6_only else "10.77.0."
+    addresses = {name: f"{prefix}{number}" for number, name in enumerate(names, 1)}
+    _write_names(base, names, addresses, own_name_is_loopback)
     with contextlib.ExitStack() as stack:
         switch = stack.enter_context(_host(base, "switch", "", ""))
         switch.must("ip", "link", "add", "br0", "type", "bridge")
         switch.must("ip", "link", "set", "br0", "up")
         hosts = [
-            stack.enter_context(_host(base, name, address, f"p-{name}"))
-            for name, address in zip(names, addresses, strict=True)
+            stack.enter_context(_host(base, name, address, f"port{number}"))
+            for number, (name, address) in enumerate(addresses.items(), 1)
         ]
         for host in hosts:
             _plug_in(switch, host, ipv6_only=ipv6_only)
         yield Network(hosts, switch)
 
 
-def _write_names(base: Path, addresses: Mapping[str, str], own_name_is_loopback: bool) -> None:
+def numbered(count: int) -> dict[str, tuple[str, ...]]:
+    """The names h1, h2, and so on."""
+    return {f"h{number}": () for number in range(1, count + 1)}
+
+
+def _write_names(
+    base: Path,
+    names: Mapping[str, tuple[str, ...]],
+    addresses: Mapping[str, str],
+    own_name_is_loopback: bool,
+) -> None:
     (base / "resolv.conf").write_text("")  # A look-up that no file answers fails at once.
     for own in (*addresses, "switch"):
-        told = {**addresses, own: "127.0.1.1"} if own_name_is_loopback else addresses
+        astray = {own: "127.0.1.1"} if own_name_is_loopback and own in names else {}
+        told = {**addresses, **astray}
         lines = ["127.0.0.1 localhost", "::1 localhost"]
-        lines += [f"{address} {name}" for name, address in told.items()]
+        lines += [" ".join([address, name, *names[name]]) for name, address in told.items()]
         (base / f"hosts.{own}").write_text("\n".join(lines) + "\n")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from geometries import PYTHON, TORCHRUN
-from hosts import Network, all_ended, network
+from hosts import Network, all_ended, network, numbered
 from jobs import PROBE, reports
 
 if TYPE_CHECKING:
@@ -58,14 +58,16 @@ def total(out: str) -> int:
 @pytest.fixture(scope="module")
 def astray(tmp_path_factory) -> Iterator[Network]:
     """Two hosts whose own names lead to 127.0.1.1, as Debian's installer writes it."""
-    with network(tmp_path_factory.mktemp("astray"), 2, own_name_is_loopback=True) as hosts:
+    with network(
+        tmp_path_factory.mktemp("astray"), numbered(2), own_name_is_loopback=True
+    ) as hosts:
         yield hosts
 
 
 @pytest.fixture(scope="module")
 def ipv6(tmp_path_factory) -> Iterator[Network]:
     """Two hosts without IPv4."""
-    with network(tmp_path_factory.mktemp("ipv6"), 2, ipv6_only=True) as hosts:
+    with network(tmp_path_factory.mktemp("ipv6"), numbered(2), ipv6_only=True) as hosts:
         yield hosts
 
 
@@ -74,7 +76,7 @@ def walled(tmp_path_factory) -> Iterator[Network]:
     """Two hosts that let others in at some ports only."""
     base = tmp_path_factory.mktemp("walled")
     (base / "firewall").write_text(FIREWALL)
-    with network(base, 2) as hosts:
+    with network(base, numbered(2)) as hosts:
         for host in hosts.hosts:
             host.must("nft", "-f", str(base / "firewall"))
         yield hosts

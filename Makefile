@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow check format bench faults clean
+.PHONY: demo test slow test-cluster check format bench faults clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -13,6 +13,20 @@ test: .venv/dev
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+# Real launchers on hosts that are made for it: as root, on Debian.
+CLUSTER := slurm-wlm munge iproute2 nftables openmpi-bin mpich
+
+test-cluster: .venv/dev .venv-ray/ready
+	dpkg -s $(CLUSTER) >/dev/null 2>&1 || \
+	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CLUSTER))
+	$(BIN)/python -m pytest tests/cluster
+
+# Ray brings many packages, and has an environment of its own.
+.venv-ray/ready:
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --disable-pip-version-check --quiet 'ray[train]>=2.50'
+	touch $@
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
@@ -42,4 +56,4 @@ faults: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-ray .mypy_cache .pytest_cache .ruff_cache

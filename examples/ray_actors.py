@@ -17,7 +17,6 @@ import ray
 import allranks
 
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
 class Rank:
     """One rank of the group."""
 
@@ -60,13 +59,16 @@ class Rank:
         allranks.cleanup()
 
 
+RankActor = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Rank)
+
+
 def main() -> None:
     """Form a group of actors, let it work, and print where its ranks are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actors", type=int, default=2)
     size = parser.parse_args().actors
     ray.init()
-    actors = [Rank.remote() for _ in range(size)]
+    actors = [RankActor.remote() for _ in range(size)]
     place = ray.get(actors[0].place.remote())
     for told in ray.get([a.by_settings.remote(rank, size, place) for rank, a in enumerate(actors)]):
         print(told)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import digits
 import pytest
 import torch
 from torch import nn
+
+import digits
 
 
 @pytest.mark.ranks(1, 2, 4)

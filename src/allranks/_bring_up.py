@@ -149,6 +149,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
             assign_device(wanted, world)
         _prepare_gloo(layout, world.world_size)
         _prepare_recorder()
+        _describe(world, layout)
         _init_process_group(wanted, world, meeting, deadline)
     except BaseException:
         take_down(meeting)
@@ -203,6 +204,13 @@ def _stall_after(wanted: Settings) -> float:
     if seconds > 0:
         return seconds
     raise ConfigError(f"{STALL_AFTER}={asked!r}: expected seconds, as a positive number")
+
+
+def _describe(world: World, layout: Layout) -> None:
+    """Tell libraries that ask the environment, as torchrun would, of a world of several ranks."""
+    if world.world_size > 1:
+        known = replace(world, master_addr=world.master_addr or layout.address_of_0)
+        _environ.complete(known.environ(_ports.allowed(os.environ)))
 
 
 def _prepare_recorder() -> None:

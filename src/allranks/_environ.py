@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from allranks import _sockets
 from allranks.errors import DetectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _before: dict[str, str | None] = {}
 
@@ -14,6 +18,13 @@ def put(name: str, value: str) -> None:
     """Set a variable, and remember what it was before allranks first set it."""
     _before.setdefault(name, os.environ.get(name))
     os.environ[name] = value
+
+
+def complete(variables: Mapping[str, str]) -> None:
+    """Set those variables that nobody has set."""
+    for name, value in variables.items():
+        if name not in os.environ:
+            put(name, value)
 
 
 def restore() -> None:

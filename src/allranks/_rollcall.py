@@ -95,6 +95,7 @@ class Layout:
         num_nodes: how many hosts there are.
         here: the ranks of its host.
         address: the numeric address at which other hosts reach its host, or None.
+        address_of_0: the same of rank 0's host.
     """
 
     local_rank: int
@@ -103,6 +104,7 @@ class Layout:
     num_nodes: int
     here: tuple[int, ...] = (0,)
     address: str | None = None
+    address_of_0: str | None = None
 
 
 class RollCall:
@@ -141,8 +143,9 @@ class RollCall:
         for warning in verdict["warnings"]:
             tell(f"warning: {warning}")
         layout = _place(self._me.rank, verdict["layout"])
-        on_host_0 = layout.node_rank == 0
-        return replace(layout, address=verdict["address_of_0"] if on_host_0 else self._me.address)
+        of_0 = verdict["address_of_0"]
+        own = of_0 if layout.node_rank == 0 else self._me.address
+        return replace(layout, address=own, address_of_0=of_0)
 
     def _present_myself(self) -> None:
         if self._me.rank != 0:

@@ -17,6 +17,8 @@ MARK = "REPORT "
 PROBE = (str(HERE / "probe.py"),)
 COLLECTIVES = (str(HERE / "collectives.py"),)
 RESTARTED = (str(HERE / "restarted.py"),)
+COMPANY = (str(HERE / "company.py"),)
+ADOPTED = (str(HERE / "adopted.py"),)
 ENDLESS = (str(HERE / "endless.py"),)
 DIGITS = (str(HERE.parents[1] / "examples" / "digits.py"),)
 
@@ -64,9 +66,15 @@ def expected(rank: int, launcher: str, hosts: Sequence[str]) -> dict[str, object
 
 def told_by(out: str) -> dict[int, str]:
     """What ended each rank of an endless job, by its own word."""
-    return {int(rank): error for rank, error in re.findall(r"^TOLD rank (\d+): (.*)$", out, re.M)}
+    return {
+        int(rank): error
+        for rank, error in re.findall(r"^TOLD rank (\d+): (.*)$", out, re.MULTILINE)
+    }
 
 
 def pids(out: str) -> dict[int, int]:
     """The process id of each rank of an endless job, on its host."""
-    return {int(r): int(pid) for r, pid in re.findall(r"^RUNNING rank (\d+) pid (\d+)", out, re.M)}
+    return {
+        int(r): int(pid)
+        for r, pid in re.findall(r"^RUNNING rank (\d+) pid (\d+)", out, re.MULTILINE)
+    }

@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from probe import report
-
 import allranks
+from probe import report
 
 
 def main() -> None:

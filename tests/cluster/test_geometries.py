@@ -46,7 +46,7 @@ def test_slurm_itself_says_the_same(lab, name, tmp_path) -> None:
     """The geometry is what it claims to be: else the test above would show little."""
     script = tmp_path / "where.py"
     script.write_text("import os\nprint(os.environ['SLURM_PROCID'], os.uname().nodename)\n")
-    told = re.findall(r"^(\d+) (h\d)$", output(lab, BY_NAME[name], (str(script),)), re.M)
+    told = re.findall(r"^(\d+) (h\d)$", output(lab, BY_NAME[name], (str(script),)), re.MULTILINE)
     assert tuple(host for _, host in sorted(told)) == BY_NAME[name].hosts
 
 

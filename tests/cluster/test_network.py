@@ -109,7 +109,7 @@ def test_gloo_listens_on_the_interface_that_leads_to_the_others(astray) -> None:
 
 
 def test_torchrun_on_hosts_whose_names_mean_loopback(astray) -> None:
-    """torchrun itself must be told who is first: by its name, no host is 10.77.0.1."""
+    """Only torchrun must be told who is first: by its name, no host is 10.77.0.1."""
     options = ("--nnodes=2", "--nproc-per-node=2", "--master-addr=10.77.0.1", "--master-port=29400")
     running = [
         host.start(*TORCHRUN, *options, f"--node-rank={node}", *PROBE)

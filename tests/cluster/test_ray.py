@@ -18,10 +18,10 @@ pytestmark = pytest.mark.timeout(180)
 
 FORM = """
 import json, ray
-from ray_actors import Rank
+from ray_actors import RankActor
 
 ray.init(logging_level="ERROR", log_to_driver=False)
-actors = [Rank.remote() for _ in range(2)]
+actors = [RankActor.remote() for _ in range(2)]
 place = ray.get(actors[0].place.remote())
 """
 

@@ -326,3 +326,28 @@ def test_env_explains_half_an_environment() -> None:
 def test_env_for_people() -> None:
     done = subprocess.run([*ALLRANKS, "env"], capture_output=True, text=True)
     assert "launcher: single" in done.stdout
+
+
+def env(*options: str, **environ: str):
+    """What ``allranks env`` says of an environment."""
+    return subprocess.run(
+        [*ALLRANKS, "env", *options], capture_output=True, text=True, env={**os.environ, **environ}
+    )
+
+
+def test_env_for_a_shell() -> None:
+    """Quoted, so that ``eval`` takes any value as it is."""
+    done = env("--export", RANK="1", WORLD_SIZE="2", MASTER_ADDR="a b", MASTER_PORT="7")
+    shown = subprocess.run(
+        ["sh", "-c", 'eval "$0"; echo "$RANK/$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT"', done.stdout],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert shown.stdout == "1/2 a b:7\n"
+
+
+def test_env_exports_nothing_where_rank_0_is_unknown() -> None:
+    done = env("--export", OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing tells on which host rank 0 runs: set MASTER_ADDR" in done.stderr

@@ -276,6 +276,41 @@ def test_rank_and_world_size_may_be_given() -> None:
     assert [ranks.results()[0].value for ranks in both] == [3, 3]
 
 
+def described() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """The environment before, during and after a session."""
+    before = environ_now()
+    with allranks.session(cpu=True):
+        during = environ_now()
+    return before, during, environ_now()
+
+
+def test_several_ranks_are_described_to_other_libraries_and_nobody_is_overruled() -> None:
+    """As torchrun does it, where the launcher said nothing; cleanup forgets it."""
+    environs = [
+        {
+            "OMPI_COMM_WORLD_RANK": rank,
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_MCA_orte_num_nodes": "1",
+            "NODE_RANK": "7",
+            "PMIX_NAMESPACE": f"described{os.getpid()}",
+        }
+        for rank in "01"
+    ]
+    for rank, ended in enumerate(Ranks(described, environs).results()):
+        assert ended.error is None, ended.text
+        before, during, after = ended.value
+        assert after == before
+        assert (during["RANK"], during["WORLD_SIZE"]) == (str(rank), "2")
+        assert (during["LOCAL_RANK"], during["LOCAL_WORLD_SIZE"]) == (str(rank), "2")
+        assert (during["MASTER_ADDR"], during["NODE_RANK"]) == ("127.0.0.1", "7")
+
+
+def test_one_rank_is_not_described() -> None:
+    """A library that sees RANK may expect others."""
+    with allranks.session(cpu=True):
+        assert "RANK" not in os.environ
+
+
 def several_worlds(sizes: list[int], ports: list[int]) -> list[int]:
     found = []
     rank = int(os.environ["RANK"])

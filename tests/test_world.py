@@ -541,6 +541,17 @@ def test_environ_tells_torchrun_style_programs_the_same_place():
     assert World("mpich", 1, 4).environ() == {"RANK": "1", "WORLD_SIZE": "4"}
 
 
+def test_the_place_of_rank_0_is_told_where_it_is_certain():
+    """A port that nobody gave follows from the job, so that all ranks tell the same."""
+    told = [detect(srun(rank)).environ() for rank in range(4)]
+    assert {one["MASTER_ADDR"] for one in told} == {"n1"}
+    assert len({one["MASTER_PORT"] for one in told}) == 1
+    assert World("slurm", 0, 4, num_nodes=1, job="j").environ()["MASTER_ADDR"] == "127.0.0.1"
+    assert "MASTER_ADDR" not in World("slurm", 0, 4, num_nodes=2, hosts=("a", "b")).environ()
+    in_range = World("slurm", 0, 4, hosts=("a",), job="j").environ(range(7, 8))
+    assert in_range["MASTER_PORT"] == "7"
+
+
 def test_a_world_can_be_pickled():
     """It travels to processes that are launched."""
     world = detect(srun())

@@ -39,6 +39,7 @@ def report(world: allranks.World) -> None:
         "pid": os.getpid(),
         "total": total,
         "seconds": time.monotonic() - began,
+        "at": time.time(),
     }
     os.write(1, f"{MARK}{json.dumps(told)}\n".encode())  # In one write, so that lines stay whole.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+import words
 from geometries import PYTHON
 from jobs import PROBE
 
 pytestmark = pytest.mark.timeout(120)
 
 TWO = {"h1": 1, "h2": 1}
-
-WAYS = ("set MASTER_ADDR", "setup(shared_file_dir=...)", "install mpi4py")
 
 WITHOUT_MPI4PY = """
 import sys
@@ -30,8 +29,8 @@ def test_without_any_help_the_error_tells_all_ways(lab, kind, tmp_path) -> None:
     script.write_text(WITHOUT_MPI4PY)
     ended = lab.mpi.start(kind, TWO, (PYTHON, str(script))).ended()
     assert ended.code != 0
-    assert f"ConfigError: launcher {kind}, 2 ranks: nothing says where rank 0 runs" in ended.out
-    for way in WAYS:
+    assert f"ConfigError: launcher {kind}, 2 ranks: {words.NO_ADDRESS}" in ended.out
+    for way in words.WAYS:
         assert way in ended.out
 
 
@@ -40,14 +39,14 @@ def test_an_mpi4py_of_another_mpi_is_found_out(lab) -> None:
     ended = lab.mpi.start("openmpi", TWO, (PYTHON, *PROBE), environ).ended()
     assert ended.code != 0
     assert "openmpi says rank 1 of 2, mpi4py says rank 0 of 1" in ended.out
-    assert "was built for another MPI" in ended.out
+    assert words.OTHER_MPI in ended.out
 
 
 def test_an_mpi4py_that_cannot_be_imported_is_told(lab) -> None:
     ended = lab.mpi.start("openmpi", TWO, (PYTHON, *PROBE), {"MPI4PY_MPIABI": "mpich"}).ended()
     assert ended.code != 0
-    assert "mpi4py, which could carry its address, cannot be used" in ended.out
-    for way in WAYS:
+    assert words.NO_MPI4PY in ended.out
+    for way in words.WAYS:
         assert way in ended.out
 
 

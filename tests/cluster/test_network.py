@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import words
 from geometries import PYTHON, TORCHRUN
 from hosts import Network, all_ended, network, numbered
 from jobs import PROBE, reports
@@ -150,7 +151,7 @@ def test_a_firewall_that_opens_another_range_than_the_kernel_s(walled, tmp_path)
     shared = ("init_method=file", f"shared_file_dir={tmp_path}", "rendezvous_timeout=6")
     out = together(walled, PYTHON, *PROBE, *shared, ALLRANKS_PORT_RANGE=OPEN)
     assert not reports(out)
-    assert f"ALLRANKS_PORT_RANGE={OPEN} holds for the meeting only" in out
+    assert f"ALLRANKS_PORT_RANGE={OPEN} {words.PORTS_FOR_THE_MEETING}" in out
     assert "net.ipv4.ip_local_port_range" in out
-    assert "RendezvousError: rank 1 on h2: all ranks answered the roll call, but gloo" in out
+    assert f"rank 1 on h2: all ranks answered the roll call, but {words.FIREWALL}" in out
     assert "gloo listens on ports 32768-60999" in out

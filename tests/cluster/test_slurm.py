@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import words
 from geometries import PYTHON
 from jobs import PROBE, reports, wrong
 
@@ -62,7 +63,7 @@ def test_plain_python_in_a_batch_script(lab) -> None:
     out = lab.slurm.output(job)
     assert not wrong(out, "single", ["h1"]), out
     text = " ".join(out.split())
-    assert f"In Slurm job {job}, but not started by srun: a world of one." in text
+    assert f"In Slurm job {job}, {words.ONE_BATCH_PROCESS}" in text
     assert "would start the job's tasks, 4 in all" in text
 
 

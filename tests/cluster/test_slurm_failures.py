@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import words
 from geometries import PYTHON
 from jobs import ENDLESS, pids, told_by
 from slurm_cluster import slurm
@@ -111,7 +112,7 @@ def test_a_killed_task_is_named_by_all_others(killed_task) -> None:
     assert killed_task.by_rank.keys() == {0, 1, 3}
     for error in killed_task.by_rank.values():
         assert "PeerFailedError: rank 2 (pid" in error
-        assert "on h2) was killed by SIGKILL" in error
+        assert f"on h2) {words.KILLED}" in error
 
 
 def test_a_killed_task_ends_the_step(killed_task) -> None:
@@ -124,7 +125,7 @@ def test_a_host_without_slurmd_is_named(lost_hosts) -> None:
     assert "Node failure on h2" in told.srun.out
     assert told.by_rank.keys() >= {2, 3}
     for rank in (2, 3):
-        assert "PeerFailedError: rank 0" in told.by_rank[rank]
+        assert f"PeerFailedError: rank 0 {words.GONE}" in told.by_rank[rank]
 
 
 def test_a_host_without_its_cable_is_named(lost_hosts) -> None:
@@ -132,4 +133,4 @@ def test_a_host_without_its_cable_is_named(lost_hosts) -> None:
     assert told.by_rank.keys() >= {0, 1}
     for rank in (0, 1):
         assert "StalledError" in told.by_rank[rank]
-        assert "Ranks 2-3: no answer from h4" in told.by_rank[rank]
+        assert f"Ranks 2-3: {words.UNPLUGGED}" in told.by_rank[rank]

@@ -23,7 +23,8 @@ class Rank:
     def place(self) -> str:
         """Where rank 0 may host the meeting: its address, and a port that is free."""
         with socket.create_server(("", 0)) as free:
-            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+            host = ray.util.get_node_ip_address()
+            return f"{f'[{host}]' if ':' in host else host}:{free.getsockname()[1]}"
 
     def by_settings(self, rank: int, world_size: int, place: str) -> dict[str, object]:
         """Come up by what ``setup`` is given."""
@@ -36,7 +37,7 @@ class Rank:
         """Come up by the usual variables."""
         address, _, port = place.rpartition(":")
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
-        os.environ.update(MASTER_ADDR=address, MASTER_PORT=port)
+        os.environ.update(MASTER_ADDR=address.strip("[]"), MASTER_PORT=port)
         allranks.setup(cpu=True, timeout=1)
         return self.told()
 

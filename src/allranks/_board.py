@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 SET_ADDRESS = (
-    "set MASTER_ADDR, and MASTER_PORT if you like, for all ranks to the host of rank 0: `mpirun -x "
-    "MASTER_ADDR=$(hostname) ...` (Open MPI), `mpiexec -genv MASTER_ADDR $(hostname) ...` (MPICH)"
+    "set MASTER_ADDR, and MASTER_PORT if you like, for all ranks to the host of rank 0 (`mpirun -x "
+    "MASTER_ADDR=host1 ...` with Open MPI, `mpiexec -genv MASTER_ADDR host1 ...` with MPICH)"
 )
 ADVICE = (
     f"{SET_ADDRESS}; or give setup(shared_file_dir=...) a directory that all hosts share; or, "
@@ -94,7 +94,7 @@ class FileBoard:
         self._posted: Notice | None = None
 
     def own_addresses(self) -> tuple[str, ...]:
-        return _sockets.own_addresses() or (socket.gethostname(),)
+        return _sockets.own_addresses()
 
     def post(self, notice: Notice) -> None:
         self.read()  # Refuses a file that is not ours, rather than replace it.
@@ -144,7 +144,9 @@ class AgentBoard:
         self._key = key
 
     def own_addresses(self) -> tuple[str, ...]:
-        return (_sockets.address_towards(*self._agent),)
+        own = _sockets.address_towards(*self._agent)
+        # The agent's host may know itself by a name that leads to loopback.
+        return _sockets.own_addresses() if _sockets.is_loopback(own) else (own,)
 
     def post(self, notice: Notice) -> None:
         self._store.set(self._key, json.dumps(asdict(notice)))

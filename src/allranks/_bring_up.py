@@ -353,7 +353,7 @@ def _unconnected(world: World, deadline: Deadline) -> str:
     ports = f"ports {kernels[0]}-{kernels[-1]}, where the kernel lets it" if kernels else "any port"
     return (
         f"rank {world.rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
-        f"did not connect them within {deadline.seconds:g} s. gloo listens on {ports}; does a "
+        f"did not connect them within {deadline.elapsed:.3g} s. gloo listens on {ports}; does a "
         f"firewall let the hosts reach each other there? Is {GLOO_INTERFACE}={interface!r} the "
         "interface that leads to the other hosts?"
     )

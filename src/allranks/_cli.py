@@ -206,12 +206,14 @@ def env(as_json: bool, export: bool) -> None:
     With --export, a program that knows nothing but RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
     runs under any launcher:
 
-        srun bash -c 'eval "$(allranks env --export)"; exec python train.py'
+        srun bash -c 'eval "$(allranks env --export)" && exec python train.py'
     """
     try:
         world = detect(os.environ)
         exported = _exported(world) if export else ""
     except AllranksError as error:
+        if export:
+            click.echo("false")  # So that `eval "$(...)" && ...` goes no further.
         raise click.ClickException(str(error)) from error
     if export:
         click.echo(exported)
@@ -242,6 +244,12 @@ def _exported(world: World) -> str:
         raise ConfigError(
             f"launcher {world.launcher}, rank {world.rank} of {world.world_size}: nothing tells "
             f"on which host rank 0 runs: {SET_ADDRESS}."
+        )
+    if not world.master_port and ":" not in world.job and world.world_size > 1:
+        click.echo(
+            "allranks: warning: nothing tells this job from others of its launcher, so that two of "
+            "them on one host would use one port; ALLRANKS_JOB or MASTER_PORT keeps them apart.",
+            err=True,
         )
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 

@@ -23,7 +23,7 @@ def put(name: str, value: str) -> None:
 def complete(variables: Mapping[str, str]) -> None:
     """Set those variables that nobody has set."""
     for name, value in variables.items():
-        if name not in os.environ:
+        if not os.environ.get(name):
             put(name, value)
 
 

@@ -10,6 +10,7 @@ import sys
 import uuid
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks import _mpi_letter, _sockets
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from allranks._waiting import Deadline
     from allranks._world import World
 
-MESSENGER = "_mpi_letter"
-
-FAREWELL = 2.0
+FAREWELL = 5.0
 """Seconds that MPI may take to finalise; what it has told is told."""
 
 _told: dict[str, Any] = {}
@@ -33,8 +32,11 @@ _told: dict[str, Any] = {}
 
 
 def has_mpi4py() -> bool:
-    """Whether mpi4py is there; it is not imported, since that initialises MPI."""
-    return importlib.util.find_spec("mpi4py") is not None
+    """Whether mpi4py is there on this host; importing it would initialise MPI."""
+    try:
+        return importlib.util.find_spec("mpi4py") is not None
+    except ValueError:
+        return False  # Another module has taken its name.
 
 
 def completed(world: World, deadline: Deadline) -> World:
@@ -74,13 +76,13 @@ def _letter() -> str:
 
 def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> dict[str, Any]:
     try:
-        if "mpi4py.MPI" in sys.modules:  # The program has initialised MPI itself.
+        if _is_up():
             return Abandonable(lambda: _mpi_letter.exchanged(letter)).result(deadline.left)
         return _asked_by_messenger(letter, deadline)
     except StillRunning:
         raise RendezvousError(
             f"{me}: MPI did not answer within {deadline.seconds:g} s: MPI_Init, which mpi4py "
-            "calls, waits for all ranks. Did all of them reach setup()?"
+            "calls, waits for all ranks. Did all of them reach setup(), and do all have mpi4py?"
         ) from None
     except ValueError:
         raise RendezvousError(
@@ -89,9 +91,15 @@ def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> dict[str, Any]:
         ) from None
 
 
+def _is_up() -> bool:
+    """Whether the program has initialised MPI itself, and not finalised it."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return bool(mpi and mpi.Is_initialized() and not mpi.Is_finalized())
+
+
 def _asked_by_messenger(letter: str, deadline: Deadline) -> dict[str, Any]:
     with subprocess.Popen(  # noqa: S603 - it is this interpreter
-        [sys.executable, "-c", f"from allranks import {MESSENGER}; {MESSENGER}.main()"],
+        [sys.executable, "-c", Path(_mpi_letter.__file__).read_text()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -115,5 +123,7 @@ def _answer(messenger: subprocess.Popen[str], letter: str) -> str:
 
 def _inherited() -> Iterator[int]:
     """The connection to MPICH's process manager, which a child is not given unasked."""
-    with suppress(KeyError, ValueError):
-        yield int(os.environ["PMI_FD"])
+    with suppress(KeyError, ValueError, OSError):
+        connection = int(os.environ["PMI_FD"])
+        os.fstat(connection)  # A wrapper around the rank may have closed it.
+        yield connection

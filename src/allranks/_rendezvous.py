@@ -174,11 +174,13 @@ def _listen(plan: Plan, port: int) -> socket.socket:
             if not _sockets.is_foreign(error):
                 raise
             continue
-        if not _sockets.is_loopback(listener.getsockname()[0]):
+        addresses = {*plan.hosts[1:], *_sockets.addresses_of(host)}
+        if len(addresses) == 1 and not any(map(_sockets.is_loopback, addresses)):
             return listener
-        listener.close()  # The host's own name leads to loopback: others cannot come that way.
+        listener.close()  # Others may come by another address, or know this one as another's.
         return _sockets.listen("", port)
-    tell(f"warning: {', '.join(plan.hosts)} is no address of this host; listening on all of them")
+    told = "is not known to be an address of this host; listening on all that it has"
+    tell(f"warning: {', '.join(plan.hosts)} {told}")
     return _sockets.listen("", port)
 
 

@@ -58,7 +58,7 @@ class Record:
         pid_space: tells in which hosts and containers process ids mean the same.
         device: the device it uses, or None where it is not chosen yet.
         device_uuid: the identity of a CUDA device, or None.
-        versions: of Python, torch and allranks.
+        versions: of Python and torch.
         error: why this rank cannot take part, or None.
         address: its host's numeric address on the route to rank 0's store; None where it hosts
             the store itself, or where no connection leads there.

@@ -11,7 +11,10 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 
 DOCUMENTATION = ("192.0.2.1", "2001:db8::1")
-"""Addresses that no host has (RFC 5737, RFC 3849): the route to them is the default route."""
+"""Addresses that hardly any host has (RFC 5737, RFC 3849): the default route leads to them."""
+
+LINK_LOCAL = ("fe80:", "169.254.")
+"""What addresses begin with that mean nothing beyond one cable."""
 
 SIOCGIFADDR = 0x8915
 """Linux's request for an interface's IPv4 address, netdevice(7)."""
@@ -80,8 +83,8 @@ def is_taken(error: OSError) -> bool:
 
 
 def is_foreign(error: OSError) -> bool:
-    """Whether binding failed because the address is another host's."""
-    return error.errno == errno.EADDRNOTAVAIL
+    """Whether binding failed because the address is another host's, or the name is unknown."""
+    return error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
 
 
 def holder(port: int) -> str:
@@ -115,15 +118,28 @@ def address_towards(host: str, port: int) -> str:
 
 
 def own_addresses() -> tuple[str, ...]:
-    """This host's numeric addresses that other hosts may reach: its name's, then its routes'."""
-    found: list[str] = []
-    with suppress(OSError):
-        named = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-        found += [str(address[0]) for *_, address in named]
+    """This host's numeric addresses that other hosts may reach, likeliest first.
+
+    Those of its name, of its default routes, and of its interfaces; where it has no other, its
+    loopback address, since it can have no peers elsewhere.
+    """
+    found = addresses_of(socket.gethostname())
     for far in DOCUMENTATION:
         with suppress(OSError):
             found.append(address_towards(far, 9))
-    return tuple(dict.fromkeys(address for address in found if not is_loopback(address)))
+    found += filter(None, map(_ipv4_of, _interfaces()))
+    found += [socket.inet_ntop(socket.AF_INET6, address) for address in _ipv6_interfaces()]
+    usable = [a for a in found if not is_loopback(a) and not a.startswith(LINK_LOCAL)]
+    return tuple(dict.fromkeys(usable)) or (LOOPBACK,)
+
+
+def addresses_of(host: str) -> list[str]:
+    """The numeric addresses that a name means on this host; none where it is unknown."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        return []
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def interface_of(address: str) -> str | None:

@@ -138,7 +138,9 @@ C10D = ("--rdzv-backend=c10d", "--rdzv-endpoint=h1:29400")
 STATIC = ("--node-rank={node}", "--master-addr=h1", "--master-port=29500")
 LAST = ("h3", "h3", "h1", "h2")
 PER_NODE = ("--nnodes=2", "--nproc-per-node=2", *C10D, "--rdzv-id=per-node")
-ALLOCATION = salloc("-N2", "-n4", "--ntasks-per-node=2")
+# The last job may not have left its hosts yet, and Slurm would take others.
+ON_TWO = ("-N2", "-w", "h1,h2")
+ALLOCATION = salloc(*ON_TWO, "-n4", "--ntasks-per-node=2")
 ON_H1 = {"MASTER_ADDR": "h1"}
 NAMED = "MASTER_ADDR=h1"
 
@@ -153,14 +155,14 @@ GEOMETRIES = (
         "torchrun",
         "one per node under srun",
         TWO,
-        salloc("-N2", "--ntasks-per-node=1")("srun", *TORCHRUN, *PER_NODE),
+        salloc(*ON_TWO, "--ntasks-per-node=1")("srun", *TORCHRUN, *PER_NODE),
     ),
     Geometry("slurm", "4 hosts, 1 task each", ("h1", "h2", "h3", "h4"), srun("-N4", "-n4")),
-    Geometry("slurm", "2 hosts, 2 tasks each", TWO, srun("-N2", "-n4", "--ntasks-per-node=2")),
-    Geometry("slurm", "1 host, 4 tasks", ONE, srun("-N1", "-n4")),
-    Geometry("slurm", "2 hosts, 3 tasks", ("h1", "h1", "h2"), srun("-N2", "-n3")),
+    Geometry("slurm", "2 hosts, 2 tasks each", TWO, srun(*ON_TWO, "-n4", "--ntasks-per-node=2")),
+    Geometry("slurm", "1 host, 4 tasks", ONE, srun("-N1", "-n4", "-wh1")),
+    Geometry("slurm", "2 hosts, 3 tasks", ("h1", "h1", "h2"), srun(*ON_TWO, "-n3")),
     Geometry(
-        "slurm", "2 hosts, -m cyclic", ("h1", "h2", "h1", "h1"), srun("-N2", "-n4", "-mcyclic")
+        "slurm", "2 hosts, -m cyclic", ("h1", "h2", "h1", "h1"), srun(*ON_TWO, "-n4", "-mcyclic")
     ),
     Geometry(
         "slurm",
@@ -175,10 +177,16 @@ GEOMETRIES = (
         salloc("-N4", "--ntasks-per-node=2")("srun", "-N2", "-n4", "-w", "h3,h4", PYTHON),
     ),
     Geometry(
-        "slurm", "a heterogeneous job", ("h1", "h2", "h3"), srun("-N1", "-n1", ":", "-N2", "-n2")
+        "slurm",
+        "a heterogeneous job",
+        ("h1", "h2", "h3"),
+        srun("-N1", "-n1", "-wh1", ":", "-N2", "-n2", "-wh2,h3"),
     ),
     Geometry(
-        "slurm", "2 hosts, --mpi=pmi2", TWO, srun("-N2", "-n4", "--mpi=pmi2", "--ntasks-per-node=2")
+        "slurm",
+        "2 hosts, --mpi=pmi2",
+        TWO,
+        srun(*ON_TWO, "-n4", "--mpi=pmi2", "--ntasks-per-node=2"),
     ),
     *(
         geometry

@@ -34,6 +34,10 @@ exec sleep infinity
 """
 
 
+GRACE = 5.0
+"""Seconds that a command has to end when it is asked to."""
+
+
 @dataclass
 class Ended:
     """How a command ended on a host.
@@ -57,19 +61,27 @@ class Running:
     began: float = field(default_factory=time.monotonic)
 
     def ended(self, timeout: float = 60) -> Ended:
-        """Wait for the end; what has not ended by then is killed, and shown."""
+        """Wait for the end; what has not ended by then is ended, and shown."""
         try:
             out, _ = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            self.kill()
-            out, _ = self.process.communicate()
-            raise TimeoutError(f"still running after {timeout} s:\n{out}") from None
+            raise TimeoutError(f"still running after {timeout} s:\n{self.cut_short()}") from None
         return Ended(self.process.returncode, out, time.monotonic() - self.began)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send the command a signal; ``nsenter`` waits for it, so that no zombie is left."""
         with contextlib.suppress(IndexError, OSError):
             os.kill(child_of(self.process.pid), number)
+
+    def cut_short(self) -> str:
+        """Ask the command to end, or else kill all of its session; what was written."""
+        self.kill(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.communicate(timeout=GRACE)[0]
+        for pid in of_session(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return self.process.communicate(timeout=GRACE)[0]
 
     def stop(self) -> None:
         """End the command, and wait for its end."""
@@ -84,8 +96,7 @@ def all_ended(running: list[Running], timeout: float = 60) -> list[Ended]:
     finally:
         for each in running:
             if each.process.poll() is None:
-                each.kill()
-                each.process.communicate()
+                each.cut_short()
 
 
 @dataclass
@@ -124,6 +135,7 @@ class Host:
                 stderr=subprocess.STDOUT,
                 text=True,
                 env={**plain_environ(), **(environ or {})},
+                start_new_session=True,
             )
         )
 
@@ -168,6 +180,17 @@ class Network:
 def child_of(pid: int) -> int:
     """The first child of a process."""
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def of_session(leader: int) -> list[int]:
+    """The processes of a session, on whichever host, by their ids here."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                found.append(int(path.parent.name))
+    return found
 
 
 def plain_environ() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hosts import Ended, Network, Running
+    from hosts import Ended, Network
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = REPOSITORY / ".venv-ray" / "bin" / "python"
@@ -73,14 +73,9 @@ def ray(base: Path, net: Network) -> Iterator[Ray]:
             ray_start = (str(PYTHON), "-m", "ray.scripts.scripts", "start", *common, memory)
             script = f'exec "$0" "$@" > {log} 2>&1'
             node = host.start("sh", "-c", script, *ray_start, *options, environ=environ)
-            stack.callback(_stop, node)
+            stack.callback(node.cut_short)
             _await_node(log)
         yield Ray(net, environ)
-
-
-def _stop(node: Running) -> None:
-    node.kill()
-    node.process.communicate()
 
 
 def _await_node(log: Path) -> None:

@@ -67,6 +67,25 @@ def test_a_program_that_uses_mpi4py_itself_keeps_it(lab, tmp_path) -> None:
     assert ended.out.count("BOTH") == 2
 
 
+def test_what_mpi_prints_is_no_answer(lab, tmp_path) -> None:
+    """Some MPIs greet on standard output."""
+    script = tmp_path / "loud.py"
+    greets = tmp_path / "mpi4py"
+    greets.mkdir()
+    (greets / "__init__.py").write_text("print('[0] MPI startup(): hello', flush=True)\n")
+    (greets / "MPI.py").write_text(
+        "import os\n"
+        "class COMM_WORLD:\n"
+        "    Get_rank = lambda: int(os.environ['OMPI_COMM_WORLD_RANK'])\n"
+        "    Get_size = lambda: 2\n"
+        '    bcast = lambda text, root: \'{"addresses": ["h1"], "nonce": "1"}\'\n'
+    )
+    script.write_text("import allranks\nallranks.setup(cpu=True)\nprint('UP', flush=True)\n")
+    environ = {"PYTHONPATH": str(tmp_path)}
+    ended = lab.mpi.start("openmpi", TWO, (PYTHON, str(script)), environ).ended()
+    assert ended.out.count("UP") == 2, ended.out
+
+
 def test_a_second_world_does_without_mpi(lab, tmp_path) -> None:
     script = tmp_path / "twice.py"
     script.write_text(

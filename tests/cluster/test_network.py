@@ -110,13 +110,23 @@ def test_gloo_listens_on_the_interface_that_leads_to_the_others(astray) -> None:
 
 
 def test_torchrun_on_hosts_whose_names_mean_loopback(astray) -> None:
-    """Only torchrun must be told who is first: by its name, no host is 10.77.0.1."""
-    options = ("--nnodes=2", "--nproc-per-node=2", "--master-addr=10.77.0.1", "--master-port=29400")
-    running = [
-        host.start(*TORCHRUN, *options, f"--node-rank={node}", *PROBE)
-        for node, host in enumerate(astray.hosts)
-    ]
-    assert total("".join(ended.out for ended in all_ended(running))) == 10
+    """The agent's host knows itself by 127.0.1.1, where no other host finds rank 0."""
+    assert total(torchrun(astray, 29400)) == 10
+
+
+def test_a_shared_directory_between_hosts_whose_names_mean_loopback(astray, tmp_path) -> None:
+    """They have no default route either: only their interfaces tell their addresses."""
+    shared = ("init_method=file", f"shared_file_dir={tmp_path}")
+    assert total(together(astray, PYTHON, *PROBE, *shared)) == 3
+
+
+def test_rank_0_whose_own_name_is_not_known_yet(tmp_path) -> None:
+    """As in a pod whose name has not come into DNS."""
+    with network(tmp_path, numbered(2)) as net:
+        (tmp_path / "hosts.h1").write_text("127.0.0.1 localhost\n")
+        out = together(net, PYTHON, *PROBE, MASTER_ADDR="h1", MASTER_PORT="29400")
+    assert total(out) == 3
+    assert "h1 is not known to be an address of this host" in out
 
 
 def test_ipv6_alone(ipv6) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import words
-from geometries import PYTHON
+from geometries import ON_TWO, PYTHON
 from jobs import PROBE, reports, wrong
 
 pytestmark = pytest.mark.timeout(120)
@@ -18,7 +18,7 @@ def test_two_steps_of_one_job_at_once(lab) -> None:
     base = lab.slurm.base
     step = f"srun --exact --mem=100 -N2 -n2 {LINE}"
     both = f"{step} > {base}/a & {step} > {base}/b & wait -n && wait -n"
-    ended = lab.slurm.run("salloc", "-N2", "-n4", "bash", "-c", both)
+    ended = lab.slurm.run("salloc", *ON_TWO, "-n4", "bash", "-c", both)
     assert ended.code == 0, ended.out
     told = {name: (base / name).read_text() for name in "ab"}
     for out in told.values():
@@ -59,7 +59,7 @@ def test_a_requeued_job(lab) -> None:
 
 def test_plain_python_in_a_batch_script(lab) -> None:
     """A world of one, and a note that says what srun would do."""
-    job = lab.slurm.sbatch(f"{LINE}; {PYTHON} -m allranks._cli env", "-N2", "-n4")
+    job = lab.slurm.sbatch(f"{LINE}; {PYTHON} -m allranks._cli env", *ON_TWO, "-n4")
     out = lab.slurm.output(job)
     assert not wrong(out, "single", ["h1"]), out
     text = " ".join(out.split())
@@ -81,7 +81,7 @@ dist.destroy_process_group()
 def test_a_program_that_knows_only_env_runs_under_srun(lab, tmp_path) -> None:
     script = tmp_path / "env_only.py"
     script.write_text(ENV_ONLY)
-    exported = f'eval "$({PYTHON} -m allranks._cli env --export)"; exec {PYTHON} {script}'
+    exported = f'eval "$({PYTHON} -m allranks._cli env --export)" && exec {PYTHON} {script}'
     ended = lab.slurm.run("srun", "-N2", "-n4", "bash", "-c", exported)
     assert ended.code == 0, ended.out
     assert ended.out.count("SUM 4.0") == 4, ended.out

@@ -11,6 +11,7 @@ import pytest
 
 import words
 from geometries import PYTHON
+from hosts import network, numbered
 from jobs import ENDLESS, pids, told_by
 from slurm_cluster import slurm
 
@@ -71,9 +72,12 @@ def end_of(job: Job) -> Told:
 
 
 @pytest.fixture(scope="module")
-def cluster(net, tmp_path_factory) -> Iterator[Slurm]:
-    """A cluster of its own, which comes to harm."""
-    with slurm(tmp_path_factory.mktemp("slurm"), net) as running:
+def cluster(tmp_path_factory) -> Iterator[Slurm]:
+    """A cluster on hosts of its own, which come to harm."""
+    with (
+        network(tmp_path_factory.mktemp("hosts"), numbered(4)) as net,
+        slurm(tmp_path_factory.mktemp("slurm"), net) as running,
+    ):
         yield running
 
 

@@ -13,7 +13,7 @@ from allranks._alarm import GLOO_LOST
 from allranks._bulletin import UP, unless_lost
 from allranks._headers import CHECK
 from allranks._lookout import Post
-from allranks._plan import Plan, nth, plan
+from allranks._plan import MPI, Plan, nth, plan
 from allranks._rendezvous import Meeting, Route, meet
 from allranks._rollcall import LINGER, Layout, Record, RollCall, tell
 from allranks._settings import DEFAULT_STALL_AFTER, Settings
@@ -167,7 +167,7 @@ def _first_plan(wanted: Settings, found: World) -> Plan:
         wanted.shared_file_dir,
         wanted.array_job_num,
         port_range=_ports.allowed(os.environ),
-        has_mpi4py=_mpi.has_mpi4py(),
+        has_mpi4py=found.launcher in MPI and _mpi.has_mpi4py(),
     )
 
 

@@ -43,9 +43,6 @@ def local_world(ranks: int) -> Iterator[list[dict[str, str]]]:
                 "WORLD_SIZE": str(ranks),
                 "LOCAL_RANK": str(rank),
                 "LOCAL_WORLD_SIZE": str(ranks),
-                "GROUP_RANK": "0",
-                "NODE_RANK": "0",
-                "GROUP_WORLD_SIZE": "1",
                 "MASTER_ADDR": _sockets.LOOPBACK,
                 "MASTER_PORT": str(_sockets.port_of(port)),
             }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import uuid
 from contextlib import suppress
@@ -19,6 +18,7 @@ from allranks._waiting import Abandonable, StillRunning
 from allranks.errors import ConfigError, RendezvousError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
     from allranks._waiting import Deadline
@@ -98,6 +98,8 @@ def _is_up() -> bool:
 
 
 def _asked_by_messenger(letter: str, deadline: Deadline) -> dict[str, Any]:
+    import subprocess
+
     with subprocess.Popen(  # noqa: S603 - it is this interpreter
         [sys.executable, "-c", Path(_mpi_letter.__file__).read_text()],
         stdin=subprocess.PIPE,

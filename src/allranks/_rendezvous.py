@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -150,7 +150,10 @@ def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     """Host the store at the first port of the plan that is free."""
     for port in plan.ports:
         try:
-            return _serve(_listen(plan, port), deadline)
+            meeting = _serve(_listen(plan, port), deadline)
+            if plan.one_host:
+                return meeting
+            return replace(meeting, place=str(Address(plan.hosts[0], port)))
         except OSError as error:
             if not _sockets.is_taken(error):
                 raise RendezvousError(

@@ -254,7 +254,7 @@ def _write_names(
 @contextlib.contextmanager
 def _host(base: Path, name: str, address: str, port: str) -> Iterator[Host]:
     unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
-    boot = ["setpriv", "--pdeathsig", "TERM", *unshare, "sh", "-c", BOOT, "sh", name, str(base)]
+    boot = ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", BOOT, "sh", name, str(base)]
     with subprocess.Popen(boot, stdout=subprocess.PIPE, text=True) as holder:
         try:
             if holder.stdout is None or holder.stdout.readline() != "booted\n":

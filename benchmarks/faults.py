@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from faults_worker import FAULTS, RENDEZVOUS, STALL_AFTER, TIMEOUT, VICTIM
 from rich.console import Console
 from rich.progress import track
-from startup_tables import Grid, machine
+from startup_tables import Grid, machine, put_into
 
 from allranks import _sockets
 
@@ -72,8 +72,6 @@ EXPECTED: dict[str, tuple[str, float, bool]] = {
 """What allranks must say of each fault, within how many seconds, and whether the job goes on."""
 
 ERROR = re.compile(r"(\[rank\d\]: )?[\w.]+(Error|Interrupt)\b")
-
-BEGIN, END = "<!-- the table: make faults -->\n", "<!-- the end of the table -->\n"
 
 
 @dataclass
@@ -273,20 +271,12 @@ def main() -> None:
     grid = Grid("", ("fault", "plain torch says", "after", "allranks says", "after"), tuple(rows))
     Console(width=200).print(grid.rich())
     if options.markdown:
-        write(options.markdown, grid)
+        method = (
+            f"Measured on {machine()}; 4 ranks, gloo; the group's timeout is "
+            f"{TIMEOUT.total_seconds():g} s, `stall_after` is {STALL_AFTER.total_seconds():g} s."
+        )
+        put_into(options.markdown, grid, "make faults", method)
     sys.exit("\n".join(wrong) or None)
-
-
-def write(page: Path, grid: Grid) -> None:
-    """Put the table where the page has its mark."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    method = (
-        f"Measured on {machine()}; 4 ranks, gloo; the group's timeout is "
-        f"{TIMEOUT.total_seconds():g} s, `stall_after` is {STALL_AFTER.total_seconds():g} s.\n\n"
-    )
-    lines = [f"| {' | '.join(row)} |" for row in (grid.head, ("---",) * len(grid.head), *grid.rows)]
-    page.write_text(f"{before}{BEGIN}{method}{chr(10).join(lines)}\n{END}{after}")
 
 
 if __name__ == "__main__":

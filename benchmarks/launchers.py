@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import track
-from startup_tables import Grid, machine
+from startup_tables import Grid, machine, put_into
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "cluster"))
 
@@ -45,7 +45,6 @@ DEADLINE = 25.0
 """Seconds after which a job is ended."""
 
 LONGEST = 110
-BEGIN, END = "<!-- the table: benchmarks/launchers.py -->\n", "<!-- the end of the table -->\n"
 
 ERROR = re.compile(r"^(?:\[rank\d+\]: )?(?:[\w.]+\.)?(\w+(?:Error|Exception): .*)$", re.MULTILINE)
 
@@ -108,18 +107,10 @@ def main() -> None:
     grid = Grid("", ("launcher", "geometry", *PROGRAMS), tuple(rows))
     Console(width=200).print(grid.rich())
     if options.markdown:
-        write(options.markdown, grid)
+        peers = ", ".join(f"{name} {version(name)}" for name in ("lightning-fabric", "accelerate"))
+        method = f"Measured on {machine()}, {peers}; gloo."
+        put_into(options.markdown, grid, "benchmarks/launchers.py", method)
     sys.exit("\n".join(" ".join(row[:3]) for row in rows if not row[2].endswith(" s")) or None)
-
-
-def write(page: Path, grid: Grid) -> None:
-    """Put the table where the page has its mark."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    peers = ", ".join(f"{name} {version(name)}" for name in ("lightning-fabric", "accelerate"))
-    method = f"Measured on {machine()}, {peers}; gloo.\n\n"
-    lines = [f"| {' | '.join(row)} |" for row in (grid.head, ("---",) * len(grid.head), *grid.rows)]
-    page.write_text(f"{before}{BEGIN}{method}{chr(10).join(lines)}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from startup_job import Sample
 
@@ -140,6 +141,15 @@ class Results:
     def _grid(self, title: str, rows: Sequence[tuple[str, ...]]) -> Grid:
         head = tuple(f"{n} rank{'s' if n > 1 else ''}" for n in self.ranks)
         return Grid(title, ("", *head), tuple(rows))
+
+
+def put_into(page: Path, grid: Grid, mark: str, method: str) -> None:
+    """Put a table, and how it was made, where a page has its mark."""
+    begin, end = f"<!-- the table: {mark} -->\n", "<!-- the end of the table -->\n"
+    before, _, rest = page.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    lines = [f"| {' | '.join(row)} |" for row in (grid.head, ("---",) * len(grid.head), *grid.rows)]
+    page.write_text(f"{before}{begin}{method}\n\n{chr(10).join(lines)}\n{end}{after}")
 
 
 def machine() -> str:

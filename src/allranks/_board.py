@@ -118,7 +118,7 @@ class FileBoard:
         if not text:
             return None  # As tempfile makes them.
         try:
-            return notice_in(text)
+            return _notice(text)
         except (ValueError, TypeError) as error:
             raise self._not_ours(error) from error
 
@@ -154,13 +154,12 @@ class AgentBoard:
     def read(self) -> Notice | None:
         if not self._store.check([self._key]):
             return None
-        return notice_in(self._store.get(self._key))
+        return _notice(self._store.get(self._key))
 
     def take_down(self) -> None:
         """Nothing to do: the agent's store goes with the agent."""
 
 
-def notice_in(text: str | bytes | bytearray) -> Notice:
-    """The notice that a text carries, as JSON."""
+def _notice(text: str | bytes) -> Notice:
     fields = json.loads(text)
     return Notice(**{**fields, "addresses": tuple(fields["addresses"])})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,14 +49,12 @@ class Geometry:
         name: what it is called in the table.
         hosts: the host of each rank, by rank.
         start: starts a script there.
-        settings: what the script must set, since the launcher tells too little.
     """
 
     launcher: str
     name: str
     hosts: tuple[str, ...]
     start: Start
-    settings: str = field(default="")
 
     def __str__(self) -> str:
         return f"{self.launcher}: {self.name}"
@@ -193,14 +191,13 @@ GEOMETRIES = (
         for kind in ("openmpi", "mpich")
         for geometry in (
             Geometry(kind, "1 host", ONE[:2], mpirun(kind, h1=2)),
-            Geometry(kind, "2 hosts", TWO, mpirun(kind, ON_H1, h1=2, h2=2), NAMED),
+            Geometry(kind, "2 hosts", TWO, mpirun(kind, ON_H1, h1=2, h2=2)),
             Geometry(kind, "2 hosts, mpi4py", TWO, with_mpi4py(kind, h1=2, h2=2)),
             Geometry(
                 kind,
                 "2 hosts, a shared directory",
                 TWO,
                 with_shared_directory(kind, h1=2, h2=2),
-                "shared_file_dir",
             ),
         )
     ),
@@ -209,13 +206,11 @@ GEOMETRIES = (
         "in a Slurm allocation",
         TWO,
         ALLOCATION("mpirun.openmpi", "--allow-run-as-root", "-x", NAMED, PYTHON),
-        NAMED,
     ),
     Geometry(
         "mpich",
         "in a Slurm allocation",
         TWO,
         ALLOCATION("mpiexec.hydra", "-genv", "MASTER_ADDR", "h1", PYTHON),
-        NAMED,
     ),
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 NAMESPACES = ("--net", "--uts", "--mount", "--ipc", "--pid")
 
@@ -83,10 +83,16 @@ class Running:
                 os.kill(pid, signal.SIGKILL)
         return self.process.communicate(timeout=GRACE)[0]
 
-    def stop(self) -> None:
-        """End the command, and wait for its end."""
-        self.kill(signal.SIGTERM)
-        self.ended(10)
+
+def wait_until(
+    condition: Callable[[], object], seconds: float, otherwise: Callable[[], object]
+) -> None:
+    """Wait until something holds; where it does not in time, raise what can be said of it."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"it did not come to pass within {seconds:g} s: {otherwise()}")
+        time.sleep(0.05)
 
 
 def all_ended(running: list[Running], timeout: float = 60) -> list[Ended]:
@@ -145,9 +151,9 @@ class Host:
         """Run a command to its end."""
         return self.start(*command, environ=environ).ended(timeout)
 
-    def must(self, *command: str, timeout: float = 60) -> str:
+    def must(self, *command: str, environ: Mapping[str, str] | None = None) -> str:
         """What a command writes that must succeed."""
-        ended = self.run(*command, timeout=timeout)
+        ended = self.run(*command, environ=environ)
         if ended.code:
             raise RuntimeError(f"{' '.join(command)} left with {ended.code}:\n{ended.out}")
         return ended.out

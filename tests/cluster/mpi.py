@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hosts import Network, Running
+from hosts import Network, Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,10 +100,10 @@ def mpi(base: Path, net: Network) -> Iterator[Mpi]:
     script.chmod(0o755)
     with contextlib.ExitStack() as stack:
         for host in net.hosts:
-            stack.callback(host.start(sys.executable, str(RSH), "--serve", str(base)).stop)
-        end = time.monotonic() + 10
-        while not all((base / host.name).exists() for host in net.hosts):
-            if time.monotonic() > end:
-                raise TimeoutError(f"no remote shell: {list(base.iterdir())}")
-            time.sleep(0.02)
+            stack.callback(host.start(sys.executable, str(RSH), "--serve", str(base)).cut_short)
+        wait_until(
+            lambda: all((base / host.name).exists() for host in net.hosts),
+            10,
+            lambda: f"no remote shell: {list(base.iterdir())}",
+        )
         yield Mpi(net, base)

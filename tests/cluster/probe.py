@@ -15,8 +15,7 @@ from dataclasses import asdict
 began = time.monotonic()
 
 import allranks  # noqa: E402 - the import is part of the time
-
-MARK = "REPORT "
+from jobs import MARK  # noqa: E402
 
 
 def settings() -> dict[str, object]:

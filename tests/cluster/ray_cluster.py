@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sysconfig
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hosts import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,7 @@ def ray(base: Path, net: Network) -> Iterator[Ray]:
     with contextlib.ExitStack() as stack:
         for host, options in zip(net.hosts[:2], (head, joins), strict=True):
             log = base / f"{host.name}.log"
+            log.touch()
             common = (f"--node-ip-address={host.address}", "--num-cpus=2", "--block")
             memory = "--object-store-memory=100000000"
             ray_start = (str(PYTHON), "-m", "ray.scripts.scripts", "start", *common, memory)
@@ -79,8 +81,4 @@ def ray(base: Path, net: Network) -> Iterator[Ray]:
 
 
 def _await_node(log: Path) -> None:
-    end = time.monotonic() + READY
-    while not log.exists() or "Ray runtime started" not in log.read_text():
-        if time.monotonic() > end:
-            raise TimeoutError(f"Ray did not come up: {log.read_text() if log.exists() else ''}")
-        time.sleep(0.1)
+    wait_until(lambda: "Ray runtime started" in log.read_text(), READY, log.read_text)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hosts import Ended, Network, Running
+from hosts import Ended, Network, Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,10 +90,7 @@ class Slurm:
 
     def must(self, *command: str) -> str:
         """What a command writes that must succeed."""
-        ended = self.run(*command)
-        if ended.code:
-            raise RuntimeError(f"{' '.join(command)} left with {ended.code}:\n{ended.out}")
-        return ended.out
+        return self.net[0].must(*command, environ=self.environ)
 
     def sbatch(self, script: str, *options: str) -> str:
         """Submit a batch script, and give the job's id."""
@@ -106,11 +102,11 @@ class Slurm:
 
     def output(self, job: str, timeout: float = 60) -> str:
         """What a batch job wrote, once it is done; of all its elements, if it is an array."""
-        end = time.monotonic() + timeout
-        while not (state := self.state(job)) <= {"COMPLETED"}:
-            if time.monotonic() > end:
-                raise TimeoutError(f"job {job} is still there ({state}):\n{self._written(job)}")
-            time.sleep(0.1)
+        wait_until(
+            lambda: self.state(job) <= {"COMPLETED"},
+            timeout,
+            lambda: f"job {job} is {self.state(job)}:\n{self._written(job)}",
+        )
         return self._written(job)
 
     def _written(self, job: str) -> str:
@@ -127,17 +123,16 @@ class Slurm:
         A host refuses to start a job again in the very second in which it was stopped.
         """
         self.must("scontrol", "requeue", job)
-        while "PENDING" not in self.state(job):
-            time.sleep(0.1)
+        wait_until(lambda: "PENDING" in self.state(job), READY, lambda: self.state(job))
         self.must("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
     def wait_for(self, job: str, text: str, times: int, timeout: float = 60) -> None:
         """Wait until a batch job has written a text so many times."""
-        end = time.monotonic() + timeout
-        while self._written(job).count(text) < times:
-            if time.monotonic() > end:
-                raise TimeoutError(f"job {job} wrote no {text!r}:\n{self._written(job)}")
-            time.sleep(0.1)
+        wait_until(
+            lambda: self._written(job).count(text) >= times,
+            timeout,
+            lambda: f"job {job} wrote no {text!r}:\n{self._written(job)}",
+        )
 
 
 @contextlib.contextmanager
@@ -153,13 +148,13 @@ def slurm(base: Path, net: Network) -> Iterator[Slurm]:
     with contextlib.ExitStack() as stack:
         munge = [f"--{name}-file={base}/munge.{name}" for name in ("key", "pid", "log", "seed")]
         munge += ["--foreground", "--force", f"--socket={base}/munge.socket"]
-        stack.callback(net[0].start("munged", *munge).stop)
-        _await_file(base / "munge.socket")
+        stack.callback(net[0].start("munged", *munge).cut_short)
+        wait_until((base / "munge.socket").exists, READY, lambda: "munged made no socket")
         cluster = Slurm(net, base, {})
-        stack.callback(cluster.start("slurmctld", "-D").stop)
+        stack.callback(cluster.start("slurmctld", "-D").cut_short)
         for host in net.hosts:
             cluster.daemons[host.name] = host.start("slurmd", "-D", environ=cluster.environ)
-            stack.callback(cluster.daemons[host.name].stop)
+            stack.callback(cluster.daemons[host.name].cut_short)
         _await_nodes(cluster)
         yield cluster
 
@@ -176,19 +171,10 @@ def _configure(base: Path, names: list[str]) -> None:
     os.close(key)
 
 
-def _await_file(path: Path) -> None:
-    end = time.monotonic() + READY
-    while not path.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{path} did not appear")
-        time.sleep(0.01)
-
-
 def _await_nodes(cluster: Slurm) -> None:
-    end = time.monotonic() + READY
     command = ("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N")
-    while len((seen := cluster.run(*command).out).split()) < len(cluster.net.hosts):
-        if time.monotonic() > end:
-            log = (cluster.base / "slurmctld.log").read_text()
-            raise TimeoutError(f"not all nodes are idle: {seen}\n{log}")
-        time.sleep(0.1)
+    wait_until(
+        lambda: len(cluster.run(*command).out.split()) == len(cluster.net.hosts),
+        READY,
+        (cluster.base / "slurmctld.log").read_text,
+    )

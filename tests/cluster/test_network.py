@@ -85,7 +85,6 @@ def walled(tmp_path_factory) -> Iterator[Network]:
 
 LISTENERS = """
 import allranks, json, os, subprocess
-import torch.distributed as dist
 with allranks.session(cpu=True, rendezvous_timeout=40):
     allranks.all_reduce(1)
     rows = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()

@@ -6,6 +6,7 @@ import pytest
 
 import words
 from geometries import ON_TWO, PYTHON
+from hosts import all_ended
 from jobs import PROBE, reports, wrong
 
 pytestmark = pytest.mark.timeout(120)
@@ -29,8 +30,7 @@ def test_two_steps_of_one_job_at_once(lab) -> None:
 
 def test_two_jobs_share_a_host(lab) -> None:
     running = [lab.slurm.start("srun", "-N2", "-n2", "-w", "h1,h2", PYTHON, *PROBE) for _ in "ab"]
-    for job in running:
-        ended = job.ended()
+    for ended in all_ended(running):
         assert ended.code == 0, ended.out
         assert not wrong(ended.out, "slurm", ["h1", "h2"]), ended.out
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ import pytest
 
 import words
 from geometries import PYTHON
-from hosts import network, numbered
+from hosts import network, numbered, wait_until
 from jobs import ENDLESS, pids, told_by
 from slurm_cluster import slurm
 
@@ -43,12 +41,8 @@ class Job:
 
     def pids(self, timeout: float = 60) -> dict[int, int]:
         """The ranks' process ids, once all run."""
-        end = time.monotonic() + timeout
-        while len(found := pids(self.written())) < 4:
-            if time.monotonic() > end:
-                raise TimeoutError(self.written())
-            time.sleep(0.1)
-        return found
+        wait_until(lambda: len(pids(self.written())) == 4, timeout, self.written)
+        return pids(self.written())
 
 
 def begun(cluster: Slurm, logs: Path, hosts: str) -> Job:
@@ -97,19 +91,14 @@ def lost_hosts(cluster, tmp_path_factory, killed_task) -> tuple[Told, Told]:
     )
     without_daemon.pids(), without_cable.pids()
     cluster.daemons["h2"].kill()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(cluster.net.cut(cluster.net[3]))
+    with cluster.net.cut(cluster.net[3]):
         without_cable.srun.ended(90)
         without_daemon.srun.ended(90)
-        wait_for_orphans(without_daemon)
+        # Ranks that srun has lost sight of end by themselves.
+        wait_until(
+            lambda: told_by(without_daemon.written()).keys() >= {2, 3}, 30, without_daemon.written
+        )
     return end_of(without_daemon), end_of(without_cable)
-
-
-def wait_for_orphans(job: Job) -> None:
-    """Ranks that srun has lost sight of end by themselves."""
-    end = time.monotonic() + 30
-    while not {2, 3} <= told_by(job.written()).keys() and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 def test_a_killed_task_is_named_by_all_others(killed_task) -> None:

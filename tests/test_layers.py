@@ -14,6 +14,7 @@ PACKAGE = Path(allranks.__file__).parent
 LAYERS = (
     (
         "errors",
+        "_elf",
         "_hostlist",
         "_mpi_letter",
         "_huge_pages",
@@ -50,6 +51,7 @@ LAYERS = (
         "_bulletin",
     ),
     (
+        "_bind",
         "_mpi",
         "_plan",
         "_groups",

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from allranks import _devices, _environ, _flight, _groups, _mpi, _ports, _processes, _sockets
+from allranks import _bind, _devices, _environ, _flight, _groups, _mpi, _ports, _processes, _sockets
 from allranks._alarm import GLOO_LOST
 from allranks._bulletin import UP, unless_lost
 from allranks._headers import CHECK
@@ -284,21 +284,23 @@ def _prepare_gloo(layout: Layout, world_size: int) -> None:
         interface = _sockets.interface_of(address) if address else None
         if interface:
             _environ.put(GLOO_INTERFACE, interface)
-    if layout.num_nodes > 1 and layout.local_rank == 0:
-        _warn_of_ports()
+    if layout.num_nodes > 1:
+        _keep_to_the_range(layout.local_rank)
     if world_size >= LAZY_PAIRS and GLOO_LAZY not in os.environ:
         _environ.put(GLOO_LAZY, "1")
 
 
-def _warn_of_ports() -> None:
-    """The kernel chooses the ports that gloo and NCCL listen on, and only root tells it which."""
+def _keep_to_the_range(local_rank: int) -> None:
+    """Else gloo and NCCL listen on ports that the kernel chooses."""
     asked, kernels = _ports.allowed(os.environ), _ports.of_the_kernel()
-    if asked and kernels and not (kernels[0] in asked and kernels[-1] in asked):
+    if not asked or (kernels and kernels[0] in asked and kernels[-1] in asked):
+        return
+    if not _bind.keep_to_the_range() and local_rank == 0:
         tell(
-            f"warning: {_ports.PORT_RANGE}={asked[0]}-{asked[-1]} holds for the meeting only: gloo "
-            f"and NCCL listen on ports that the kernel chooses, {kernels[0]}-{kernels[-1]} on this "
-            "host. If a firewall lets nothing else through, have net.ipv4.ip_local_port_range set "
-            "to the same range."
+            f"warning: {_ports.PORT_RANGE}={asked[0]}-{asked[-1]} holds for the meeting only: this "
+            "build of torch is another than expected, and gloo listens on ports that the kernel "
+            "chooses. If a firewall lets nothing else through, have net.ipv4.ip_local_port_range "
+            "set to the same range."
         )
 
 
@@ -335,22 +337,33 @@ def _init_process_group(
     try:
         Abandonable(init).result(deadline.left)
     except RuntimeError as error:
-        if GLOO_LOST.search(str(error)):
-            raise RendezvousError(
-                f"rank {world.rank}: all ranks answered the roll call, but one of them left while "
-                f"gloo connected them; its own log says why. ({error})"
-            ) from error
-        if "connectFullMesh" in str(error):
-            raise RendezvousError(f"{_unconnected(world, deadline)} ({error})") from error
-        raise
+        told = _what_gloo_lacked(str(error), world, deadline)
+        if told is None:
+            raise
+        raise RendezvousError(f"{told} ({error})") from error
     except StillRunning:
         raise RendezvousError(_unconnected(world, deadline)) from None
 
 
+def _what_gloo_lacked(error: str, world: World, deadline: Deadline) -> str | None:
+    if GLOO_LOST.search(error):
+        return (
+            f"rank {world.rank}: all ranks answered the roll call, but one of them left while gloo "
+            "connected them; its own log says why."
+        )
+    if "bind: Address already in use" in error and _bind.range_of_gloo():
+        return (
+            f"rank {world.rank} on {socket.gethostname()}: gloo found no free port to listen on. "
+            f"{_ports.PORT_RANGE} must have one for each rank of a host and each gloo group, and "
+            "one for rank 0's store."
+        )
+    return _unconnected(world, deadline) if "connectFullMesh" in error else None
+
+
 def _unconnected(world: World, deadline: Deadline) -> str:
     interface = os.environ.get(GLOO_INTERFACE)
-    kernels = _ports.of_the_kernel()
-    ports = f"ports {kernels[0]}-{kernels[-1]}, where the kernel lets it" if kernels else "any port"
+    known = _bind.range_of_gloo() or _ports.of_the_kernel()
+    ports = f"ports {known[0]}-{known[-1]}" if known else "any port"
     return (
         f"rank {world.rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
         f"did not connect them within {deadline.elapsed:.3g} s. gloo listens on {ports}; does a "

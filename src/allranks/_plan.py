@@ -115,12 +115,14 @@ def _plan_tcp(
 ) -> Plan:
     one_host = world.num_nodes == 1
     prefix = f"allranks/{world.job}/{world.attempt if one_host else ''}"
-    if world.agent_store and world.master_addr and world.master_port:
-        agent = (world.master_addr, world.master_port, prefix)
+    given = world.master_port
+    if world.agent_store and world.master_addr and given:
+        agent = (world.master_addr, given, prefix)
         if one_host:
             return Plan(agent=agent, one_host=True)
-        return Plan(board=agent, port_range=port_range)
-    given = world.master_port
+        if not port_range:
+            return Plan(board=agent)
+        given = None  # The agent's own port, to which a firewall may let nobody.
     ports = (given,) if given else _ports.candidates(world.job, port_range)
     hosts = (world.master_addr,) if world.master_addr else world.hosts
     if one_host:

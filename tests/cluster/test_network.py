@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(120)
 
 OPEN = "20000-20100"
+KNOWN = {"MASTER_ADDR": "h1", "MASTER_PORT": "20007"}
 FIREWALL = f"""
 table inet filter {{
     chain input {{
@@ -86,11 +87,19 @@ def walled(tmp_path_factory) -> Iterator[Network]:
 LISTENERS = """
 import allranks, json, os, subprocess
 with allranks.session(cpu=True, rendezvous_timeout=40):
-    allranks.all_reduce(1)
+    half = allranks.split(0)
+    assert allranks.all_reduce(1, group=half) == 2
     rows = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
     ours = [row.split()[3] for row in rows if f"pid={os.getpid()}," in row]
     os.write(1, f"LISTENS {json.dumps(ours)}\\n".encode())
 """
+
+
+def listeners(out: str) -> list[str]:
+    """The addresses on which two ranks listen."""
+    told = [json.loads(line[8:]) for line in out.splitlines() if line.startswith("LISTENS")]
+    assert len(told) == 2, out
+    return [address for listening in told for address in listening]
 
 
 def test_a_host_whose_name_means_loopback(astray) -> None:
@@ -102,10 +111,7 @@ def test_gloo_listens_on_the_interface_that_leads_to_the_others(astray) -> None:
     """Nowhere else: neither on loopback, where it is of no use, nor on all interfaces."""
     where = {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29400"}
     out = together(astray, PYTHON, "-c", LISTENERS, **where)
-    told = [json.loads(line[8:]) for line in out.splitlines() if line.startswith("LISTENS")]
-    assert len(told) == 2, out
-    addresses = {address.rpartition(":")[0] for listening in told for address in listening}
-    assert addresses == {"10.77.0.1", "10.77.0.2"}
+    assert {address.rpartition(":")[0] for address in listeners(out)} == {"10.77.0.1", "10.77.0.2"}
 
 
 def test_torchrun_on_hosts_whose_names_mean_loopback(astray) -> None:
@@ -142,10 +148,8 @@ def test_ipv6_alone_with_a_shared_directory(ipv6, tmp_path) -> None:
     assert total(together(ipv6, PYTHON, *PROBE, *shared)) == 3
 
 
-def test_a_firewall_that_opens_the_range(walled, tmp_path) -> None:
-    """The store is there by our choice, gloo because the kernel's own range is the same."""
-    for host in walled.hosts:
-        host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=20000 20100")
+def test_a_firewall_that_opens_a_range(walled, tmp_path) -> None:
+    """Another range than the kernel's own, which nobody needs to set."""
     shared = ("init_method=file", f"shared_file_dir={tmp_path}")
     out = together(walled, PYTHON, *PROBE, *shared, ALLRANKS_PORT_RANGE=OPEN)
     assert total(out) == 3
@@ -153,13 +157,48 @@ def test_a_firewall_that_opens_the_range(walled, tmp_path) -> None:
     assert total(torchrun(walled, 20005, ALLRANKS_PORT_RANGE=OPEN)) == 10
 
 
-def test_a_firewall_that_opens_another_range_than_the_kernel_s(walled, tmp_path) -> None:
-    """Nobody but root can have gloo listen elsewhere: the warning and the error tell it."""
+def test_all_that_listens_keeps_to_the_range(walled) -> None:
+    """The store, and gloo's sockets of the world and of a group."""
+    out = together(walled, PYTHON, "-c", LISTENERS, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
+    ports = [int(address.rpartition(":")[2]) for address in listeners(out)]
+    assert len(ports) == 5
+    assert all(20000 <= port <= 20100 for port in ports), ports
+
+
+def test_a_range_that_is_the_kernel_s_own_is_left_to_it(walled) -> None:
+    for host in walled.hosts:
+        host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=20000 20100")
+    unasked = "from allranks import _bind; print('REPLACED', _bind.range_of_gloo())"
+    out = together(walled, PYTHON, "-c", LISTENERS + unasked, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
     for host in walled.hosts:
         host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=32768 60999")
-    shared = ("init_method=file", f"shared_file_dir={tmp_path}", "rendezvous_timeout=6")
-    out = together(walled, PYTHON, *PROBE, *shared, ALLRANKS_PORT_RANGE=OPEN)
+    assert len(listeners(out)) == 5
+    assert out.count("REPLACED None") == 2
+
+
+def test_a_range_that_is_too_small(walled) -> None:
+    settings = (*PROBE, "rendezvous_timeout=6")
+    out = together(walled, PYTHON, *settings, **KNOWN, ALLRANKS_PORT_RANGE="20007-20007")
+    assert "ALLRANKS_PORT_RANGE=20007-20007: no port of it is free on this host" in out
+    assert f"RendezvousError: rank 0 on h1: {words.NO_PORT}" in out
+
+
+def test_a_firewall_of_which_nothing_is_told(walled) -> None:
+    out = together(walled, PYTHON, *PROBE, "rendezvous_timeout=6", **KNOWN)
     assert not reports(out)
+    assert f"rank 1 on h2: all ranks answered the roll call, but {words.FIREWALL}" in out
+    assert "gloo listens on ports 32768-60999" in out
+
+
+def test_a_torch_that_is_built_otherwise(walled) -> None:
+    """The range holds for the meeting only, which is said before anybody waits."""
+    source = (
+        "import allranks\n"
+        "from allranks import _bind\n"
+        "_bind.GLOO = 'libelsewhere.so'\n"
+        "allranks.setup(cpu=True, rendezvous_timeout=6)\n"
+    )
+    out = together(walled, PYTHON, "-c", source, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
     assert f"ALLRANKS_PORT_RANGE={OPEN} {words.PORTS_FOR_THE_MEETING}" in out
     assert "net.ipv4.ip_local_port_range" in out
     assert f"rank 1 on h2: all ranks answered the roll call, but {words.FIREWALL}" in out

@@ -12,6 +12,7 @@ GONE = "is gone, and its store with it"
 UNPLUGGED = "no answer from h4"
 PORTS_FOR_THE_MEETING = "holds for the meeting only"
 FIREWALL = "gloo did not connect them"
+NO_PORT = "gloo found no free port to listen on"
 
 ALL = (
     NO_ADDRESS,
@@ -24,4 +25,5 @@ ALL = (
     UNPLUGGED,
     PORTS_FOR_THE_MEETING,
     FIREWALL,
+    NO_PORT,
 )

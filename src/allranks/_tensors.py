@@ -62,7 +62,11 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
     """A copy of a contiguous CPU tensor's memory."""
-    raw: bytes = as_bytes(tensor).numpy().tobytes()
+    raw: bytes
+    try:
+        raw = tensor.numpy().tobytes()
+    except TypeError:  # numpy has no such dtype, as bfloat16
+        raw = as_bytes(tensor).numpy().tobytes()
     return raw
 
 
@@ -72,7 +76,7 @@ def from_bytes(raw: bytes, dtype: torch.dtype) -> torch.Tensor:
 
     if not raw:
         return torch.empty(0, dtype=dtype)
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(dtype)
+    return torch.frombuffer(bytearray(raw), dtype=dtype)
 
 
 def flat_bytes(raw: bytes) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -139,11 +140,8 @@ def _kind(of: Any) -> _Kind | None:
 
 
 def _of_mapping(tree: Mapping[Any, Any]) -> tuple[str, tuple[str, ...], Sequence[Any]]:
-    keys = _sorted_keys(tree)
-    children = [tree[key] for key in keys]
-    if _has_text_keys(tree):
-        return "[{!r}]", keys, children
-    return "[{}]", tuple(map(repr, keys)), children
+    order = _order(tuple(tree)) or _order_as_printed(tree)
+    return order.style, order.labels, order.sort(list(tree.values()))
 
 
 def _of_dataclass(tree: Any) -> tuple[str, tuple[str, ...], Sequence[Any]]:
@@ -159,30 +157,55 @@ def _of_sequence(tree: Sequence[Any]) -> tuple[str, tuple[str, ...], Sequence[An
     return "[{}]", tuple(map(str, range(len(tree)))), tree
 
 
-def _has_text_keys(tree: Mapping[Any, Any]) -> bool:
-    return set(map(type, tree)) == {str}
+class _Order(NamedTuple):
+    """The entries of a mapping, sorted.
+
+    Attributes:
+        style: as in Node.
+        labels: as in Node.
+        sort: brings what stands in the mapping's order into this one.
+        restore: the other way round.
+    """
+
+    style: str
+    labels: tuple[str, ...]
+    sort: Callable[[Sequence[Any]], Sequence[Any]]
+    restore: Callable[[Sequence[Any]], Sequence[Any]]
+
+    @classmethod
+    def of(cls, style: str, labels: Sequence[str]) -> _Order:
+        """The order of labels that are all different."""
+        places = sorted(range(len(labels)), key=labels.__getitem__)
+        back = sorted(range(len(labels)), key=places.__getitem__)
+        return cls(style, tuple(sorted(labels)), _picker(places), _picker(back))
 
 
-def _sorted_keys(tree: Mapping[Any, Any]) -> tuple[Any, ...]:
-    """Keys may be of any types, so they are sorted as they print."""
-    if _has_text_keys(tree):
-        return _sorted_texts(tuple(tree))
-    by_repr = {repr(key): key for key in tree}
-    if len(by_repr) < len(tree):
-        raise ValueError(f"two keys of a dict print alike: {sorted(map(repr, tree))}")
-    return tuple(by_repr[text] for text in sorted(by_repr))
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    if len(places) > 1:
+        return itemgetter(*places)  # The quickest way; of one place it would give no sequence.
+    return lambda values: [values[place] for place in places]
 
 
-@lru_cache(maxsize=64)
-def _sorted_texts(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Remembered, since a program repeats its calls; and one object is quickly compared."""
-    return tuple(sorted(keys))
+@lru_cache(maxsize=256)
+def _order(keys: tuple[Any, ...]) -> _Order | None:
+    """The order of text keys, remembered, since a program repeats its calls; None for others."""
+    if all(isinstance(key, str) for key in keys):
+        return _Order.of("[{!r}]", [str.__str__(key) for key in keys])
+    return None
+
+
+def _order_as_printed(tree: Mapping[Any, Any]) -> _Order:
+    """Keys may be of any types, and equal ones such as 1 and True are others to the ranks."""
+    printed = list(map(repr, tree))
+    if len(set(printed)) < len(printed):
+        raise ValueError(f"two keys of a dict print alike: {sorted(printed)}")
+    return _Order.of("[{}]", printed)
 
 
 def _like_mapping(tree: Mapping[Any, Any], children: list[Any]) -> Any:
     """A mapping of the same type, order and further state, such as a default factory."""
-    new = dict.fromkeys(tree)
-    new.update(zip(_sorted_keys(tree), children, strict=True))
+    order = _order(tuple(tree)) or _order_as_printed(tree)
+    new = dict(zip(tree, order.restore(children), strict=True))
     if type(tree) is dict:
         return new
     if not isinstance(tree, MutableMapping):

@@ -177,7 +177,7 @@ WORLDS = {
         TORCHRUN,
         {
             "launcher": "torchrun",
-            "job": "torchrun:j1",
+            "job": "torchrun:j1:h1:29500",
             "attempt": 3,
             "agent_store": True,
             "master_addr": "h1",

@@ -1,8 +1,8 @@
 """Has torch's libraries listen on the ports that ALLRANKS_PORT_RANGE allows.
 
 gloo and NCCL bind the sockets on which they listen to port 0, and have no option for another
-(asked for since 2017: pytorch/gloo#54). Each library calls ``bind`` through one word that the
-dynamic linker has filled in; in this process, that word comes to lead here.
+(asked for since 2017: pytorch/gloo#54). A library calls ``bind`` through a word that the dynamic
+linker has filled in; in this process, that word comes to lead here.
 """
 
 from __future__ import annotations
@@ -12,67 +12,75 @@ import errno
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
 from allranks import _elf, _ports, _sockets
 from allranks._rollcall import tell
 from allranks.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-GLOO = "libtorch_cpu.so"
-NCCL = ("libnccl.so.2", "libtorch_cuda.so")
-"""A library of its own, or a part of torch's, as the build will have it."""
+LIBRARIES = {"gloo": "libtorch_cpu.so", "NCCL": "libnccl.so.2"}
 
 Bind = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, use_errno=True
 )
 
-_ours: dict[str, Any] = {}
-"""By library, what it calls now; kept, since it may call at any time."""
+_replaced: set[str] = set()
 
 
-def keep_to_the_range() -> bool:
-    """From here on, torch's libraries listen on ports of the range where any would do for them.
+def keeps_to_the_range(backend: str) -> bool:
+    """From here on, a backend listens on ports of the range where any would do for it.
+
+    Args:
+        backend: "gloo" or "NCCL".
 
     Returns:
-        Whether gloo does; it cannot be had where the platform or torch's build are other ones.
+        Whether it does; it cannot be had where the platform or torch's build are other ones.
     """
-    for library in (GLOO, *NCCL):
-        if library not in _ours:
-            _replace(library)
-    return GLOO in _ours
+    if backend not in _replaced and _replace(LIBRARIES[backend]):
+        _replaced.add(backend)
+    return backend in _replaced
 
 
 def range_of_gloo() -> range | None:
     """The ports that gloo keeps to; None where the kernel chooses."""
-    return _ports.allowed(os.environ) if GLOO in _ours else None
+    return _ports.allowed(os.environ) if "gloo" in _replaced else None
 
 
-def _replace(library: str) -> None:
-    slot = _elf.slot(library, "bind")
-    if slot is not None:
-        theirs = Bind(slot.value)
-        ours = _ours[library] = Bind(lambda fd, at, size: _bind(theirs, fd, at, size))
-        slot.value = ctypes.cast(ours, ctypes.c_void_p).value or slot.value
+def _replace(library: str) -> bool:
+    """Lead a library's calls here; it may make them as long as the process lives."""
+    slots = _elf.slots(library, "bind")
+    if slots:
+        ours = Bind(_bind)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(ours))
+        for slot in slots:
+            slot.value = ctypes.cast(ours, ctypes.c_void_p).value or slot.value
+    return bool(slots)
 
 
-def _bind(theirs: Callable[[int, int, int], int], fd: int, at: int, size: int) -> int:
-    """As bind(2): 0, or -1 and an errno."""
-    host = _of_any_port(ctypes.string_at(at, size))
+def _bind(fd: int, at: int, size: int) -> int:
+    """As bind(2): 0, or -1 and an errno. What C is raised at, it would take for a 0."""
     try:
-        among = _ports.allowed(os.environ)
-        if not host or not among or _sockets.is_loopback(host):
-            return theirs(fd, at, size)
-        _listen(fd, host, among)
+        return _bound(fd, at, size)
     except ConfigError as error:
-        tell(str(error))
-        ctypes.set_errno(errno.EADDRINUSE)
-        return -1
+        failed = errno.EADDRINUSE
+        with suppress(Exception):
+            tell(str(error))
     except OSError as error:
-        ctypes.set_errno(error.errno or errno.EINVAL)
-        return -1
+        failed = error.errno or errno.EINVAL
+    except BaseException:  # noqa: BLE001 - a signal's handler has raised
+        failed = errno.EINTR
+    ctypes.set_errno(failed)
+    return -1
+
+
+def _bound(fd: int, at: int, size: int) -> int:
+    host = _of_any_port(ctypes.string_at(at, size))
+    among = _ports.allowed(os.environ)
+    if not host or not among or _sockets.is_loopback(host) or not _is_stream(fd):
+        theirs: Any = Bind(("bind", ctypes.CDLL(None)))
+        return int(theirs(fd, at, size))
+    _listen(fd, host, among)
     return 0
 
 
@@ -83,7 +91,16 @@ def _of_any_port(address: bytes) -> str | None:
         return None
     if family == socket.AF_INET:
         return socket.inet_ntop(family, address[4:8])
-    return socket.inet_ntop(family, address[8:24]) if family == socket.AF_INET6 else None
+    if family != socket.AF_INET6:
+        return None
+    scope = int.from_bytes(address[24:28], sys.byteorder)
+    return socket.inet_ntop(family, address[8:24]) + (f"%{scope}" if scope else "")
+
+
+def _is_stream(fd: int) -> bool:
+    """Else it can be bound, but not listen."""
+    with socket.socket(fileno=os.dup(fd)) as same:
+        return same.type == socket.SOCK_STREAM
 
 
 def _listen(fd: int, host: str, among: range) -> None:

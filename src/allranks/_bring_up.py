@@ -295,12 +295,14 @@ def _keep_to_the_range(local_rank: int) -> None:
     asked, kernels = _ports.allowed(os.environ), _ports.of_the_kernel()
     if not asked or (kernels and kernels[0] in asked and kernels[-1] in asked):
         return
-    if not _bind.keep_to_the_range() and local_rank == 0:
+    used = ("gloo", "NCCL") if _devices.get_device_type() == "cuda" else ("gloo",)
+    others = [name for name in used if not _bind.keeps_to_the_range(name)]
+    if others and local_rank == 0:
         tell(
-            f"warning: {_ports.PORT_RANGE}={asked[0]}-{asked[-1]} holds for the meeting only: this "
-            "build of torch is another than expected, and gloo listens on ports that the kernel "
-            "chooses. If a firewall lets nothing else through, have net.ipv4.ip_local_port_range "
-            "set to the same range."
+            f"warning: {_ports.PORT_RANGE}={asked[0]}-{asked[-1]} does not hold for "
+            f"{' and '.join(others)}: this build of torch is another than expected, and the kernel "
+            "chooses the ports. If a firewall lets nothing else through, have "
+            "net.ipv4.ip_local_port_range set to the same range."
         )
 
 

@@ -7,15 +7,25 @@ import itertools
 import mmap
 import os
 import platform
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MACHINES = ("x86_64", "aarch64")
-"""Where glibc keeps a library's tables by their addresses in memory, and numbers are as below."""
+"""Where numbers have 64 bits, the low ones first, and relocations are as below."""
 
 RTLD_DI_LINKMAP = 2
 """Asks dlinfo(3) where a library is loaded."""
 
-DT_NULL, DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_JMPREL = 0, 2, 5, 6, 23
+DT_NULL, DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_RELASZ, DT_JMPREL = 0, 2, 5, 6, 7, 8, 23
 """Entries of a library's dynamic section: its end, and where the tables are."""
+
+RELOCATION = [("offset", "<u8"), ("kind", "<u4"), ("symbol", "<u4"), ("addend", "<i8")]
+SYMBOL_SIZE = 24
+
+ADDRESSES_OF_FUNCTIONS = (6, 7, 1025, 1026)
+"""The kinds of relocations that put a function's address: GLOB_DAT, JUMP_SLOT; of both machines."""
 
 
 class _LinkMap(ctypes.Structure):
@@ -30,62 +40,63 @@ class _Dynamic(ctypes.Structure):
     _fields_ = (("tag", ctypes.c_int64), ("value", ctypes.c_uint64))
 
 
-class _Relocation(ctypes.Structure):
-    _fields_ = (
-        ("offset", ctypes.c_uint64),
-        ("kind", ctypes.c_uint32),
-        ("symbol", ctypes.c_uint32),
-        ("addend", ctypes.c_int64),
-    )
-
-
-class _Symbol(ctypes.Structure):
-    _fields_ = (("name", ctypes.c_uint32), ("rest", ctypes.c_ubyte * 20))
-
-
-def slot(library: str, function: str) -> ctypes.c_size_t | None:
-    """The word, made writable, through which a loaded library calls a function of another one.
+def slots(library: str, function: str) -> list[ctypes.c_size_t]:
+    """The words, made writable, through which a loaded library calls a function of another one.
 
     Returns:
-        None where the library is not loaded, or does not call the function by such a word, and
-        where the dynamic linker is not one that is known here.
+        None of them where the library is not loaded, or does not call the function by such words,
+        and where the dynamic linker is not one that is known here.
     """
     if platform.machine() not in MACHINES or platform.libc_ver()[0] != "glibc":
-        return None
+        return []
     try:
         loaded = ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
     except OSError:
-        return None
+        return []
     where = ctypes.POINTER(_LinkMap)()
     handle = ctypes.c_void_p(loaded._handle)  # noqa: SLF001 - documented in ctypes' manual
     if ctypes.CDLL(None).dlinfo(handle, RTLD_DI_LINKMAP, ctypes.byref(where)):
-        return None
-    offset = _offset(_tables(where.contents.dynamic), function.encode())
-    return _writable(where.contents.base + offset) if offset is not None else None
+        return []
+    found = _addresses(where.contents, function.encode())
+    return [ctypes.c_size_t.from_address(address) for address in found if _make_writable(address)]
 
 
-def _tables(dynamic: int) -> dict[int, int]:
-    entries = ctypes.cast(dynamic, ctypes.POINTER(_Dynamic))
+def _addresses(where: _LinkMap, function: bytes) -> Iterator[int]:
+    """Where the dynamic linker was told to put the function's address."""
+    tables = _tables(where)
+    for begin, size in ((DT_JMPREL, DT_PLTRELSZ), (DT_RELA, DT_RELASZ)):
+        for relocation in _relocations(tables.get(begin, 0), tables.get(size, 0)):
+            entry = tables[DT_SYMTAB] + SYMBOL_SIZE * int(relocation["symbol"])
+            name = ctypes.c_uint32.from_address(entry).value
+            if ctypes.string_at(tables[DT_STRTAB] + name) == function:
+                yield where.base + int(relocation["offset"])
+
+
+def _tables(where: _LinkMap) -> dict[int, int]:
+    """What the dynamic section says; addresses as they are in memory."""
+    entries = ctypes.cast(where.dynamic, ctypes.POINTER(_Dynamic))
     numbered = map(entries.__getitem__, itertools.count())
     named = itertools.takewhile(lambda entry: entry.tag != DT_NULL, numbered)
-    return {entry.tag: entry.value for entry in named}
+    found = {entry.tag: entry.value for entry in named}
+    for tag in {DT_STRTAB, DT_SYMTAB, DT_RELA, DT_JMPREL} & found.keys():
+        if (
+            found[tag] < where.base
+        ):  # glibc leaves them as they are in a section that it may not write.
+            found[tag] += where.base
+    return found
 
 
-def _offset(tables: dict[int, int], function: bytes) -> int | None:
-    """Where the dynamic linker was told to put the function's address."""
-    count = tables.get(DT_PLTRELSZ, 0) // ctypes.sizeof(_Relocation)
-    if not count:
-        return None
-    symbols = ctypes.cast(tables[DT_SYMTAB], ctypes.POINTER(_Symbol))
-    for relocation in (_Relocation * count).from_address(tables[DT_JMPREL]):
-        if ctypes.string_at(tables[DT_STRTAB] + symbols[relocation.symbol].name) == function:
-            return int(relocation.offset)
-    return None
+def _relocations(begin: int, size: int) -> Any:
+    import numpy as np
+
+    if not size:
+        return ()
+    memory: Any = (ctypes.c_char * size).from_address(begin)
+    table = np.frombuffer(memory, dtype=RELOCATION)
+    return table[np.isin(table["kind"], ADDRESSES_OF_FUNCTIONS)]
 
 
-def _writable(address: int) -> ctypes.c_size_t | None:
+def _make_writable(address: int) -> bool:
     page = ctypes.c_void_p(address & -mmap.PAGESIZE)
     size = ctypes.c_size_t(mmap.PAGESIZE)
-    if ctypes.CDLL(None).mprotect(page, size, mmap.PROT_READ | mmap.PROT_WRITE):
-        return None
-    return ctypes.c_size_t.from_address(address)
+    return not ctypes.CDLL(None).mprotect(page, size, mmap.PROT_READ | mmap.PROT_WRITE)

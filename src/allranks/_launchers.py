@@ -245,9 +245,8 @@ def read_torchrun(environ: Environ) -> Fields | None:
     here = place(environ, TORCHRUN)
     here["agent_store"] = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     here["attempt"] = _number(environ, "TORCHELASTIC_RESTART_COUNT") or 0
-    # "none" is the run id where none is given: the agent's address tells such runs apart.
-    address = (here["master_addr"], here["master_port"]) if run == "none" else ()
-    here["job"] = joined("torchrun", run, *address)
+    # Two runs may be given one id ("none" by default); their agents have addresses of their own.
+    here["job"] = joined("torchrun", run, here["master_addr"], here["master_port"])
     return here
 
 

@@ -116,13 +116,13 @@ def _plan_tcp(
     one_host = world.num_nodes == 1
     prefix = f"allranks/{world.job}/{world.attempt if one_host else ''}"
     given = world.master_port
+    if world.launcher == "torchrun" and not one_host and port_range and given not in port_range:
+        given = None  # The kernel chose it for torchrun, and a firewall may let nobody there.
     if world.agent_store and world.master_addr and given:
         agent = (world.master_addr, given, prefix)
         if one_host:
             return Plan(agent=agent, one_host=True)
-        if not port_range:
-            return Plan(board=agent)
-        given = None  # The agent's own port, to which a firewall may let nobody.
+        return Plan(board=agent, port_range=port_range)
     ports = (given,) if given else _ports.candidates(world.job, port_range)
     hosts = (world.master_addr,) if world.master_addr else world.hosts
     if one_host:

@@ -77,7 +77,8 @@ def listen_on_any(host: str, among: range | None) -> socket.socket:
     """
     if among is None:
         return _sockets.listen(host, 0)
-    for port in random.sample(among, len(among)):
+    # The program's own generator stays as it is: its seed is to give the same numbers.
+    for port in random.SystemRandom().sample(among, len(among)):
         try:
             return _sockets.listen(host, port)
         except OSError as error:

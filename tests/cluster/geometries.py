@@ -105,7 +105,7 @@ def with_shared_directory(kind: Kind, **per_host: int) -> Start:
     ]
 
 
-def torchrun(hosts: int, *options: str, **environ: str) -> Start:
+def torchrun(hosts: int, *options: str) -> Start:
     """Start the script by one torchrun on each host, with two ranks each."""
 
     def start(lab: Lab, script: Script) -> list[Running]:
@@ -116,7 +116,6 @@ def torchrun(hosts: int, *options: str, **environ: str) -> Start:
                 *(f"--nnodes={hosts}", "--nproc-per-node=2", f"--rdzv-id={run_id}"),
                 *(option.format(node=node) for option in options),
                 *script,
-                environ=environ,
             )
             for node, host in enumerate(lab.net.hosts[:hosts])
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,15 @@ import pytest
 import words
 from geometries import PYTHON, TORCHRUN
 from hosts import Network, all_ended, network, numbered
-from jobs import PROBE, reports
+from jobs import PROBE, RESTARTED, reports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 pytestmark = pytest.mark.timeout(120)
 
 OPEN = "20000-20100"
+SYSCTL = "net.ipv4.ip_local_port_range"
 KNOWN = {"MASTER_ADDR": "h1", "MASTER_PORT": "20007"}
 FIREWALL = f"""
 table inet filter {{
@@ -41,11 +43,13 @@ def together(net: Network, *command: str, **environ: str) -> str:
     return "".join(ended.out for ended in all_ended(running))
 
 
-def torchrun(net: Network, port: int, **environ: str) -> str:
+def torchrun(
+    net: Network, port: int, *options: str, script: Sequence[str] = PROBE, **environ: str
+) -> str:
     """What ranks write that one torchrun starts on each host."""
     where = ("--rdzv-backend=c10d", f"--rdzv-endpoint=h1:{port}", "--rdzv-id=x")
-    options = (f"--nnodes={len(net.hosts)}", "--nproc-per-node=2", *where)
-    running = [host.start(*TORCHRUN, *options, *PROBE, environ=environ) for host in net.hosts]
+    command = (f"--nnodes={len(net.hosts)}", "--nproc-per-node=2", *where, *options, *script)
+    running = [host.start(*TORCHRUN, *command, environ=environ) for host in net.hosts]
     return "".join(ended.out for ended in all_ended(running))
 
 
@@ -157,6 +161,19 @@ def test_a_firewall_that_opens_a_range(walled, tmp_path) -> None:
     assert total(torchrun(walled, 20005, ALLRANKS_PORT_RANGE=OPEN)) == 10
 
 
+def test_torchrun_restarts_behind_a_firewall(walled, tmp_path) -> None:
+    """In its range, since the agent's store has a port that the kernel chose."""
+    out = torchrun(
+        walled,
+        20006,
+        *("--max-restarts=2", "--monitor-interval=0.1"),
+        script=(*RESTARTED, str(tmp_path), "2"),
+        ALLRANKS_PORT_RANGE=OPEN,
+    )
+    assert len(list(tmp_path.glob("failed*"))) == 2
+    assert total(out) == 10
+
+
 def test_all_that_listens_keeps_to_the_range(walled) -> None:
     """The store, and gloo's sockets of the world and of a group."""
     out = together(walled, PYTHON, "-c", LISTENERS, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
@@ -165,13 +182,23 @@ def test_all_that_listens_keeps_to_the_range(walled) -> None:
     assert all(20000 <= port <= 20100 for port in ports), ports
 
 
+@contextlib.contextmanager
+def kernels_range(net: Network, first: int, last: int) -> Iterator[None]:
+    """Hosts whose kernel chooses among these ports."""
+    before = net[0].must("sysctl", "-n", SYSCTL).split()
+    try:
+        for host in net.hosts:
+            host.must("sysctl", "-q", f"{SYSCTL}={first} {last}")
+        yield
+    finally:
+        for host in net.hosts:
+            host.must("sysctl", "-q", f"{SYSCTL}={' '.join(before)}")
+
+
 def test_a_range_that_is_the_kernel_s_own_is_left_to_it(walled) -> None:
-    for host in walled.hosts:
-        host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=20000 20100")
     unasked = "from allranks import _bind; print('REPLACED', _bind.range_of_gloo())"
-    out = together(walled, PYTHON, "-c", LISTENERS + unasked, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
-    for host in walled.hosts:
-        host.must("sysctl", "-q", "net.ipv4.ip_local_port_range=32768 60999")
+    with kernels_range(walled, 20000, 20100):
+        out = together(walled, PYTHON, "-c", LISTENERS + unasked, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
     assert len(listeners(out)) == 5
     assert out.count("REPLACED None") == 2
 
@@ -191,15 +218,15 @@ def test_a_firewall_of_which_nothing_is_told(walled) -> None:
 
 
 def test_a_torch_that_is_built_otherwise(walled) -> None:
-    """The range holds for the meeting only, which is said before anybody waits."""
+    """Which is said before anybody waits."""
     source = (
         "import allranks\n"
         "from allranks import _bind\n"
-        "_bind.GLOO = 'libelsewhere.so'\n"
+        "_bind.LIBRARIES['gloo'] = 'libelsewhere.so'\n"
         "allranks.setup(cpu=True, rendezvous_timeout=6)\n"
     )
     out = together(walled, PYTHON, "-c", source, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
-    assert f"ALLRANKS_PORT_RANGE={OPEN} {words.PORTS_FOR_THE_MEETING}" in out
-    assert "net.ipv4.ip_local_port_range" in out
+    assert f"ALLRANKS_PORT_RANGE={OPEN} {words.NOT_FOR_GLOO}" in out
+    assert SYSCTL in out
     assert f"rank 1 on h2: all ranks answered the roll call, but {words.FIREWALL}" in out
     assert "gloo listens on ports 32768-60999" in out

@@ -10,7 +10,7 @@ ONE_BATCH_PROCESS = "but not started by srun: a world of one"
 KILLED = "was killed by SIGKILL"
 GONE = "is gone, and its store with it"
 UNPLUGGED = "no answer from h4"
-PORTS_FOR_THE_MEETING = "holds for the meeting only"
+NOT_FOR_GLOO = "does not hold for gloo"
 FIREWALL = "gloo did not connect them"
 NO_PORT = "gloo found no free port to listen on"
 
@@ -23,7 +23,7 @@ ALL = (
     KILLED,
     GONE,
     UNPLUGGED,
-    PORTS_FOR_THE_MEETING,
+    NOT_FOR_GLOO,
     FIREWALL,
     NO_PORT,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from array import array
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +17,8 @@ DOCUMENTATION = ("192.0.2.1", "2001:db8::1")
 LINK_LOCAL = ("fe80:", "169.254.")
 """What addresses begin with that mean nothing beyond one cable."""
 
-SIOCGIFADDR = 0x8915
-"""Linux's request for an interface's IPv4 address, netdevice(7)."""
+SIOCGIFCONF, IFREQ, ADDRESSES = 0x8912, struct.Struct("16s4x4s16x"), 1024
+"""Linux's request for all IPv4 addresses, each with its interface's name, netdevice(7)."""
 
 
 def is_loopback(host: str) -> bool:
@@ -127,7 +128,7 @@ def own_addresses() -> tuple[str, ...]:
     for far in DOCUMENTATION:
         with suppress(OSError):
             found.append(address_towards(far, 9))
-    found += filter(None, map(_ipv4_of, _interfaces()))
+    found += _ipv4_interfaces()
     found += [socket.inet_ntop(socket.AF_INET6, address) for address in _ipv6_interfaces()]
     usable = [a for a in found if not is_loopback(a) and not a.startswith(LINK_LOCAL)]
     return tuple(dict.fromkeys(usable)) or (LOOPBACK,)
@@ -145,26 +146,29 @@ def addresses_of(host: str) -> list[str]:
 def interface_of(address: str) -> str | None:
     """The name of the interface that has a numeric address; None where that cannot be told."""
     if is_loopback(address):
-        return next((name for name in _interfaces() if name.startswith("lo")), None)
+        names = (name for _, name in socket.if_nameindex())
+        return next((name for name in names if name.startswith("lo")), None)
     if ":" in address:
         return _ipv6_interfaces().get(socket.inet_pton(socket.AF_INET6, address.partition("%")[0]))
-    return next((name for name in _interfaces() if _ipv4_of(name) == address), None)
+    return _ipv4_interfaces().get(address)
 
 
-def _interfaces() -> list[str]:
-    return [name for _, name in socket.if_nameindex()]
-
-
-def _ipv4_of(interface: str) -> str | None:
+def _ipv4_interfaces() -> dict[str, str]:
+    """By each IPv4 address, the interface that has it; one may have several."""
+    space = array("b", bytes(ADDRESSES * IFREQ.size))
+    asked = struct.pack("iP", len(space), space.buffer_info()[0])
     try:
         import fcntl
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            asked = struct.pack("256s", interface.encode()[:15])
-            answer = fcntl.ioctl(probe, SIOCGIFADDR, asked)
+            length, _ = struct.unpack("iP", fcntl.ioctl(probe, SIOCGIFCONF, asked))
     except (ImportError, OSError):
-        return None  # Not Linux, or an interface without an IPv4 address.
-    return socket.inet_ntoa(answer[20:24])
+        return {}  # Not Linux.
+    found = IFREQ.iter_unpack(space.tobytes()[:length])
+    # An address may have a label of its own, as in eth0:1.
+    return {
+        socket.inet_ntoa(at): name.rstrip(b"\0").decode().partition(":")[0] for name, at in found
+    }
 
 
 def _ipv6_interfaces() -> dict[bytes, str]:

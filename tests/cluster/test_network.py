@@ -118,6 +118,14 @@ def test_gloo_listens_on_the_interface_that_leads_to_the_others(astray) -> None:
     assert {address.rpartition(":")[0] for address in listeners(out)} == {"10.77.0.1", "10.77.0.2"}
 
 
+def test_a_second_address_of_an_interface(astray) -> None:
+    """By which rank 0 is known; nothing else leads to the interface."""
+    for number, host in enumerate(astray.hosts, 1):
+        host.must("ip", "addr", "add", f"10.78.0.{number}/24", "dev", "eth0")
+    out = together(astray, PYTHON, *PROBE, MASTER_ADDR="10.78.0.1", MASTER_PORT="29400")
+    assert total(out) == 3
+
+
 def test_torchrun_on_hosts_whose_names_mean_loopback(astray) -> None:
     """The agent's host knows itself by 127.0.1.1, where no other host finds rank 0."""
     assert total(torchrun(astray, 29400)) == 10

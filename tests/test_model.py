@@ -155,8 +155,13 @@ def check(got: Any, wanted: Any) -> None:
         assert wanted is None or got == pytest.approx(wanted, rel=1e-12)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_programs_do_what_the_model_says(size) -> None:
+@pytest.mark.parametrize(
+    ("size", "sockets"), [(1, "1"), (2, "1"), (3, "1"), (4, "1"), (2, "0"), (4, "0")]
+)
+def test_programs_do_what_the_model_says(size, sockets, monkeypatch) -> None:
+    """Whether headers go over the host's sockets or over gloo."""
+    monkeypatch.setenv("ALLRANKS_HOST_SOCKETS", sockets)
+
     @settings(
         max_examples=25,
         deadline=None,

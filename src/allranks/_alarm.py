@@ -30,6 +30,9 @@ GLOO_LOST = re.compile(
 )
 """What gloo says of a connection that a peer has closed."""
 
+HOST_LOST = "has left: Connection closed by peer, on this host"
+"""What is said of a socket of the host that a peer has closed."""
+
 LINES = 40
 """How many lines of a traceback travel."""
 
@@ -191,7 +194,8 @@ def culprit(error: BaseException) -> Failure | None:
     """Whose failure or leaving an error is due to, if that is known or can be found out."""
     if on_duty is None:
         return None
-    lost = isinstance(error, RuntimeError) and GLOO_LOST.search(str(error))
+    told = str(error)
+    lost = isinstance(error, RuntimeError) and (GLOO_LOST.search(told) or HOST_LOST in told)
     if lost or isinstance(error, PeerFailedError) or TIMED_OUT in str(error):
         return on_duty.failure or (on_duty.find_culprit() if lost else None)
     return None

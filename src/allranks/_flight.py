@@ -1,10 +1,13 @@
-"""What this rank has in flight, from torch's Flight Recorder, which sees every collective."""
+"""What this rank has in flight: from torch's Flight Recorder, and the exchanges it does not see."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import time
+from collections import deque
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +22,12 @@ BUFFER = "TORCH_FR_BUFFER_SIZE"
 
 REMEMBERED = "500"
 """Calls to remember: torch takes some 10 ms to tell them, with the interpreter's lock held."""
+
+SAID = 240
+"""How many characters of a call are told."""
+
+KEPT = 100
+"""Exchanges between ranks of a host that are remembered."""
 
 DTYPES = {
     "Float": "float32",
@@ -60,6 +69,48 @@ class Flown(NamedTuple):
     over: bool
 
 
+@dataclass
+class Exchange:
+    """What the ranks of a host tell each other of a call.
+
+    Attributes:
+        group: the group's name.
+        number: the how manieth of the group it is, from 1 on.
+        op: the call in words.
+        line: the program's line.
+        at: when it was made, in seconds since the epoch.
+        over: whether it has ended.
+    """
+
+    group: str
+    number: int
+    op: str
+    line: Line | None
+    at: float
+    over: bool = False
+
+    @property
+    def group_id(self) -> str:
+        """As in Flown."""
+        return f"host {self.group}"
+
+    def flown(self) -> Flown:
+        """As what torch's recorders tell."""
+        op = self.op if len(self.op) <= SAID else f"{self.op[:SAID]}..."
+        line = str(self.line or "")
+        return Flown(self.group_id, self.group, self.number, op, "", line, self.at, self.over)
+
+
+_exchanges: deque[Exchange] = deque(maxlen=KEPT)
+
+
+def begin(group: str, number: int, op: str) -> Exchange:
+    """Note an exchange that torch does not see; its maker says when it is over."""
+    begun = Exchange(group, number, op, _stacks.caller(), time.time())
+    _exchanges.append(begun)
+    return begun
+
+
 def _recorders() -> list[tuple[str, Any, Any]]:
     """The recorders of torch, of gloo and of NCCL; there is no public way to read them here.
 
@@ -91,7 +142,8 @@ def progress() -> dict[str, tuple[int, int]]:
     Of two that run at once the second may end first, so that a group may be idle though the last
     that ended is not the last that was called.
     """
-    return {
+    seen = {one.group_id: (one.number, one.number - (not one.over)) for one in list(_exchanges)}
+    return seen | {
         f"{name}{group}": (
             int(status["last_enqueued_collective"]),
             int(status["last_completed_collective"]),
@@ -104,8 +156,8 @@ def progress() -> dict[str, tuple[int, int]]:
 
 
 def flown() -> list[Flown]:
-    """The collectives that the recorders remember, oldest first."""
-    told = []
+    """The collectives and exchanges that are remembered, oldest first."""
+    told = [one.flown() for one in list(_exchanges)]
     with _inductor_unasked():
         for name, _, whole in _recorders():
             dump = pickle.loads(whole(includeStackTraces=True))  # noqa: S301 - of our own process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -40,12 +40,14 @@ class Members:
         rank: this process's rank within the group.
         ranks: the members' global ranks, in the group's order.
         kept: what is kept from one call to the next, by whoever makes it.
+        closing: what is to be done when the group is destroyed.
     """
 
     group: dist.ProcessGroup | None
     rank: int
     ranks: tuple[int, ...]
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    closing: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -235,6 +237,8 @@ def destroy_all() -> None:
     import torch.distributed as dist
 
     _retired.extend(_all_groups())
+    for who in _known.values():
+        who.closing.close()
     for kept in (_known, _timeouts, _carriers, _given_up, _private_gloo):
         kept.clear()
     dist.destroy_process_group()

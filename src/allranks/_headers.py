@@ -1,57 +1,31 @@
-"""Headers: what ranks tell each other of a call before its data travel.
-
-Two or three ranks tell each other; more tell the first, which answers: 2(N - 1) messages, where
-gloo's all_gather and all_reduce send some N(N - 1) one after the other, which took ten times as
-long at four ranks on two cores. Every header starts as one message of one size and one kind, so
-that a header never meets one of another size, whatever calls the ranks have made; what is more
-follows in a second message.
-"""
+"""Headers: what ranks tell each other of a call before its data travel."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import struct
-import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from allranks import _groups
-from allranks._messages import (
-    SAID,
-    brief,
-    broadcast_from_first,
-    finish,
-    gather_to_first,
-    move,
-    nothing,
-    swap,
-)
+from allranks import _groups, _stacks
+from allranks._gloo_channel import GlooChannel
+from allranks._host_channel import HostChannel, connected
+from allranks._messages import SAID, brief, nothing
 from allranks._rollcall import ranges
-from allranks._tensors import flat_bytes
+from allranks._told import UNMARKED, Told
 from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import FrameType
 
-    import torch
     import torch.distributed as dist
 
     from allranks._groups import Members
-
-HEAD = struct.Struct("<II16s")
-"""The length of the body, what it is, and the digest of the call."""
-
-FRAME = 2048
-"""Bytes of the first message: the head, and the body's beginning."""
-
-ROOM = FRAME - HEAD.size
 
 Combine = Callable[[list[bytes]], bytes]
 """Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
@@ -64,9 +38,6 @@ EQUAL, OTHER = b"=", b"*"
 
 INLINE = 65536
 """Bytes that may travel with the headers of all ranks, in place of a collective of their own."""
-
-SWAPPING = 3
-"""Ranks that all tell each other sooner than by way of the first (measured on two cores)."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
@@ -97,20 +68,6 @@ class Header:
     error: str | None = None
 
 
-class Told(NamedTuple):
-    """A header on its way.
-
-    Attributes:
-        kind: what the body is.
-        mark: the digest of the call.
-        body: as in Header.
-    """
-
-    kind: int
-    mark: bytes
-    body: bytes
-
-
 def _is_unset(key: Any) -> bool:
     """Whether there is no such variable; os.environ takes longer to say so than a small call."""
     found = getattr(os.environ, "_data", None)
@@ -129,10 +86,8 @@ def _at_line() -> str:
     """The line of the program that makes the call, where lines are checked."""
     if checking() != "lines":
         return ""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect would read the sources
-    while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == "allranks":
-        frame = frame.f_back
-    return f" at {frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+    line = _stacks.caller()
+    return f" at {line.file}:{line.number}" if line else ""
 
 
 def fits_inline(members: Members, size: int) -> bool:
@@ -192,7 +147,7 @@ def agree(
         def verdict(texts: list[bytes]) -> bytes:
             return json.dumps(_verdict(members, texts)).encode()
 
-        _, answer = _ask(members, Told(FINE, b"", body), verdict, header.call)
+        _, answer = _ask(members, Told(FINE, UNMARKED, body), verdict, header.call)
         _raise(*json.loads(answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
@@ -208,11 +163,28 @@ def _ask(
 ) -> tuple[int, bytes]:
     if members.group is None or members.size == 1:
         return _answer([mine], combine)
-    channel: _Channel | None = members.kept.get("channel")
+    channel: GlooChannel | HostChannel | None = members.kept.get("channel")
     if channel is None:
-        channel = _Channel(members, _groups.cpu_group(members.group))
-        members.kept["channel"] = channel
-    return channel.ask(mine, combine, what, meanwhile)
+        channel = members.kept["channel"] = _opened(members, members.group, what)
+    return channel.ask(mine, lambda told: _answer(told, combine), what, meanwhile)
+
+
+def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
+    """The way of a group's headers from its first one on. Collective."""
+    group = _groups.cpu_group(over)
+    gloo = GlooChannel(members, group)
+
+    def exchange(body: bytes) -> list[bytes]:
+        told = Told(FINE, UNMARKED, body)
+        _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
+        return _unpacked(packed, members.size)
+
+    lines = connected(members, exchange)
+    if lines is None:
+        return gloo
+    host = HostChannel(members, group, lines)
+    members.closing.callback(host.close)
+    return host
 
 
 def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
@@ -227,110 +199,6 @@ def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
         return FAILED, str(error).encode()
     except Exception as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
         return FAILED, f"{type(error).__name__}: {error}".encode()
-
-
-class _Channel:
-    """The way of headers over one group, through memory that each call uses again."""
-
-    def __init__(self, members: Members, group: dist.ProcessGroup) -> None:
-        self._group = group
-        self._ranks = members.ranks
-        self._rank = members.rank
-        self._swaps = members.size <= SWAPPING
-        self._hears = self._swaps or members.rank == 0
-        copies = members.size if self._swaps else 1
-        self._mine, self._view = _memory(FRAME * copies)
-        self._copies = range(FRAME, FRAME * copies, FRAME)
-        self._answer, self._answered = _memory(FRAME)
-        self._all, self._heard = _memory(FRAME * members.size * self._hears)
-        self._frames = list(self._all.view(-1, FRAME))
-
-    def ask(
-        self, mine: Told, combine: Combine, what: str, meanwhile: Callable[[], None]
-    ) -> tuple[int, bytes]:
-        """Tell one's header, and hear the answer to all of them."""
-        end = _write(self._view, mine)
-        if self._swaps:
-            for start in self._copies:
-                self._view[start : start + end] = self._view[:end]
-            swap(self._group, self._mine, self._all, what, meanwhile)
-            return _answer(self._read_all(mine, what), combine)
-        gathering = gather_to_first(self._group, self._mine, self._frames)
-        if self._hears:
-            finish(self._group, gathering, self._mine, what, meanwhile)
-            return self._spread(_answer(self._read_all(mine, what), combine), what)
-        self._pass_on([mine.body[ROOM:]], self._ranks[:1], what)
-        answer = self._spread(None, what, meanwhile)
-        finish(self._group, gathering, self._mine, what)
-        return answer
-
-    def _read_all(self, mine: Told, what: str) -> list[Told]:
-        """All headers, after the second messages of those that are longer than the first."""
-        heads = [HEAD.unpack_from(self._heard, FRAME * i) for i in range(len(self._ranks))]
-        bodies = [_body_of(self._heard, FRAME * i, head[0]) for i, head in enumerate(heads)]
-        if any(length > ROOM for length, _, _ in heads):
-            peers = [i for i in range(len(self._ranks)) if i != self._rank]
-            rests = [_memory(max(0, heads[i][0] - ROOM)) for i in peers]
-            to = [self._ranks[i] for i in peers]
-            sent = [mine.body[ROOM:]] * (len(peers) * self._swaps)
-            self._pass_on(sent, to, what, [rest for rest, _ in rests])
-            for i, (_, rest) in zip(peers, rests, strict=True):
-                bodies[i] += rest
-            bodies[self._rank] = mine.body
-        return [Told(kind, mark, b) for (_, kind, mark), b in zip(heads, bodies, strict=True)]
-
-    def _pass_on(
-        self,
-        bodies: Sequence[bytes],
-        ranks: Sequence[int],
-        what: str,
-        into: Sequence[torch.Tensor] = (),
-    ) -> None:
-        send = [(flat_bytes(body), rank) for body, rank in zip(bodies, ranks, strict=False)]
-        move(self._group, send, list(zip(into, ranks, strict=False)), what)
-
-    def _spread(
-        self,
-        answer: tuple[int, bytes] | None,
-        what: str,
-        meanwhile: Callable[[], None] = nothing,
-    ) -> tuple[int, bytes]:
-        """The first member's answer, on all."""
-        if answer:
-            _write(self._answered, Told(answer[0], b"", answer[1]))
-        broadcast_from_first(self._group, self._answer, what, meanwhile)
-        length, kind, _ = HEAD.unpack_from(self._answered)
-        body = answer[1] if answer else _body_of(self._answered, 0, length)
-        if length > ROOM:
-            rest, view = _memory(length - ROOM)
-            if answer:
-                view[:] = body[ROOM:]
-            broadcast_from_first(self._group, rest, what)
-            body = body if answer else body + view
-        return kind, body
-
-
-def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
-    """A flat tensor of bytes, and its memory."""
-    import torch
-
-    flat = torch.zeros(size, dtype=torch.uint8)
-    array: Any = flat.numpy()
-    return flat, memoryview(array)
-
-
-def _write(memory: memoryview, told: Told) -> int:
-    """A header's first message; where it ends."""
-    HEAD.pack_into(memory, 0, len(told.body), told.kind, told.mark)
-    start = told.body[:ROOM]
-    end = HEAD.size + len(start)
-    memory[HEAD.size : end] = start
-    return end
-
-
-def _body_of(memory: memoryview, start: int, length: int) -> bytes:
-    """The beginning of a body, in a header's first message."""
-    return bytes(memory[start + HEAD.size : start + HEAD.size + min(length, ROOM)])
 
 
 def _packed(bodies: Sequence[bytes]) -> bytes:

@@ -273,7 +273,7 @@ class Lookout:
                 return self._store_gone()
             if end.passed:
                 return self._who_has_left() or self._who_is_missing()
-            time.sleep(0.02)
+            self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
 
     def _store_gone(self) -> Failure:
         how = self._neighbours.condition(0) or "it has left or died"
@@ -291,9 +291,8 @@ class Lookout:
             silent = [rank for rank in range(self._post.world_size) if rank not in told]
             gone = [rank for rank in silent if not self._neighbours.is_alive(rank)]
             if gone and told:
-                text = (
-                    f"no answer from {ranges(gone)}, and a connection was closed: died, or cut off"
-                )
+                more = f", nor does {ranges(gone[1:])}" if gone[1:] else ""
+                text = f"does not answer{more}, and a connection was closed: died, or cut off"
                 self._publish(Failure(gone[0], f"rank {gone[0]}", time.time(), "", text))
         else:
             self._await(lambda: self.failure is not None)

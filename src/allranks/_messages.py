@@ -14,7 +14,6 @@ from allranks.errors import StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import timedelta
 
     import torch
     import torch.distributed as dist
@@ -141,7 +140,7 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
         _alarm.enter(brief(what), _groups.name_of(group))
         Abandonable(wait_for_all).result_unless(_alarm.look, timeout.total_seconds() + 1)
     except BaseException as error:
-        _give_up(group, what, timeout, error, f"rank {waiting_for}")
+        give_up(group, what, error, f"rank {waiting_for}")
         raise
     finally:
         _alarm.leave()
@@ -166,21 +165,20 @@ def finish(
             _alarm.enter(brief(what), _groups.name_of(group), SLICE.total_seconds())
             wait(work, _groups.timeout(group), _alarm.look)
     except BaseException as error:
-        _give_up(group, what, _groups.timeout(group), error, "at least one rank")
+        give_up(group, what, error, "at least one rank")
         raise
     finally:
         _alarm.leave()
 
 
-def _give_up(
-    group: dist.ProcessGroup, what: str, timeout: timedelta, error: BaseException, whom: str
-) -> None:
-    """Give the group up; whichever clock ended the wait, gloo's own or ours, raise one error.
+def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str) -> None:
+    """Give a group up in which a wait ended early; whichever clock ended it, raise one error.
 
     Raises:
         PeerFailedError: another rank has failed, or left, and it is known which.
         StalledError: the timeout has passed.
     """
+    timeout = _groups.timeout(group)
     stalled = isinstance(error, StillRunning) or _alarm.TIMED_OUT in str(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")

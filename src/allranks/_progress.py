@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import NamedTuple
 
 from allranks import _alarm, _flight, _groups, _stacks
@@ -82,6 +83,7 @@ class Progress:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
         flown = self._flown()
+        calls = _numbered(flown)
         here = next(iter(self._open(flown)), None)
         lines = _stacks.main_thread()
         at = _stacks.of_the_program(lines)
@@ -92,12 +94,12 @@ class Progress:
             who=who,
             seconds=self._seconds(stuck, here),
             at=str(at or ""),
-            call=_call(here) if here else None,
+            call=calls[flown.index(here)] if here else None,
             ours=ours.call if ours else "",
             group=group,
             members=_groups.ranks_of(group),
-            recent=tuple(_call(one) for one in flown[-RECENT:]),
-            made={one.group: one.number for one in flown},
+            recent=tuple(calls[-RECENT:]),
+            made={call.group: call.number for call in calls},
             stack=tuple(str(line) for line in shown),
         )
 
@@ -107,5 +109,14 @@ class Progress:
         return time.monotonic() - (stuck.since if stuck else self._changed)
 
 
-def _call(one: Flown) -> Call:
-    return Call(one.group, one.number, one.op, one.data, one.line)
+def _numbered(flown: list[Flown]) -> list[Call]:
+    """Calls with numbers that count what torch sees and what it does not, of each group."""
+    last = {one.group_id: (one.group, one.number) for one in flown}
+    left: Counter[str] = Counter()
+    for group, number in last.values():
+        left[group] += number
+    calls = []
+    for one in reversed(flown):
+        calls.append(Call(one.group, left[one.group], one.op, one.data, one.line))
+        left[one.group] -= 1
+    return calls[::-1]

@@ -56,6 +56,14 @@ def _lines(frame: FrameType | None) -> Iterator[Line]:
         frame = frame.f_back
 
 
+def caller() -> Line | None:
+    """The innermost line of this thread that is not of allranks."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect would read the sources
+    while frame and frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    return Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else None
+
+
 def raised_at(traceback: TracebackType | None) -> Line | None:
     """The program's line at which an exception was raised."""
     lines = []

@@ -1,0 +1,36 @@
+"""A header on its way: what one rank tells of its call."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+HEAD = struct.Struct("<II16s")
+"""The length of the body, what it is, and the digest of the call."""
+
+FRAME = 2048
+"""Bytes of the first message: the head, and the body's beginning."""
+
+ROOM = FRAME - HEAD.size
+
+UNMARKED = bytes(16)
+"""In place of a digest, where there is nothing to be compared."""
+
+
+class Told(NamedTuple):
+    """A header on its way.
+
+    Attributes:
+        kind: what the body is.
+        mark: the digest of the call.
+        body: what may differ between the ranks.
+    """
+
+    kind: int
+    mark: bytes
+    body: bytes
+
+
+Answer = Callable[[Sequence[Told]], tuple[int, bytes]]
+"""Makes the answer to all headers, a kind and a body: the same, whichever rank makes it."""

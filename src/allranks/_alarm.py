@@ -30,7 +30,7 @@ GLOO_LOST = re.compile(
 )
 """What gloo says of a connection that a peer has closed."""
 
-HOST_LOST = "has left: Connection closed by peer, on this host"
+HOST_LOST = "has given up, or left: Connection closed by peer, on this host"
 """What is said of a socket of the host that a peer has closed."""
 
 LINES = 40

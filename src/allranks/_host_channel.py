@@ -86,6 +86,7 @@ class HostChannel:
         try:
             return self._asked(mine, answer, meanwhile)
         except BaseException as error:
+            self.close()  # Else a peer could take what was sent for a call that goes on.
             give_up(self._group, what, error, self._whom)
             raise
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -70,13 +71,13 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
         CollectiveError: no process group is up in a world of several ranks, or this rank is
             not in the group.
     """
+    if group is None and _known and not _given_up:
+        # Every small call passes here, and an import statement takes longer than all else.
+        known = _known.get(sys.modules["torch.distributed"].group.WORLD)
+        if known is not None:
+            return known
     import torch.distributed as dist
 
-    if group is None and not _given_up:
-        world: Any = dist.group.WORLD if dist.is_available() else None
-        known = _known.get(world)
-        if known is not None:  # The usual case, and every small call passes.
-            return known
     if not (dist.is_available() and dist.is_initialized()):
         return _alone(call, group)
     if group is not None:

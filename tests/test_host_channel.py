@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import re
+import resource
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 import allranks
 from allranks import _flight, _groups, _host_channel
 from allranks._flight import Flown
+from allranks._groups import Members
 from allranks._host_channel import ENTRY, SWITCH, HostChannel
-from allranks._progress import _numbered
+from allranks._progress import Progress, _numbered
 from allranks._told import FRAME, ROOM
-from allranks.errors import CollectiveError, MismatchError, RankFailedError, StalledError
+from allranks.errors import CollectiveError, MismatchError, RankFailedError
 
 BODIES = (0, 1, ROOM - 1, ROOM, ROOM + 1, FRAME, 65536, 65536 + ROOM + 1, 3_000_000)
 
@@ -102,25 +106,70 @@ def test_a_group_has_sockets_of_its_own() -> None:
     assert told[1:] == [("HostChannel", [1, 2])] * 2
 
 
-def descriptors() -> Counter[str]:
-    gc.collect()
+def number_of_sockets() -> int:
     links = (os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
-    return Counter(link.rpartition(":")[0] for link in links if "socket:" in link)
+    return sum("socket:" in link for link in links)
 
 
 def world_after_world() -> list[int]:
-    """How many sockets are open after each of some worlds."""
+    """How many sockets are open after each of some worlds, the last of which torch ends."""
     seen = []
-    for _ in range(5):
+    for number in range(5):
         with session():
             allranks.all_reduce(1)
-        seen.append(sum(descriptors().values()))
+            kept = channel()
+            if number == 4:
+                dist.destroy_process_group()
+        assert [line.fileno() for line in kept._lines] == [-1]
+        seen.append(number_of_sockets())
     return seen[1:]
 
 
 def test_the_sockets_go_with_their_world() -> None:
     for seen in allranks.launch(world_after_world, ranks=2):
         assert seen == seen[:1] * 4
+
+
+def no_descriptor_is_left(rank: int) -> str:
+    """To the first member before it opens its door, to another before it goes there."""
+    with session() as world:
+        if world.rank == rank:
+            free = os.open("/dev/null", os.O_RDONLY)
+            os.close(free)
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+        assert allranks.all_reduce(1) == world.world_size
+        if world.rank == rank:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        return type(channel()).__name__
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_go_over_gloo_where_a_rank_has_no_descriptor_left(rank) -> None:
+    found = allranks.launch(no_descriptor_is_left, (rank,), ranks=3, timeout=60)
+    assert found == ["GlooChannel"] * 3
+
+
+def child_calls() -> tuple[int, str]:
+    """A child of rank 1 makes a call, as its parent would."""
+    with session() as world:
+        allranks.all_reduce(1)
+        reader, writer = os.pipe()
+        if world.rank == 1 and not (child := os.fork()):
+            try:
+                allranks.all_reduce(1000)
+            except CollectiveError as refused:
+                os.write(writer, str(refused).encode())
+            os._exit(0)
+        if world.rank == 1:
+            os.waitpid(child, 0)
+        os.close(writer)
+        return allranks.all_reduce(1), os.read(reader, 1000).decode()
+
+
+def test_a_child_has_no_part_in_its_parents_calls() -> None:
+    refused = "all_reduce: this process was forked from a rank, and is none itself"
+    assert allranks.launch(child_calls, ranks=2) == [(2, ""), (2, refused)]
 
 
 def rank_1_ends(told: Path) -> None:
@@ -150,28 +199,52 @@ def test_a_peer_that_is_gone_is_named(watch, expected, monkeypatch, tmp_path) ->
     assert re.match(expected, told.read_text()), told.read_text()
 
 
-def rank_1_is_late() -> str:
-    with session(timeout=timedelta(seconds=1)) as world:
+def late(seconds: tuple[float, ...]) -> str:
+    """Each rank comes so many seconds after the others have begun."""
+    with session(timeout=timedelta(seconds=2)) as world:
         allranks.all_reduce(1)
-        if world.rank == 1:
-            time.sleep(4)
-            return ""
-        with pytest.raises(StalledError) as stalled:
+        time.sleep(seconds[world.rank])
+        try:
             allranks.all_reduce(1)
-        with pytest.raises(CollectiveError, match="this group is no longer usable"):
-            allranks.all_reduce(1)
-        return str(stalled.value)
+        except CollectiveError as error:
+            with pytest.raises(CollectiveError, match="this group is no longer usable"):
+                allranks.all_reduce(1)
+            time.sleep(3)
+            return f"{type(error).__name__}: {error}"
+        return "came"
+
+
+STALLED = "StalledError: all_reduce(sum) of number did not complete within 2 s; "
+GONE = "CollectiveError: all_reduce(sum) of number: rank 0 has given up, or left: "
 
 
 def test_a_peer_that_does_not_come_is_told(monkeypatch) -> None:
     monkeypatch.setenv("ALLRANKS_WATCH", "0")
-    told = allranks.launch(rank_1_is_late, ranks=2)[0]
-    assert told.startswith("all_reduce(sum) of number did not complete within 1 s; rank 1 did not")
+    told = allranks.launch(late, ((0, 4),), ranks=2, timeout=60)
+    assert told[0] == f"{STALLED}rank 1 did not make the same call, or stopped in it."
+    assert told[1].startswith(GONE)
+
+
+def test_the_timeout_is_that_of_the_call(monkeypatch) -> None:
+    """Not of each rank that comes late; and who waits for an answer does not know for whom."""
+    monkeypatch.setenv("ALLRANKS_WATCH", "0")
+    told = allranks.launch(late, ((0, 0, 1.2, 2.6),), ranks=4, timeout=60)
+    assert told[0] == f"{STALLED}rank 3 did not make the same call, or stopped in it."
+    assert told[1].startswith((GONE, f"{STALLED}at least one rank did not"))
+    assert told[2].startswith(GONE)
+    assert told[3].startswith(GONE)
+
+
+def test_those_who_lose_the_first_member_are_told_what_it_waited_for() -> None:
+    told = allranks.launch(late, ((0, 1, 4),), ranks=3, timeout=60)
+    for text in told[:2]:
+        assert text.startswith("StalledError: ")
+        assert "Rank 2: in no collective" in text
 
 
 @pytest.fixture
 def door():
-    with _host_channel._door(3) as listening:
+    with _host_channel._door(Members(None, 0, (0, 1, 2))) as listening:
         yield listening
 
 
@@ -205,10 +278,27 @@ def test_strangers_are_not_let_in(door, come) -> None:
 @pytest.mark.parametrize("said", [b"hello", ENTRY.pack(b"x" * 16, 1), ENTRY.pack(bytes(16), 1)])
 def test_those_who_come_are_sent_away_where_one_is_missing(door, come, said, monkeypatch) -> None:
     monkeypatch.setattr(_host_channel, "PATIENCE", 0.1)
-    door.settimeout(0.1)
     visitor = come(said)
     assert _host_channel._admitted(door, bytes(16), 2) is None
     assert visitor.recv(10) == b""
+
+
+def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
+    monkeypatch.setattr(_host_channel, "PATIENCE", 0.3)
+    closed = threading.Event()
+
+    def visit() -> None:
+        with contextlib.suppress(OSError):
+            while not closed.wait(0.05):
+                come(b"hello")
+
+    visits = threading.Thread(target=visit)
+    visits.start()
+    try:
+        assert _host_channel._admitted(door, bytes(16), 2) is None
+    finally:
+        closed.set()
+        visits.join()
 
 
 def flown(group_id: str, group: str, numbers: range, begin: float) -> list[Flown]:
@@ -221,9 +311,10 @@ def flown(group_id: str, group: str, numbers: range, begin: float) -> list[Flown
 def test_calls_are_counted_whoever_sees_them() -> None:
     """Both remember their last calls only: the numbers are those of all that were made."""
     seen = [*flown("fr0", "WORLD", range(5, 8), 0.0), *flown("host", "WORLD", range(3, 6), 2.5)]
-    calls = _numbered(sorted(seen, key=lambda one: one.at) + flown("fr1", "half", range(1, 3), 99))
+    seen = sorted(seen, key=lambda one: one.at) + flown("fr1", "half", range(1, 3), 99)
+    calls = _numbered(seen, Counter({"WORLD": 12, "half": 2}), since=5.5)
     assert [(call.op, call.number) for call in calls] == [
-        ("fr05", 7),
+        ("fr05", 0),
         ("host3", 8),
         ("fr06", 9),
         ("host4", 10),
@@ -232,6 +323,29 @@ def test_calls_are_counted_whoever_sees_them() -> None:
         ("fr11", 1),
         ("fr12", 2),
     ]
+
+
+def many_calls_within_a_group() -> tuple[int, list[int]]:
+    """Two ranks make more calls than are remembered; the third does not take part."""
+    with session() as world:
+        for _ in range(3):
+            allranks.all_reduce(1)
+        group = allranks.split(min(world.rank, 1))
+        for _ in range(_flight.KEPT if world.rank else 0):
+            allranks.all_reduce(1, group=group)
+        dist.all_reduce(torch.ones(1))
+        progress = Progress(blind=False)
+        progress._began = 0.0
+        standing = progress.standing(world.rank, "")
+        return standing.made["WORLD"], [c.number for c in standing.recent if c.group == "WORLD"]
+
+
+def test_what_is_forgotten_is_counted_all_the_same() -> None:
+    told = allranks.launch(many_calls_within_a_group, ranks=3, timeout=60)
+    made, numbers = told[0]
+    assert [each[0] for each in told] == [made] * 3
+    assert numbers == list(range(made - len(numbers) + 1, made + 1))
+    assert [each[1] for each in told[1:]] == [[made]] * 2
 
 
 def exchanges() -> list[tuple[str, str, bool]]:

@@ -26,7 +26,7 @@ REMEMBERED = "500"
 SAID = 240
 """How many characters of a call are told."""
 
-KEPT = 100
+KEPT = 500
 """Exchanges between ranks of a host that are remembered."""
 
 DTYPES = {
@@ -102,13 +102,27 @@ class Exchange:
 
 
 _exchanges: deque[Exchange] = deque(maxlen=KEPT)
+_last: dict[str, Exchange] = {}
+"""Of each group, the last exchange."""
 
 
 def begin(group: str, number: int, op: str) -> Exchange:
     """Note an exchange that torch does not see; its maker says when it is over."""
     begun = Exchange(group, number, op, _stacks.caller(), time.time())
     _exchanges.append(begun)
+    _last[group] = begun
     return begun
+
+
+def last_exchanges() -> list[Exchange]:
+    """Of each group."""
+    return list(_last.values())
+
+
+def forget() -> None:
+    """The groups are gone, and later ones may have their names."""
+    _exchanges.clear()
+    _last.clear()
 
 
 def _recorders() -> list[tuple[str, Any, Any]]:
@@ -142,7 +156,7 @@ def progress() -> dict[str, tuple[int, int]]:
     Of two that run at once the second may end first, so that a group may be idle though the last
     that ended is not the last that was called.
     """
-    seen = {one.group_id: (one.number, one.number - (not one.over)) for one in list(_exchanges)}
+    seen = {one.group_id: (one.number, one.number - (not one.over)) for one in last_exchanges()}
     return seen | {
         f"{name}{group}": (
             int(status["last_enqueued_collective"]),
@@ -153,6 +167,11 @@ def progress() -> dict[str, tuple[int, int]]:
         .get("pg_status", {})
         .items()
     }
+
+
+def horizon() -> float:
+    """Since when all exchanges are remembered, in seconds since the epoch."""
+    return _exchanges[0].at if len(_exchanges) == KEPT else 0.0
 
 
 def flown() -> list[Flown]:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allranks import _flight
 from allranks._settings import DEFAULT_TIMEOUT
 from allranks._waiting import Deadline, calls_are_under_way
 from allranks._world import detect
@@ -30,6 +31,8 @@ _carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
 _given_up: dict[dist.ProcessGroup, str] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
+_is_fork = False
+"""Whether this process was forked from a rank that has made calls, and is none itself."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
 
     if not (dist.is_available() and dist.is_initialized()):
         return _alone(call, group)
+    if _is_fork:
+        raise CollectiveError(f"{call}: this process was forked from a rank, and is none itself")
     if group is not None:
         _check_up(call, group)
     used: Any = dist.group.WORLD if group is None else group
@@ -238,11 +243,27 @@ def destroy_all() -> None:
     import torch.distributed as dist
 
     _retired.extend(_all_groups())
+    forget()
+    dist.destroy_process_group()
+
+
+def forget() -> None:
+    """Keep nothing of groups that are gone, or are not this process's."""
     for who in _known.values():
         who.closing.close()
     for kept in (_known, _timeouts, _carriers, _given_up, _private_gloo):
         kept.clear()
-    dist.destroy_process_group()
+    _flight.forget()
+
+
+def _forget_after_fork() -> None:
+    """A call of a child would be taken for its parent's."""
+    global _is_fork  # noqa: PLW0603 - of this process
+    _is_fork = bool(_known)
+    forget()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _all_groups() -> list[dist.ProcessGroup]:

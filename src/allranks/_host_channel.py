@@ -14,7 +14,7 @@ import secrets
 import socket
 import struct
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,7 +25,7 @@ from allranks._waiting import SLICE, Deadline, StillRunning
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch.distributed as dist
 
@@ -37,14 +37,17 @@ T = TypeVar("T")
 SWITCH = "ALLRANKS_HOST_SOCKETS"
 """The variable that turns it off, on any one rank or on all: 0."""
 
-PIECE = 65536
-"""Bytes of a message after the first; a socket holds some."""
+PIECE = 16384
+"""Bytes of a message after the first; a socket holds some, however its buffers are set."""
 
 ENTRY = struct.Struct("<16sI")
 """What a member says at the door: the secret, and its rank in the group."""
 
 PATIENCE = 1.0
 """Seconds in which all members come to the door, else they go on over gloo."""
+
+LEAST = 1e-3
+"""A time-out in seconds for what has no time left; 0 would be none."""
 
 
 class HostChannel:
@@ -68,6 +71,7 @@ class HostChannel:
         self._view = memoryview(bytearray(FRAME))
         self._made = 0
         self._what = self._whom = ""
+        self._end: Deadline | None = None
         for line in lines:
             line.settimeout(SLICE.total_seconds())
 
@@ -81,16 +85,19 @@ class HostChannel:
     ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
         self._made += 1
-        self._what = what
-        noted = _flight.begin(self._name, self._made, what)
+        self._what, self._end, noted = what, None, None
         try:
+            noted = _flight.begin(self._name, self._made, what)
             return self._asked(mine, answer, meanwhile)
         except BaseException as error:
-            self.close()  # Else a peer could take what was sent for a call that goes on.
-            give_up(self._group, what, error, self._whom)
+            try:
+                give_up(self._group, what, error, self._whom)
+            finally:
+                self.close()  # Else a peer could take what was sent for a call that goes on.
             raise
         finally:
-            noted.over = True
+            if noted:
+                noted.over = True
             _alarm.leave()
 
     def _asked(
@@ -139,28 +146,32 @@ class HostChannel:
 
     def _patiently(self, line: int, do: Callable[[Any], T], with_: Any) -> T:
         """What a socket does within a slice of time, tried again and again."""
-        self._whom = f"rank {self._ranks[0 if self._rank else line + 1]}"
+        peer = f"rank {self._ranks[0 if self._rank else line + 1]}"
+        # The first member may itself wait for another one.
+        self._whom = "at least one rank" if self._rank and len(self._ranks) > 2 else peer
         try:
             done = self._in_slices(partial(do, with_))
         except ConnectionError as error:
-            raise self._lost() from error
+            raise CollectiveError(f"{brief(self._what)}: {peer} {_alarm.HOST_LOST}") from error
+        except OSError as error:
+            if isinstance(error, StillRunning):
+                raise
+            raise CollectiveError(f"{brief(self._what)}: {peer} is not reached: {error}") from error
         if not done:
-            raise self._lost()
+            raise CollectiveError(f"{brief(self._what)}: {peer} {_alarm.HOST_LOST}")
         return done
 
     def _in_slices(self, call: Callable[[], T]) -> T:
         with suppress(TimeoutError):
             return call()
-        _alarm.enter(brief(self._what), self._name, SLICE.total_seconds())
-        end = Deadline.after((_groups.timeout(self._group) - SLICE).total_seconds())
-        while not end.passed:
+        if self._end is None:
+            _alarm.enter(brief(self._what), self._name, SLICE.total_seconds())
+            self._end = Deadline.after((_groups.timeout(self._group) - SLICE).total_seconds())
+        while not self._end.passed:
             _alarm.look()
             with suppress(TimeoutError):
                 return call()
         raise StillRunning
-
-    def _lost(self) -> CollectiveError:
-        return CollectiveError(f"{brief(self._what)}: {self._whom} {_alarm.HOST_LOST}")
 
 
 class _Card(NamedTuple):
@@ -189,20 +200,19 @@ def connected(
     Returns:
         As for ``HostChannel``; None on all members where one of them cannot.
     """
-    where, secret, lines = _where(), secrets.token_bytes(16), None
-    with ExitStack() as stack:
-        door = stack.enter_context(_door(members.size)) if where and not members.rank else None
+    secret = secrets.token_bytes(16)
+    with _door(members) as door:
+        where = _where() if members.rank or door else ""
         name = door.getsockname().hex() if door else ""
         mine = json.dumps([where, name, secret.hex()]).encode()
         cards = [_Card(*json.loads(one)) for one in exchange(mine)]
-        if where and len({card.where for card in cards}) == 1:
-            count = members.size - 1
-            lines = _admitted(door, secret, count) if door else _entered(cards[0], members.rank)
+        if not where or len({card.where for card in cards}) > 1:
+            return None
+        lines = _admitted(door, secret, members.size - 1) if door else _entered(cards[0], members)
         everybody = exchange(b"1" if lines else b"")
     if all(everybody):
         return lines
-    for line in lines or ():
-        line.close()
+    _close(lines)
     return None
 
 
@@ -211,49 +221,62 @@ def _where() -> str:
     return "" if off or sys.platform != "linux" else _sockets.host_key()
 
 
-def _door(size: int) -> socket.socket:
-    """Where the first member listens, under a name that the system chooses."""
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    door.bind("")
-    door.listen(size)
-    door.settimeout(PATIENCE)
-    return door
+@contextmanager
+def _door(members: Members) -> Iterator[socket.socket | None]:
+    """Where the first member listens, under a name that the system chooses; else None."""
+    with ExitStack() as stack:
+        door = None
+        if not members.rank:
+            with suppress(OSError, AttributeError):  # There are no such sockets, or none is left.
+                made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                made.bind("")
+                made.listen(members.size)
+                door = made
+        yield door
 
 
-def _entered(card: _Card, rank: int) -> Sequence[socket.socket] | None:
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def _entered(card: _Card, members: Members) -> Sequence[socket.socket] | None:
+    line: socket.socket | None = None
     try:
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line.settimeout(PATIENCE)
         line.connect(bytes.fromhex(card.door))
-        line.send(ENTRY.pack(bytes.fromhex(card.secret), rank))
+        line.send(ENTRY.pack(bytes.fromhex(card.secret), members.rank))
     except OSError:
-        line.close()
+        _close([line] if line else None)
         return None
     return [line]
 
 
 def _admitted(door: socket.socket, secret: bytes, count: int) -> Sequence[socket.socket] | None:
-    """Those who know the secret; None if they do not all come."""
+    """Those who know the secret; None if they do not all come in time."""
+    end = Deadline.after(PATIENCE)
     lines: dict[int, socket.socket] = {}
-    with suppress(TimeoutError):
+    with suppress(OSError):
         while len(lines) < count:
+            door.settimeout(end.left or LEAST)
             line, _ = door.accept()
-            rank = _said_by(line, secret)
+            rank = _said_by(line, secret, end)
             if rank is None:
                 line.close()
             else:
                 lines[rank] = line
     if len(lines) == count:
         return [lines[rank] for rank in sorted(lines)]
-    for line in lines.values():
-        line.close()
+    _close(list(lines.values()))
     return None
 
 
-def _said_by(line: socket.socket, secret: bytes) -> int | None:
+def _said_by(line: socket.socket, secret: bytes, end: Deadline) -> int | None:
     """The rank of the member that has entered; None if it is a stranger."""
-    line.settimeout(PATIENCE)
+    line.settimeout(end.left or LEAST)
     try:
         said, rank = ENTRY.unpack(line.recv(ENTRY.size))
     except (OSError, struct.error):
         return None
     return int(rank) if hmac.compare_digest(said, secret) else None
+
+
+def _close(lines: Sequence[socket.socket] | None) -> None:
+    for line in lines or ():
+        line.close()

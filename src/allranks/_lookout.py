@@ -291,7 +291,7 @@ class Lookout:
             silent = [rank for rank in range(self._post.world_size) if rank not in told]
             gone = [rank for rank in silent if not self._neighbours.is_alive(rank)]
             if gone and told:
-                more = f", nor does {ranges(gone[1:])}" if gone[1:] else ""
+                more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
                 text = f"does not answer{more}, and a connection was closed: died, or cut off"
                 self._publish(Failure(gone[0], f"rank {gone[0]}", time.time(), "", text))
         else:

@@ -184,6 +184,8 @@ def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
     if culprit := _alarm.culprit(error):
         raise _alarm.peer_failed(culprit, brief(what)) from None
+    if _alarm.HOST_LOST in str(error) and (told := _alarm.verdict()):
+        raise StalledError(f"{error}; {told}") from None
     if stalled:
         told = _alarm.verdict() or f"{whom} did not make the same call, or stopped in it."
         raise StalledError(f"{brief(what)} {how}; {told}") from None

@@ -38,6 +38,7 @@ class Progress:
         self._blind = blind
         self._began = time.time()
         self._counts: dict[str, tuple[int, int]] = {}
+        self._names: dict[str, str] = {}
         self._changed = time.monotonic()
         self._seen: dict[tuple[object, ...], float] = {}
         self._idle: set[tuple[object, ...]] = set()
@@ -59,6 +60,8 @@ class Progress:
         counts = {} if self._blind else _flight.progress()
         if counts != self._counts:
             self._counts, self._changed = counts, now
+            if counts.keys() - self._names.keys():
+                self._learn_names()
         if _groups.number_given_up() != self._given_up:
             self._given_up = _groups.number_given_up()
             self._abandoned |= {(one.group_id, one.number) for one in self._open(self._flown())}
@@ -69,6 +72,19 @@ class Progress:
             open_ = {one.group_id for one in self._open(self._flown())}
             self._idle |= {what for what in self._seen if what[0] not in open_}
             self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
+
+    def _learn_names(self) -> None:
+        """Of the groups, while their calls are remembered."""
+        seen = [*_flight.last_exchanges(), *self._flown()]
+        told = {one.group_id: one.group for one in seen}
+        self._names |= dict.fromkeys(self._counts, "") | self._names | told
+
+    def _made(self) -> Counter[str]:
+        """How many calls were made on each group, whoever saw them."""
+        made: Counter[str] = Counter()
+        for group_id, (called, _) in self._counts.items():
+            made[self._names.get(group_id, "")] += called
+        return made
 
     def _flown(self) -> list[Flown]:
         """The calls of this world, oldest first."""
@@ -83,8 +99,9 @@ class Progress:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
         flown = self._flown()
-        calls = _numbered(flown)
         here = next(iter(self._open(flown)), None)
+        made = self._made()
+        calls = _numbered(flown, made, _flight.horizon())
         lines = _stacks.main_thread()
         at = _stacks.of_the_program(lines)
         shown = [line for line in lines if not line.file.startswith(_stacks.OURS)]
@@ -98,8 +115,8 @@ class Progress:
             ours=ours.call if ours else "",
             group=group,
             members=_groups.ranks_of(group),
-            recent=tuple(calls[-RECENT:]),
-            made={call.group: call.number for call in calls},
+            recent=tuple(call for call in calls[-RECENT:] if call.number),
+            made=dict(made),
             stack=tuple(str(line) for line in shown),
         )
 
@@ -109,14 +126,18 @@ class Progress:
         return time.monotonic() - (stuck.since if stuck else self._changed)
 
 
-def _numbered(flown: list[Flown]) -> list[Call]:
-    """Calls with numbers that count what torch sees and what it does not, of each group."""
-    last = {one.group_id: (one.group, one.number) for one in flown}
-    left: Counter[str] = Counter()
-    for group, number in last.values():
-        left[group] += number
+def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call]:
+    """Calls with numbers that count what torch sees and what it does not, of each group.
+
+    Args:
+        flown: what is remembered of both, oldest first.
+        made: how many were made on each group.
+        since: before which some may be forgotten: such calls have the number 0.
+    """
+    left = made.copy()
     calls = []
     for one in reversed(flown):
-        calls.append(Call(one.group, left[one.group], one.op, one.data, one.line))
+        number = left[one.group] if one.at >= since else 0
+        calls.append(Call(one.group, number, one.op, one.data, one.line))
         left[one.group] -= 1
     return calls[::-1]

@@ -151,12 +151,15 @@ class HostChannel:
         self._whom = "at least one rank" if self._rank and len(self._ranks) > 2 else peer
         try:
             done = self._in_slices(partial(do, with_))
-        except ConnectionError as error:
-            raise CollectiveError(f"{brief(self._what)}: {peer} {_alarm.HOST_LOST}") from error
+        except StillRunning:
+            raise
         except OSError as error:
-            if isinstance(error, StillRunning):
-                raise
-            raise CollectiveError(f"{brief(self._what)}: {peer} is not reached: {error}") from error
+            told = (
+                _alarm.HOST_LOST
+                if isinstance(error, ConnectionError)
+                else f"is not reached: {error}"
+            )
+            raise CollectiveError(f"{brief(self._what)}: {peer} {told}") from error
         if not done:
             raise CollectiveError(f"{brief(self._what)}: {peer} {_alarm.HOST_LOST}")
         return done

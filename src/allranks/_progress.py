@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from allranks import _alarm, _flight, _groups, _stacks
 from allranks._diagnosis import Call, Standing
-from allranks._flight import Flown
+from allranks._flight import Exchange, Flown
 
 RECENT = 50
 """How many of its last collectives a rank tells."""
@@ -75,7 +75,7 @@ class Progress:
 
     def _learn_names(self) -> None:
         """Of the groups, while their calls are remembered."""
-        seen = [*_flight.last_exchanges(), *self._flown()]
+        seen: list[Exchange | Flown] = [*_flight.last_exchanges(), *self._flown()]
         told = {one.group_id: one.group for one in seen}
         self._names |= dict.fromkeys(self._counts, "") | self._names | told
 

@@ -88,6 +88,11 @@ class Clock:
         self._progress.advance(self._task)
         return result
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Say what failed, in place of pytest's terminal."""
+        if report.failed:
+            self._progress.console.print(report.nodeid, report.longreprtext, sep="\n")
+
     def pytest_unconfigure(self) -> None:
         """Take the progress bar away."""
         self._progress.stop()
@@ -129,7 +134,7 @@ def main() -> None:
     plain = ["-c", os.devnull, "-p", "no:cacheprovider", "-p", "no:terminal"]
     code = pytest.main([*plain, str(TESTS)], plugins=[clock])
     if code:
-        sys.exit(f"tests failed: see `pytest {TESTS}`")
+        sys.exit("tests failed")
     grid = table(clock)
     console.print(machine())
     console.print(grid.rich())

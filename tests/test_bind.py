@@ -17,6 +17,7 @@ from allranks import _bind, _elf, _sockets
 from allranks._plan import plan
 from allranks._world import World, detect
 from allranks.errors import ConfigError
+from test_world import TORCHRUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,19 +131,7 @@ def test_what_is_not_called_has_no_slots(library, function) -> None:
 
 def agent(port: int) -> World:
     """A rank under torchrun on two hosts, whose agents share a store at this port."""
-    environ = {
-        "TORCHELASTIC_RUN_ID": "7",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "MASTER_ADDR": "h1",
-        "MASTER_PORT": str(port),
-        "RANK": "0",
-        "WORLD_SIZE": "4",
-        "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "GROUP_WORLD_SIZE": "2",
-    }
-    return detect(environ)
+    return detect({**TORCHRUN, "MASTER_PORT": str(port)})
 
 
 def test_under_torchrun_rank_0_is_looked_for_in_the_range() -> None:

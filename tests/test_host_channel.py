@@ -143,12 +143,16 @@ def test_all_go_over_gloo_where_a_rank_has_no_descriptor_left(rank) -> None:
     assert found == ["GlooChannel"] * 3
 
 
-def child_calls() -> tuple[int, str]:
-    """A child of rank 1 makes a call, as its parent would."""
+def child_calls(generations: int) -> tuple[int, str]:
+    """A child of rank 1, or a child of it, makes a call, as the rank would."""
     with session() as world:
         allranks.all_reduce(1)
         reader, writer = os.pipe()
         if world.rank == 1 and not (child := os.fork()):
+            for _ in range(generations - 1):
+                if grandchild := os.fork():
+                    os.waitpid(grandchild, 0)
+                    os._exit(0)
             try:
                 allranks.all_reduce(1000)
             except CollectiveError as refused:
@@ -160,9 +164,10 @@ def child_calls() -> tuple[int, str]:
         return allranks.all_reduce(1), os.read(reader, 1000).decode()
 
 
-def test_a_child_has_no_part_in_its_parents_calls() -> None:
+@pytest.mark.parametrize("generations", [1, 2])
+def test_a_child_has_no_part_in_its_parents_calls(generations) -> None:
     refused = "all_reduce: this process was forked from a rank, and is none itself"
-    assert allranks.launch(child_calls, ranks=2) == [(2, ""), (2, refused)]
+    assert allranks.launch(child_calls, (generations,), ranks=2) == [(2, ""), (2, refused)]
 
 
 def rank_1_ends(told: Path) -> None:

@@ -196,7 +196,7 @@ def culprit(error: BaseException) -> Failure | None:
         return None
     told = str(error)
     lost = isinstance(error, RuntimeError) and (GLOO_LOST.search(told) or HOST_LOST in told)
-    if lost or isinstance(error, PeerFailedError) or TIMED_OUT in str(error):
+    if lost or isinstance(error, PeerFailedError) or TIMED_OUT in told:
         return on_duty.failure or (on_duty.find_culprit() if lost else None)
     return None
 

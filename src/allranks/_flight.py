@@ -23,9 +23,6 @@ BUFFER = "TORCH_FR_BUFFER_SIZE"
 REMEMBERED = "500"
 """Calls to remember: torch takes some 10 ms to tell them, with the interpreter's lock held."""
 
-SAID = 240
-"""How many characters of a call are told."""
-
 KEPT = 500
 """Exchanges between ranks of a host that are remembered."""
 
@@ -96,9 +93,8 @@ class Exchange:
 
     def flown(self) -> Flown:
         """As what torch's recorders tell."""
-        op = self.op if len(self.op) <= SAID else f"{self.op[:SAID]}..."
         line = str(self.line or "")
-        return Flown(self.group_id, self.group, self.number, op, "", line, self.at, self.over)
+        return Flown(self.group_id, self.group, self.number, self.op, "", line, self.at, self.over)
 
 
 _exchanges: deque[Exchange] = deque(maxlen=KEPT)

@@ -259,7 +259,7 @@ def forget() -> None:
 def _forget_after_fork() -> None:
     """A call of a child would be taken for its parent's."""
     global _is_fork  # noqa: PLW0603 - of this process
-    _is_fork = bool(_known)
+    _is_fork = _is_fork or bool(_known)
     forget()
 
 

@@ -77,17 +77,16 @@ class HostChannel:
 
     def close(self) -> None:
         """Let go of the sockets."""
-        for line in self._lines:
-            line.close()
+        _close(self._lines)
 
     def ask(
         self, mine: Told, answer: Answer, what: str, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
         self._made += 1
-        self._what, self._end, noted = what, None, None
+        self._what, self._end, noted = brief(what), None, None
         try:
-            noted = _flight.begin(self._name, self._made, what)
+            noted = _flight.begin(self._name, self._made, self._what)
             return self._asked(mine, answer, meanwhile)
         except BaseException as error:
             try:
@@ -150,25 +149,22 @@ class HostChannel:
         # The first member may itself wait for another one.
         self._whom = "at least one rank" if self._rank and len(self._ranks) > 2 else peer
         try:
-            done = self._in_slices(partial(do, with_))
+            if done := self._in_slices(partial(do, with_)):
+                return done
+            lost: OSError | None = None  # The end of what a peer sends.
         except StillRunning:
             raise
         except OSError as error:
-            told = (
-                _alarm.HOST_LOST
-                if isinstance(error, ConnectionError)
-                else f"is not reached: {error}"
-            )
-            raise CollectiveError(f"{brief(self._what)}: {peer} {told}") from error
-        if not done:
-            raise CollectiveError(f"{brief(self._what)}: {peer} {_alarm.HOST_LOST}")
-        return done
+            lost = error
+        gone = lost is None or isinstance(lost, ConnectionError)
+        told = _alarm.HOST_LOST if gone else f"is not reached: {lost}"
+        raise CollectiveError(f"{self._what}: {peer} {told}") from lost
 
     def _in_slices(self, call: Callable[[], T]) -> T:
         with suppress(TimeoutError):
             return call()
         if self._end is None:
-            _alarm.enter(brief(self._what), self._name, SLICE.total_seconds())
+            _alarm.enter(self._what, self._name, SLICE.total_seconds())
             self._end = Deadline.after((_groups.timeout(self._group) - SLICE).total_seconds())
         while not self._end.passed:
             _alarm.look()

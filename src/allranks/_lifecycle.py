@@ -166,7 +166,8 @@ def _end(how: str) -> None:
         state.watch.stop(how)
     if initialized():
         _groups.destroy_all()
-    _groups.forget()  # The program may have destroyed them itself.
+    else:
+        _groups.forget()  # The program has destroyed them itself.
     if state and state.watch:
         state.watch.see_others_off()
     _devices.forget()

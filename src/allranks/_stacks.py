@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import threading
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType, TracebackType
 
-OURS = str(Path(__file__).parent)
+OURS = str(Path(__file__).parent) + os.sep
 
 
 class Line(NamedTuple):

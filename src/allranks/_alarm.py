@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+CONNECTING = "while gloo connected them"
+"""When a rank was lost between the roll call and the end of the set-up."""
+
 LOST_PEERS = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call|PeerFailedError"
+    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call|PeerFailedError|"
+    + CONNECTING
 )
 """What a rank says whose peers have left it."""
 
-TIMED_OUT = "Timed out waiting"
+TIMED_OUT = re.compile(r"Timed out waiting|Application timeout caused pair closure")
 """What gloo says when its timeout has passed."""
 
 GLOO_LOST = re.compile(
@@ -127,9 +131,17 @@ _hook_before: Callable[..., object] | None = None
 
 
 def take_duty(watch: Watch) -> None:
-    """From now on this watch answers, and hears of the exception that ends the program."""
-    global on_duty, told, _hook_before
+    """From now on this watch answers."""
+    global on_duty, told
     on_duty, told = watch, False
+
+
+def hear_uncaught() -> None:
+    """From now on the watch hears of the exception that ends the program.
+
+    Torch sets a hook of its own when the process group comes up: ours goes before it.
+    """
+    global _hook_before
     if _hook_before is None:
         _hook_before, sys.excepthook = sys.excepthook, _at_the_end
 
@@ -194,11 +206,28 @@ def culprit(error: BaseException) -> Failure | None:
     """Whose failure or leaving an error is due to, if that is known or can be found out."""
     if on_duty is None:
         return None
-    told = str(error)
-    lost = isinstance(error, RuntimeError) and (GLOO_LOST.search(told) or HOST_LOST in told)
-    if lost or isinstance(error, PeerFailedError) or TIMED_OUT in told:
-        return on_duty.failure or (on_duty.find_culprit() if lost else None)
+    lost = isinstance(error, RuntimeError) and is_lost(error)
+    if lost or isinstance(error, PeerFailedError) or has_timed_out(error):
+        return on_duty.failure or (find_culprit() if lost else None)
     return None
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether a connection to a peer, or to rank 0's store, was closed from there."""
+    torchs = sys.modules.get("torch.distributed")
+    of_a_store = getattr(torchs, "DistNetworkError", ())
+    told = str(error)
+    return bool(GLOO_LOST.search(told)) or HOST_LOST in told or isinstance(error, of_a_store)
+
+
+def has_timed_out(error: BaseException) -> bool:
+    """Whether an error is gloo's about a timeout, of this call or of one before it."""
+    return bool(TIMED_OUT.search(str(error)))
+
+
+def find_culprit() -> Failure | None:
+    """Who has closed a connection to this rank; takes seconds where it is not known yet."""
+    return on_duty.find_culprit() if on_duty is not None else None
 
 
 def explained(error: BaseException) -> CollectiveError | None:
@@ -207,7 +236,7 @@ def explained(error: BaseException) -> CollectiveError | None:
         return None
     if failure := culprit(error):
         return peer_failed(failure)
-    told = on_duty.last_verdict if on_duty and TIMED_OUT in str(error) else ""
+    told = on_duty.last_verdict if on_duty and has_timed_out(error) else ""
     return StalledError(f"a collective did not complete in time; {told}") if told else None
 
 

@@ -8,8 +8,19 @@ import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from allranks import _bind, _devices, _environ, _flight, _groups, _mpi, _ports, _processes, _sockets
-from allranks._alarm import GLOO_LOST
+from allranks import (
+    _alarm,
+    _bind,
+    _devices,
+    _environ,
+    _flight,
+    _groups,
+    _mpi,
+    _ports,
+    _processes,
+    _sockets,
+)
+from allranks._alarm import CONNECTING
 from allranks._bulletin import UP, unless_lost
 from allranks._headers import CHECK
 from allranks._lookout import Post
@@ -20,7 +31,7 @@ from allranks._settings import DEFAULT_STALL_AFTER, Settings
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks._watch import Watch
 from allranks._world import World, detect
-from allranks.errors import ConfigError, DeviceError, RendezvousError
+from allranks.errors import ConfigError, DeviceError, PeerFailedError, RendezvousError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +148,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
     if wanted.check is not None:
         _environ.put(CHECK, str(wanted.check).lower())
     _groups.release_retired()
-    meeting = None
+    meeting = watch = None
     try:
         me = _record(wanted, found)
         if not meeting_plan.alone:
@@ -145,19 +156,30 @@ def bring_up(wanted: Settings, earlier: int) -> State:
             me = _with_route(me, meeting.route)
         layout = _call_the_roll(meeting, me, deadline) if meeting else Layout(0, 1, 0, 1)
         world = _placed(found, layout)
+        _prepare_recorder()
+        watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
         if me.device is None:
             assign_device(wanted, world)
         _prepare_gloo(layout, world.world_size)
-        _prepare_recorder()
         _describe(world, layout)
         _init_process_group(wanted, world, meeting, deadline)
-    except BaseException:
-        take_down(meeting)
+    except BaseException as error:
+        _give_up(meeting, watch, error)
         raise
+    if watch:
+        watch.come_up()
     if meeting:
         unless_lost(lambda: meeting.store.add(UP, 1))  # The next call names a rank 0 that is gone.
-    watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
     return State(wanted, world, meeting, watch)
+
+
+def _give_up(meeting: Meeting | None, watch: Watch | None, error: BaseException) -> None:
+    """Tell the others why this rank does not come up, unless they know of one before it."""
+    if watch:
+        if watch.failure is None:
+            watch.announce(error)
+        watch.stop("its set-up failed")
+    take_down(meeting)
 
 
 def _first_plan(wanted: Settings, found: World) -> Plan:
@@ -188,8 +210,18 @@ def _watch_over(
     if os.environ.get(WATCH) == "0":
         return None
     timeout = wanted.timeout.total_seconds()
-    post = Post(meeting.store, me, layout.here, me.world_size, meeting.hosted, stall_after, timeout)
-    return Watch(post)
+    return Watch(
+        Post(
+            store=meeting.store,
+            me=me,
+            neighbours=layout.neighbours,
+            world_size=me.world_size,
+            hosts_store=meeting.hosted,
+            stall_after=stall_after,
+            timeout=timeout,
+            rank_0=layout.rank_0,
+        )
+    )
 
 
 def _stall_after(wanted: Settings) -> float:
@@ -333,33 +365,47 @@ def _init_process_group(
             device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
         )
 
-    if backend != "gloo":
-        init()  # NCCL binds to the calling thread's device.
-        return
+    _alarm.enter("setup", "WORLD")
     try:
-        Abandonable(init).result(deadline.left)
+        calling = Abandonable(_devices.on_same_device(init))
+        calling.result_unless(_alarm.look, deadline.left)
+    except PeerFailedError as error:
+        raise _lost(world, error) from None
     except RuntimeError as error:
-        told = _what_gloo_lacked(str(error), world, deadline)
+        told = _what_gloo_lacked(error, world, deadline)
+        if culprit := _alarm.culprit(error):
+            raise _lost(world, culprit) from error
         if told is None:
             raise
         raise RendezvousError(f"{told} ({error})") from error
     except StillRunning:
+        if culprit := _alarm.find_culprit():
+            raise _lost(world, culprit) from None
         raise RendezvousError(_unconnected(world, deadline)) from None
+    finally:
+        _alarm.leave()
 
 
-def _what_gloo_lacked(error: str, world: World, deadline: Deadline) -> str | None:
-    if GLOO_LOST.search(error):
+def _lost(world: World, what: object) -> RendezvousError:
+    return RendezvousError(
+        f"rank {world.rank}: all ranks answered the roll call, but one was lost {CONNECTING}: "
+        f"{what}"
+    )
+
+
+def _what_gloo_lacked(error: RuntimeError, world: World, deadline: Deadline) -> str | None:
+    if _alarm.is_lost(error):
         return (
-            f"rank {world.rank}: all ranks answered the roll call, but one of them left while gloo "
-            "connected them; its own log says why."
+            f"rank {world.rank}: all ranks answered the roll call, but one of them left "
+            f"{CONNECTING}; its own log says why."
         )
-    if "bind: Address already in use" in error and _bind.range_of_gloo():
+    if "bind: Address already in use" in str(error) and _bind.range_of_gloo():
         return (
             f"rank {world.rank} on {socket.gethostname()}: gloo found no free port to listen on. "
             f"{_ports.PORT_RANGE} must have one for each rank of a host and each gloo group, and "
             "one for rank 0's store."
         )
-    return _unconnected(world, deadline) if "connectFullMesh" in error else None
+    return _unconnected(world, deadline) if "connectFullMesh" in str(error) else None
 
 
 def _unconnected(world: World, deadline: Deadline) -> str:

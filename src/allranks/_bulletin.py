@@ -119,26 +119,36 @@ class Line:
     """A way to the store that may fall silent, or be lost: then nobody is held up."""
 
     def __init__(self, store: dist.Store) -> None:
-        """Use the program's connection at first.
+        """Ask nothing yet: gloo holds the program's connection while it waits for peers.
 
         Args:
             store: the store, over the connection that the program has.
         """
-        self._store = store
+        self.store = store
+        self._shares = False
         self._own: Abandonable[dist.Store] | None = None
         self._has_own = False
         self._pending: Abandonable[Any] | None = None
         self.lost = ""
         self.silent = False
 
+    def share(self) -> None:
+        """Use the program's connection from now on, as long as there is none of one's own."""
+        self._shares = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection to ask over."""
+        return self._shares or self._has_own
+
     def take_own(self) -> None:
         """Change to a connection of one's own, once it is there: making one may take long."""
-        clone = getattr(self._store, "clone", None)  # Not in all versions of torch.
+        clone = getattr(self.store, "clone", None)  # Not in all versions of torch.
         if self._own is None and clone:
             self._own = Abandonable(clone)
         elif self._own and self._own.over and not self._has_own:
             try:
-                self._store, self._has_own = self._own.result(0.0), True
+                self.store, self._has_own = self._own.result(0.0), True
             except RuntimeError:
                 self._own = None  # The next look tries again.
 
@@ -149,9 +159,9 @@ class Line:
             question: uses the store; it may block.
             otherwise: is returned while the store is silent or lost.
         """
-        if self.lost or (self._pending and not self._pending.over):
+        if self.lost or not self.is_open or (self._pending and not self._pending.over):
             return otherwise
-        store = self._store
+        store = self.store
         asked = self._pending = Abandonable(lambda: question(store))
         try:
             answer = asked.result(PATIENCE)

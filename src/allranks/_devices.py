@@ -8,13 +8,17 @@ before CUDA is initialised, with what this module chose.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _environ
 from allranks.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
+
+T = TypeVar("T")
 
 CURRENT_DEVICE_TYPE_STR = "CURRRENT_DEVICE_TYPE"
 """The variable that holds the device type; three Rs, as published."""
@@ -83,6 +87,23 @@ def assign_device_for_local_rank(
         _make_current(kind, index)
         _chosen[kind] = index
     _environ.put(CURRENT_DEVICE_TYPE_STR, kind)
+
+
+def on_same_device(call: Callable[[], T]) -> Callable[[], T]:
+    """The call, for another thread: torch's current device is each thread's own."""
+    import torch
+
+    kind = accelerator_type()
+    module: Any = torch.get_device_module(kind) if kind in ("cuda", "xpu") else None
+    if module is None or not module.is_initialized():
+        return call
+    index = module.current_device()
+
+    def there() -> T:
+        module.set_device(index)
+        return call()
+
+    return there
 
 
 def _make_current(kind: str, index: int) -> None:

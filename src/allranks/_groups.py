@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allranks import _flight
+from allranks import _alarm, _devices, _flight
 from allranks._settings import DEFAULT_TIMEOUT
-from allranks._waiting import Deadline, calls_are_under_way
+from allranks._waiting import Abandonable, Deadline, StillRunning, calls_are_under_way
 from allranks._world import detect
-from allranks.errors import CollectiveError
+from allranks.errors import CollectiveError, StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
     import torch.distributed as dist
@@ -159,12 +159,14 @@ def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
         return group
     if group not in _private_gloo:
         ranks = dist.get_process_group_ranks(group)
-        _private_gloo[group] = new_group(ranks, f"{group.group_name}/cpu", group, backend="gloo")
+        name = f"{group.group_name}/cpu"
+        made = new_group("the first call on CPU data", ranks, name, group, backend="gloo")
+        _private_gloo[group] = made
     return _private_gloo[group]
 
 
 def new_group(
-    ranks: Sequence[int], name: str, within: dist.ProcessGroup, **more: Any
+    what: str, ranks: Sequence[int], name: str, within: dist.ProcessGroup, **more: Any
 ) -> dist.ProcessGroup:
     """A group of these ranks alone, with the timeout of another. Collective over them.
 
@@ -172,6 +174,7 @@ def new_group(
     different numbers of groups never meet (torch 2.13), and lets no caller choose the name.
 
     Args:
+        what: the call that makes it, for errors.
         ranks: the global ranks, all of which make the call, in the group's order.
         name: the same on all of them, and on no other group of the job.
         within: whose timeout it inherits.
@@ -179,21 +182,58 @@ def new_group(
 
     Raises:
         CollectiveError: torch has no function that names groups.
+        PeerFailedError: another rank has failed, or left.
+        StalledError: it did not come up within the timeout.
     """
+    import torch.distributed as dist
+
+    limit = timeout(within)
+
+    def make() -> dist.ProcessGroup:
+        with _named(name):
+            made: dist.ProcessGroup = dist.new_group(
+                list(ranks), timeout=limit, use_local_synchronization=True, **more
+            )
+        return made
+
+    _alarm.enter(what, name_of(within))
+    try:
+        making = Abandonable(_devices.on_same_device(make))
+        return making.result_unless(_alarm.look, limit.total_seconds() + 1)
+    except StillRunning:
+        told = _alarm.verdict() or "at least one rank did not make the same call."
+        raise StalledError(f"{what} did not complete within {limit}; {told}") from None
+    except RuntimeError as error:
+        if culprit := _alarm.culprit(error):
+            raise _alarm.peer_failed(culprit, what) from error
+        raise
+    finally:
+        _alarm.leave()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Within the block, torch gives the next group this name; it has no public way to ask so."""
     import torch.distributed as dist
 
     torchs: Any = dist.distributed_c10d
     before = getattr(torchs, "_process_group_name", None)
     if before is None:
         raise CollectiveError("this version of torch does not let allranks name a group")
-    torchs._process_group_name = lambda *_, **__: name  # noqa: SLF001 - no other way to name it
-    try:
-        made: dist.ProcessGroup = dist.new_group(
-            list(ranks), timeout=timeout(within), use_local_synchronization=True, **more
-        )
-    finally:
+
+    def restore() -> None:
         torchs._process_group_name = before  # noqa: SLF001
-    return made
+
+    def named(*_: object, **__: object) -> str:
+        restore()  # At once, since the making of the group may never end.
+        return name
+
+    torchs._process_group_name = named  # noqa: SLF001
+    try:
+        yield
+    finally:
+        if torchs._process_group_name is named:  # noqa: SLF001
+            restore()
 
 
 def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:

@@ -23,7 +23,7 @@ from allranks._bulletin import HEARD, Bulletin, Line, first_left, left_note
 from allranks._diagnosis import Standing, verdict
 from allranks._neighbours import Neighbours
 from allranks._progress import Progress, Stuck
-from allranks._rollcall import Record, answered, ranges, tell
+from allranks._rollcall import Record, ranges, tell
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -60,20 +60,22 @@ class Post:
     Attributes:
         store: the store of the world, which the program uses too.
         me: this rank's record.
-        here: the ranks of this host.
+        neighbours: the records of the other ranks of this host.
         world_size: how many ranks there are.
         hosts_store: whether the store goes with this process.
         stall_after: seconds in one collective after which the ranks are asked.
         timeout: seconds after which a collective fails.
+        rank_0: rank 0's record, or None on rank 0 itself.
     """
 
     store: dist.Store
     me: Record
-    here: tuple[int, ...]
+    neighbours: tuple[Record, ...]
     world_size: int
     hosts_store: bool
     stall_after: float
     timeout: float
+    rank_0: Record | None = None
 
     @property
     def patience(self) -> float:
@@ -110,7 +112,9 @@ class Lookout:
         self._line = Line(post.store)
         self._bulletin = Bulletin()
         self._neighbours = Neighbours()
-        self._has_met = False
+        self._neighbours.meet(r for r in post.neighbours if r.pid_space == post.me.pid_space)
+        self._is_up = False
+        self._has_looked = False
         self._progress = Progress(blind=self._is_blind())
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
@@ -169,9 +173,9 @@ class Lookout:
 
     def _pause(self) -> float:
         """Seconds to the next look."""
-        if not self._has_met and not self.cut_off:
+        if not self._has_looked:
             return FIRST
-        in_no_hurry = self._hurry.passed and not self._line.silent
+        in_no_hurry = self._hurry.passed and self._line.is_open and not self._line.silent
         return self._post.tick if in_no_hurry else self._post.hurry
 
     def _look(self) -> None:
@@ -180,25 +184,25 @@ class Lookout:
         while not self._requests.empty():
             self._requests.get()()
         self._end_if_deaf()
+        self._has_looked = True
+
+    def come_up(self) -> None:
+        """From now on the process group is up, and other ranks may end as they mean to."""
+        self._is_up = True
+        self._line.share()
+
+    @property
+    def store(self) -> dist.Store:
+        """The store, over the connection that is sooner free."""
+        return self._line.store
 
     def _hear_news(self) -> None:
-        if self._has_met:
+        if self._has_looked or not self._is_up:  # A world of a moment needs none.
             self._line.take_own()
-        else:
-            self._meet_neighbours()
         self._line.ask(self._bulletin.fetch, None)
         self._hear()
         for record, code in self._neighbours.ended():
             self._see_end(record, code)
-
-    def _meet_neighbours(self) -> None:
-        """Only those whose process ids mean the same here."""
-        me = self._post.me
-        others = [rank for rank in self._post.here if rank != me.rank]
-        records = self._line.ask(lambda store: [answered(store, rank) for rank in others], None)
-        if records is not None:
-            self._has_met = True
-            self._neighbours.meet(r for r in records if r and r.pid_space == me.pid_space)
 
     def _hear(self) -> None:
         for entry in self._bulletin.unheard():
@@ -251,7 +255,8 @@ class Lookout:
         note = left_note(record.rank)
         told: bool | None = None
         told = self._line.ask(lambda store: store.check([note]), told)
-        if code == 0 or told or (told is None and code is None):
+        meant = code == 0 or (told is None and code is None)
+        if told or (meant and self._is_up):  # None leaves before all are up.
             return
         self._publish(Failure(record.rank, str(record), time.time(), "", _processes.ending(code)))
 
@@ -269,15 +274,17 @@ class Lookout:
             self._hear_news()
             if found := self.failure:
                 return found
-            if self._line.lost:
-                return self._store_gone()
-            if end.passed:
-                return self._who_has_left() or self._who_is_missing()
+            if end.passed or (self._line.lost and not self._neighbours.watch_over(0)):
+                break
             self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
+        if self._line.lost:
+            return self._store_gone()
+        return self._who_has_left() or self._who_is_missing()
 
     def _store_gone(self) -> Failure:
         how = self._neighbours.condition(0) or "it has left or died"
-        return Failure(0, "rank 0", time.time(), "", f"is gone, and its store with it: {how}")
+        who = str(self._post.rank_0 or "rank 0")
+        return Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
 
     def _who_has_left(self) -> Failure | None:
         if left := self._line.ask(first_left, None):

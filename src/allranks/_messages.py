@@ -179,7 +179,7 @@ def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str
         StalledError: the timeout has passed.
     """
     timeout = _groups.timeout(group)
-    stalled = isinstance(error, StillRunning) or _alarm.TIMED_OUT in str(error)
+    stalled = isinstance(error, StillRunning) or _alarm.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
     if culprit := _alarm.culprit(error):

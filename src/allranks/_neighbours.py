@@ -64,6 +64,10 @@ class Neighbours:
             rank, code = self._ended.popitem()
             yield self._records[rank], code
 
+    def watch_over(self, rank: int) -> bool:
+        """Whether the end of a rank's process will be seen here."""
+        return rank in self._watched.values() or rank in self._ended
+
     def condition(self, rank: int) -> str:
         """What can be said of a rank that does not answer; "" if nothing."""
         return _processes.condition(self._records[rank].pid) if rank in self._records else ""

@@ -94,6 +94,8 @@ class Layout:
         node_rank: its host's number.
         num_nodes: how many hosts there are.
         here: the ranks of its host.
+        neighbours: the records of the other ranks of its host.
+        rank_0: rank 0's record, or None on rank 0 itself.
         address: the numeric address at which other hosts reach its host, or None.
         address_of_0: the same of rank 0's host.
     """
@@ -103,6 +105,8 @@ class Layout:
     node_rank: int
     num_nodes: int
     here: tuple[int, ...] = (0,)
+    neighbours: tuple[Record, ...] = ()
+    rank_0: Record | None = None
     address: str | None = None
     address_of_0: str | None = None
 
@@ -123,6 +127,7 @@ class RollCall:
         self._me = me
         self._place = place
         self._deadline = deadline
+        self._rank_0: Record | None = None
 
     def answer(self) -> Layout:
         """Answer, and wait until every rank has answered. Collective over the world.
@@ -145,11 +150,14 @@ class RollCall:
         layout = _place(self._me.rank, verdict["layout"])
         of_0 = verdict["address_of_0"]
         own = of_0 if layout.node_rank == 0 else self._me.address
-        return replace(layout, address=own, address_of_0=of_0)
+        neighbours = tuple(self._records(r for r in layout.here if r != self._me.rank))
+        known = replace(layout, neighbours=neighbours, rank_0=self._rank_0)
+        return replace(known, address=own, address_of_0=of_0)
 
     def _present_myself(self) -> None:
         if self._me.rank != 0:
-            self._agree_with(signature(self._store, self._place, self._deadline))
+            self._rank_0 = signature(self._store, self._place, self._deadline)
+            self._agree_with(self._rank_0)
         claims = self._store.add(f"claim/{self._me.rank}", 1)
         self._put(f"record/{self._me.rank}/{claims}", asdict(self._me))
         if self._me.rank == 0 and claims == 1:
@@ -180,7 +188,7 @@ class RollCall:
             if self._store.check([FAILURE]):
                 self._condemn(revive(self._get(FAILURE)), self._me.world_size - 1)
             self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
-        records = self._records()
+        records = self._records(range(self._me.world_size))
         verdict = {
             "layout": _run_lengths(records),
             "warnings": list(_doubts(records)),
@@ -259,9 +267,9 @@ class RollCall:
             if rank != self._me.rank and not self._store.check([f"record/{rank}/1"])
         ]
 
-    def _records(self) -> list[Record]:
-        keys = [f"record/{rank}/1" for rank in range(self._me.world_size)]
-        if self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
+    def _records(self, ranks: Iterable[int]) -> list[Record]:
+        keys = [f"record/{rank}/1" for rank in ranks]
+        if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
             return [Record(**json.loads(text)) for text in self._store.multi_get(keys)]
         return [Record(**self._get(key)) for key in keys]
 

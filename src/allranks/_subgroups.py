@@ -73,7 +73,7 @@ def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
             raise ConfigError("split: this version of torch always orders a group by rank")
         more["sort_ranks"] = False
     name = f"{within.group_name}/{who.kept['splits']}.{ranks[0]}"
-    made = _groups.new_group(ranks, name, within, **more)
+    made = _groups.new_group("split", ranks, name, within, **more)
     # A rank that left the group at once would break the connections that others still make.
     agree(_groups.members("split", made), Header("split: connected"))
     return made

@@ -65,6 +65,11 @@ class Watch:
         """Whether the store does not answer, or is gone."""
         return self._lookout.cut_off
 
+    def come_up(self) -> None:
+        """The process group is up."""
+        _alarm.hear_uncaught()
+        self._lookout.come_up()
+
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails; of several errors, the first."""
         leaving = isinstance(error, SystemExit) and not error.code
@@ -81,8 +86,8 @@ class Watch:
             self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)
 
     def _tell(self, entry: dict[str, Any], unless: str) -> None:
-        """Post to the log from the program's own thread, over its own connection."""
-        unless_lost(lambda: Bulletin().post(self._post.store, entry, unless))
+        """Post to the log from the program's own thread."""
+        unless_lost(lambda: Bulletin().post(self._lookout.store, entry, unless))
 
     def find_culprit(self) -> Failure | None:
         """Who has closed a connection to this rank; takes seconds where it is not known yet."""
@@ -104,11 +109,12 @@ class Watch:
         if self._lookout.cut_off:
             return
         note = {"who": str(self._post.me), "at": time.time(), "how": how}
+        store = self._lookout.store
 
         def leave() -> None:
-            self._post.store.set(left_note(self._rank), json.dumps(note))
-            self._post.store.compare_set(FIRST_LEFT, "", str(self._rank))
-            self._post.store.add(LEFT, 1)
+            store.set(left_note(self._rank), json.dumps(note))
+            store.compare_set(FIRST_LEFT, "", str(self._rank))
+            store.add(LEFT, 1)
 
         unless_lost(leave)
 
@@ -123,7 +129,7 @@ class Watch:
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
         """Keep the store until so many ranks have counted themselves; whether they have."""
-        return counted(self._post.store, count, ranks, seconds)
+        return counted(self._lookout.store, count, ranks, seconds)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The lookout's answer; None if it takes too long."""

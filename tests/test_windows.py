@@ -1,0 +1,105 @@
+"""A rank that ends between two phases: those that go on hear of it at once, and by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+
+import allranks
+from allranks import _bring_up, _groups, _sockets
+from harness import Ranks, env_environs, private_environs
+
+LONG = 300.0
+"""Seconds of every timeout of ours in here: whoever waits for one of them does not end in time."""
+
+DEADLINE = 60
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exiting() -> None:
+    os._exit(3)
+
+
+def leaving() -> None:
+    os._exit(0)
+
+
+def raising() -> None:
+    raise LookupError("no shard 7")
+
+
+def session():
+    timeout = timedelta(seconds=LONG)
+    return allranks.session(cpu=True, timeout=timeout, rendezvous_timeout=LONG, stall_after=LONG)
+
+
+def ending_while_gloo_connects(culprit: int, end) -> None:
+    """As if it had ended between its answer in the roll call and the last of gloo's connections."""
+    if allranks.get_rank() == culprit:
+        _bring_up._init_process_group = lambda *_: (time.sleep(0.3), end())
+    with session():
+        pass
+
+
+def ending_in_split(culprit: int, end) -> None:
+    with session() as world:
+        allranks.all_reduce(1)
+        if world.rank == culprit:
+            _groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
+        allranks.split(0)
+
+
+def ending_in_node_group(culprit: int, end) -> None:
+    with session() as world:
+        if world.rank == culprit:
+            _groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
+        allranks.node_group()
+
+
+ENDS = [
+    (killed, "was killed by SIGKILL"),
+    (exiting, "left with exit code 3"),
+    (leaving, "left with exit code 0"),
+    (raising, "LookupError: no shard 7"),
+]
+
+
+def outcomes(function, culprit: int, end, environs):
+    """How the ranks ended that go on."""
+    ended = Ranks(function, environs, culprit, end).results(DEADLINE, never=culprit)
+    return [(type(one.error).__name__, str(one.error)) for one in ended]
+
+
+@pytest.mark.parametrize(("end", "how"), ENDS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize("culprit", [0, 2])
+def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: str) -> None:
+    """Where the ranks meet in a file, and in a store that goes with rank 0."""
+    with private_environs(3) as environs:
+        told = outcomes(ending_while_gloo_connects, culprit, end, environs)
+    port = _sockets.free_port()
+    told += outcomes(ending_while_gloo_connects, culprit, end, env_environs(3, port))
+    for kind, text in told:
+        assert kind == "RendezvousError", text
+        assert f"rank {culprit} (pid " in text
+        assert how in text
+        assert "firewall" not in text
+
+
+@pytest.mark.parametrize("function", [ending_in_split, ending_in_node_group])
+@pytest.mark.parametrize(("end", "how"), ENDS[:2], ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, function) -> None:
+    with private_environs(3) as environs:
+        told = outcomes(function, culprit, end, environs)
+    told += outcomes(function, culprit, end, env_environs(3, _sockets.free_port()))
+    for kind, text in told:
+        assert kind == "PeerFailedError", text
+        assert f"rank {culprit} (pid " in text
+        assert how in text

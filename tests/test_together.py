@@ -165,5 +165,5 @@ def test_silence_is_told_and_is_no_death(monkeypatch, capfd, tmp_path) -> None:
     monkeypatch.setattr(_together, "SILENT", 0.3)
     place = private_store(str(tmp_path / "store"), 1)
     threading.Timer(1.0, place.set, (_together.DONE, "")).start()
-    _together._wait_for_rank_0(place, place, "on_master(prepare)")
+    _together._wait_for_rank_0(place, "on_master(prepare)", None)
     assert "waiting for rank 0, in on_master(prepare): silent for 0.3 s" in capfd.readouterr().err

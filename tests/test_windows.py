@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import threading
 import time
 from datetime import timedelta
 
 import pytest
 
 import allranks
-from allranks import _bring_up, _groups, _sockets
+from allranks import _bring_up, _groups, _sockets, _together
 from harness import Ranks, env_environs, private_environs
 
 LONG = 300.0
@@ -71,6 +73,44 @@ ENDS = [
 ]
 
 
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def interrupted(call) -> str:
+    """What a rank hears of Ctrl-C in a call that does not return, and what was told before."""
+    told = []
+    _together.tell = told.append
+    _together.SILENT = 0.3
+    ctrl_c = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+    ctrl_c.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        ctrl_c.cancel()
+    return " ".join(told)
+
+
+def setting_up_with_a_stopped_rank() -> str:
+    if allranks.get_rank() == 0:
+        _bring_up._init_process_group = lambda *_: stop()
+    return interrupted(lambda: allranks.setup(cpu=True, rendezvous_timeout=LONG))
+
+
+def splitting_with_a_stopped_rank() -> str:
+    allranks.setup(cpu=True, timeout=timedelta(seconds=LONG))
+    if allranks.get_rank() == 0:
+        _groups.new_group = lambda *_, **__: stop()
+    return interrupted(lambda: allranks.split(0))
+
+
+def waiting_for_a_stopped_rank_0() -> str:
+    allranks.setup(cpu=True, timeout=timedelta(seconds=LONG))
+    allranks.all_reduce(1)
+    return interrupted(lambda: allranks.on_master(stop))
+
+
 def outcomes(function, culprit: int, end, environs):
     """How the ranks ended that go on."""
     ended = Ranks(function, environs, culprit, end).results(DEADLINE, never=culprit)
@@ -103,3 +143,21 @@ def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, func
         assert kind == "PeerFailedError", text
         assert f"rank {culprit} (pid " in text
         assert how in text
+
+
+WAITS = [
+    (setting_up_with_a_stopped_rank, ""),
+    (splitting_with_a_stopped_rank, ""),
+    (
+        waiting_for_a_stopped_rank_0,
+        r"rank 0 \(pid \d+ on .*\), in on_master\(stop\): silent for 0.3 s; its process is stopped",
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "told"), WAITS, ids=lambda x: getattr(x, "__name__", ""))
+def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: str) -> None:
+    ranks = Ranks(function, env_environs(2, _sockets.free_port()))
+    (one,) = ranks.results(DEADLINE, never=0)
+    assert one.error is None, one.error.__notes__
+    assert re.search(told, one.value)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from allranks import _alarm, _groups, _headers, _processes, _signals
 from allranks._buffers import load
+from allranks._bulletin import unless_lost
 from allranks._call import dump_error
 from allranks._headers import Header
-from allranks._lifecycle import store
+from allranks._lifecycle import rank_0, store
 from allranks._objects import broadcast_object
-from allranks._rollcall import answered, tell
+from allranks._rollcall import tell
+from allranks._waiting import Abandonable
 from allranks.errors import PeerFailedError
 
 if TYPE_CHECKING:
@@ -167,10 +170,9 @@ def _turn(who: Members, what: str) -> Iterator[bool]:
     import torch.distributed as dist
 
     who.kept["turns"] = who.kept.get("turns", 0) + 1
-    met = store()
-    place = dist.PrefixStore(f"turn/{who.kept['turns']}", met)
+    place = dist.PrefixStore(f"turn/{who.kept['turns']}", store())
     if who.rank > 0:
-        _wait_for_rank_0(met, place, what)
+        _wait_for_rank_0(place, what, rank_0())
         yield False
         return
     over = threading.Event()
@@ -184,36 +186,40 @@ def _turn(who: Members, what: str) -> Iterator[bool]:
         raise
     finally:
         over.set()
-        alive.join()
-        place.set(DONE, told)
+        unless_lost(lambda: place.set(DONE, told))
+        alive.join(BEAT)
 
 
 def _give_signs(place: dist.Store, over: threading.Event) -> None:
     """Rank 0's signs of life."""
-    for count in itertools.count():
-        place.set(SIGN, str(count))
-        if over.wait(BEAT):
-            return
+    with suppress(RuntimeError):  # The store is lost, which rank 0 itself hears elsewhere.
+        for count in itertools.count():
+            place.set(SIGN, str(count))
+            if over.wait(BEAT):
+                return
 
 
-def _wait_for_rank_0(met: dist.Store, place: dist.Store, what: str) -> None:
-    pause = 0.005
+def _wait_for_rank_0(place: dist.Store, what: str, who: Record | None) -> None:
+    pause, signs = 0.005, _Signs(what, who)
     try:
-        signs = _Signs(what, answered(met, 0))
-        while not place.check([DONE]):
-            _alarm.look(what)
+        while not signs.ask(lambda: place.check([DONE])):
             signs.look(place)
             time.sleep(pause)
             pause = min(pause * 1.3, LOOK)
-        told = place.get(DONE).decode()
+        told = signs.ask(lambda: place.get(DONE)).decode()
     except RuntimeError as error:
         if isinstance(error, PeerFailedError):
             raise
-        raise PeerFailedError(
-            f"the store of rank 0 is lost, in {what}: rank 0 has probably died ({error})", rank=0
-        ) from error
+        raise _store_lost(error, what) from error
     if told:
         raise PeerFailedError(f"rank 0 failed in {what}: {told}", rank=0)
+
+
+def _store_lost(error: RuntimeError, what: str) -> PeerFailedError:
+    if culprit := _alarm.culprit(error):
+        return _alarm.peer_failed(culprit, what)
+    told = f"the store of rank 0 is lost, in {what}: rank 0 has probably died ({error})"
+    return PeerFailedError(told, rank=0)
 
 
 class _Signs:
@@ -227,17 +233,28 @@ class _Signs:
         self._since = time.monotonic()
         self._next = 0.0
 
+    def ask(self, question: Callable[[], T]) -> T:
+        """The store's answer, however long it takes: what ends the wait is heard meanwhile."""
+        return Abandonable(question).result_unless(self._look_around, math.inf)
+
     def look(self, place: dist.Store) -> None:
         """Read rank 0's sign of life now and then, and tell what follows from it."""
         now = time.monotonic()
-        if now > self._next and place.check([SIGN]):
-            sign = place.get(SIGN)
+        if now > self._next and self.ask(lambda: place.check([SIGN])):
+            sign = self.ask(lambda: place.get(SIGN))
             self._since = now if sign != self._sign else self._since
             self._sign, self._next = sign, now + BEAT
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """What there is to hear and to see without the store, which may go with rank 0."""
+        _alarm.look(self._what)
         first = self._rank_0
         if first and self._here and _processes.is_gone(first.pid):
             raise PeerFailedError(f"{first} has died, in {self._what}", rank=0)
+        now = time.monotonic()
         if now - self._since > SILENT:
             self._since = now
-            name = self._rank_0 or "rank 0"
-            tell(f"waiting for {name}, in {self._what}: silent for {SILENT:g} s")
+            how = _processes.condition(first.pid) if first and self._here else ""
+            silent = f"silent for {SILENT:g} s{f'; {how}' if how else ''}"
+            tell(f"waiting for {first or 'rank 0'}, in {self._what}: {silent}")

@@ -45,6 +45,10 @@ LAZY_PAIRS = 1024
 """Ranks from which on gloo connects a pair only when it is used: N - 1 sockets a rank else."""
 
 
+_meetings = 0
+"""How many stores this process has met in, the same on all ranks."""
+
+
 @dataclass
 class State:
     """What ``setup`` did, for ``cleanup`` to undo.
@@ -54,6 +58,7 @@ class State:
         world: what came of it.
         meeting: where the ranks met; None in a world of one, and where other code made the group.
         watch: the watch, or None.
+        rank_0: rank 0's record; None on rank 0, and where there was no roll call.
         ending: how this rank leaves, for the others.
         failed: whether an exception has left the session.
         pid: this process; what it forks is no rank.
@@ -63,6 +68,7 @@ class State:
     world: World
     meeting: Meeting | None = None
     watch: Watch | None = None
+    rank_0: Record | None = None
     ending: str = "its program ended"
     failed: bool = False
     pid: int = field(default_factory=os.getpid)
@@ -130,13 +136,13 @@ def _contradiction(name: str, asked: int, found: World) -> str:
     return f"{said}. Start it with the right number of ranks, or leave {name} out."
 
 
-def bring_up(wanted: Settings, earlier: int) -> State:
+def bring_up(wanted: Settings) -> State:
     """Bring the process group up. Collective.
 
     Args:
         wanted: what was asked for.
-        earlier: how many worlds this process has met in before.
     """
+    global _meetings  # noqa: PLW0603 - of this process
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     stall_after = _stall_after(wanted)
     found = _detected(wanted)
@@ -144,7 +150,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
     if first.ask_mpi:
         found = _mpi.completed(found, deadline)
         first = _first_plan(wanted, found)
-    meeting_plan = nth(first, earlier)
+    meeting_plan = nth(first, _meetings)
     if wanted.check is not None:
         _environ.put(CHECK, str(wanted.check).lower())
     _groups.release_retired()
@@ -153,6 +159,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         me = _record(wanted, found)
         if not meeting_plan.alone:
             meeting = meet(meeting_plan, me, deadline)
+            _meetings += 1  # Also one that fails: the next must not meet with what is left of it.
             me = _with_route(me, meeting.route)
         layout = _call_the_roll(meeting, me, deadline) if meeting else Layout(0, 1, 0, 1)
         world = _placed(found, layout)
@@ -170,7 +177,7 @@ def bring_up(wanted: Settings, earlier: int) -> State:
         watch.come_up()
     if meeting:
         unless_lost(lambda: meeting.store.add(UP, 1))  # The next call names a rank 0 that is gone.
-    return State(wanted, world, meeting, watch)
+    return State(wanted, world, meeting, watch, layout.rank_0)
 
 
 def _give_up(meeting: Meeting | None, watch: Watch | None, error: BaseException) -> None:
@@ -199,8 +206,8 @@ def _with_route(me: Record, route: Route | None) -> Record:
 
 def take_down(meeting: Meeting | None) -> None:
     """Put back what bringing up has changed outside of torch."""
-    if meeting and meeting.board:
-        meeting.board.take_down()
+    if meeting:
+        meeting.take_down()
     _environ.restore()
 
 
@@ -216,7 +223,7 @@ def _watch_over(
             me=me,
             neighbours=layout.neighbours,
             world_size=me.world_size,
-            hosts_store=meeting.hosted,
+            hosts_store=meeting.server is not None,
             stall_after=stall_after,
             timeout=timeout,
             rank_0=layout.rank_0,

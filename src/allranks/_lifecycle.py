@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from allranks._rollcall import Record
+
 _state: State | None = None
-_worlds = 0
 _at_exit_registered = False
 
 
@@ -67,7 +68,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
         DeviceError: this rank cannot have its device.
         RendezvousError: the ranks did not find each other; the error names those at fault.
     """
-    global _state, _worlds  # noqa: PLW0603 - this module is the one owner of the state
+    global _state  # noqa: PLW0603 - this module is the one owner of the state
     wanted = read(config, settings)
     refuse_unknown_backend(wanted.distributed_backend)
     if _state is not None and (_state.failed or not initialized()):
@@ -75,8 +76,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
     if _state is not None:
         _refuse_other_settings(_state.settings, wanted)
         return
-    _state = _adopt(wanted) if initialized() else bring_up(wanted, _worlds)
-    _worlds += _state.meeting is not None
+    _state = _adopt(wanted) if initialized() else bring_up(wanted)
     _register_at_exit()
 
 
@@ -242,6 +242,11 @@ def store() -> Any:
     if default is None:
         raise CollectiveError("this version of torch does not tell the store of a group")
     return default()
+
+
+def rank_0() -> Record | None:
+    """Rank 0's record; None on rank 0, and where other code made the group."""
+    return _state.rank_0 if _state is not None else None
 
 
 def initialized() -> bool:

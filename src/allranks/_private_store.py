@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
     from datetime import timedelta
 
@@ -17,7 +18,9 @@ FIRST_LOOK = 0.0002
 LONGEST_PAUSE = 0.05
 
 
-def private_store(path: str, world_size: int) -> dist.Store:  # noqa: C901 - all of it is the class
+def private_store(  # noqa: C901 - all of it is the class
+    path: str, world_size: int, ended: threading.Event | None = None
+) -> dist.Store:
     """The ranks' common store in a file.
 
     torch's own FileStore looks for a key every 10 ms only, which would be a third of the time
@@ -26,6 +29,8 @@ def private_store(path: str, world_size: int) -> dist.Store:  # noqa: C901 - all
     Args:
         path: of the file, on a local disk or in memory.
         world_size: how many ranks share it; the last one removes it.
+        ended: set when nobody shall wait for a key any longer. A thread of gloo's that does so at
+            the interpreter's end would abort the process.
     """
     import torch.distributed as dist
 
@@ -45,7 +50,7 @@ def private_store(path: str, world_size: int) -> dist.Store:  # noqa: C901 - all
             seconds = (timeout or default).total_seconds()
             end, pause = Deadline.after(seconds), FIRST_LOOK
             while not self.check(list(keys)):
-                if end.passed:
+                if end.passed or (ended and ended.is_set()):
                     raise dist.DistStoreError(f"{keys} did not come within {seconds:g} s ({path})")
                 time.sleep(pause)
                 pause = min(pause * 1.2, LONGEST_PAUSE)

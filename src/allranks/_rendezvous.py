@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from allranks import _ports, _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
@@ -27,7 +28,7 @@ from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks.errors import MissingRanksError, RendezvousError, WrongJobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch.distributed as dist
 
@@ -40,6 +41,8 @@ SLOW_NAMES = 3.0
 """Seconds for one connection from which on the name server is suspected."""
 
 NONCE = "nonce"
+
+T = TypeVar("T")
 
 
 class Route(NamedTuple):
@@ -59,14 +62,24 @@ class Meeting:
         route: the way to the store's host; None where this process hosts it, or where no
             connection leads there.
         board: where rank 0 posted its address and must take it down at the end, or None.
-        hosted: whether the store goes with this process.
+        server: what serves the store, on rank 0; nobody else may hold it, lest a process group
+            that the program keeps should keep its port.
+        ended: set when the meeting is over.
     """
 
     store: dist.Store
     place: str
     route: Route | None = None
     board: Board | None = None
-    hosted: bool = False
+    server: dist.Store | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def take_down(self) -> None:
+        """Leave nothing that the next meeting could meet."""
+        if self.board:
+            self.board.take_down()
+        self.server = None
+        self.ended.set()
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,9 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     import torch.distributed as dist
 
     if plan.private_file:
-        return Meeting(private_store(plan.private_file, me.world_size), plan.private_file)
+        ended = threading.Event()
+        store = private_store(plan.private_file, me.world_size, ended)
+        return Meeting(store, plan.private_file, ended=ended)
     if plan.agent:
         host, port, prefix = plan.agent
         place = f"torchrun's store at {host}:{port}"
@@ -141,9 +156,20 @@ def _host_and_post(plan: Plan, board: Board, deadline: Deadline) -> Meeting:
     notice = Notice.here(addresses, _sockets.port_of(listener))
     meeting = _serve(listener, deadline)
     meeting.store.set(NONCE, notice.nonce)
-    board.post(notice)
+    _reached(board, lambda: board.post(notice), deadline)
     meeting.board = board
     return meeting
+
+
+def _reached(board: Board, call: Callable[[], T], deadline: Deadline) -> T:
+    """What a board answers: a cut network, or a file system that hangs, holds nobody up."""
+    try:
+        return Abandonable(call).result(deadline.left)
+    except StillRunning:
+        raise RendezvousError(
+            f"{board.place}, where rank 0 posts its address, did not answer within "
+            f"{deadline.seconds:g} s; is the network cut, or the file system stuck?"
+        ) from None
 
 
 def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
@@ -198,7 +224,8 @@ def _examine_holder(plan: Plan, port: int, me: Record) -> None:
     brief = Deadline.after(PATIENCE)
     try:
         store, _ = Abandonable(lambda: _connect(host, port, brief)).result(PATIENCE)
-        object_to(store, me, str(Address(host, port)), brief)
+        place = str(Address(host, port))
+        Abandonable(lambda: object_to(store, me, place, brief)).result(2 * PATIENCE)
     except (WrongJobError, MissingRanksError):
         if only_port:
             raise
@@ -213,23 +240,17 @@ def _examine_holder(plan: Plan, port: int, me: Record) -> None:
 
 
 def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
-    import torch.distributed as dist
-
     address, port = listener.getsockname()[:2]
     own = _sockets.LOOPBACK if address in ("0.0.0.0", "::") else address  # noqa: S104
-    serving = Abandonable(
-        lambda: dist.TCPStore(
-            own,
-            port,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=deadline.left + PATIENCE),
-            master_listen_fd=listener.detach(),
-            use_libuv=sys.platform != "win32",
-        )
-    )
+
+    def serve() -> Meeting:
+        fd = listener.detach()
+        server = _tcp_store(own, port, deadline, is_master=True, master_listen_fd=fd)
+        store = _tcp_store(own, port, deadline, is_master=False)
+        return Meeting(store, str(Address(own, port)), server=server)
+
     try:
-        return Meeting(serving.result(deadline.left), str(Address(own, port)), hosted=True)
+        return Abandonable(serve).result(deadline.left)
     except StillRunning:
         raise RendezvousError(
             f"the store on {own}:{port} did not come up within {deadline.seconds:g} s: torch "
@@ -239,21 +260,25 @@ def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
 
 def _connect(host: str, port: int, deadline: Deadline) -> tuple[dist.Store, Route]:
     """Connect to a store. Blocks for longer than the deadline where a port is silent."""
-    import torch.distributed as dist
-
     with socket.create_connection((host, port), timeout=max(deadline.left, 0.1)) as probe:
         route = Route(probe.getsockname()[0], probe.getpeername()[0])
     began = time.monotonic()
-    store = dist.TCPStore(
-        route.there,
+    store = _tcp_store(route.there, port, deadline, is_master=False)
+    _complain_of_names(time.monotonic() - began, route.there)
+    return store, route
+
+
+def _tcp_store(host: str, port: int, deadline: Deadline, **more: Any) -> dist.Store:
+    import torch.distributed as dist
+
+    return dist.TCPStore(
+        host,
         port,
-        is_master=False,
         wait_for_workers=False,
         timeout=timedelta(seconds=deadline.left + PATIENCE),
         use_libuv=sys.platform != "win32",
+        **more,
     )
-    _complain_of_names(time.monotonic() - began, route.there)
-    return store, route
 
 
 def _complain_of_names(seconds: float, address: str) -> None:
@@ -308,7 +333,7 @@ class _Search:
 
     def _addresses(self) -> Iterator[Address]:
         if self._board:
-            notice = self._board.read()
+            notice = _reached(self._board, self._board.read, self._deadline)
             if notice:
                 yield from (Address(host, notice.port, notice) for host in notice.addresses)
             return
@@ -350,7 +375,7 @@ class _Search:
         notice = address.notice
         if notice and store.get(NONCE).decode() != notice.nonce:
             raise WrongJobError(f"the store at {address} is not the one of the notice")
-        if is_closed(store) and self._was_in(store):
+        if self._was_in(store):
             raise _EarlierWorldError("the store of this process's last world, not yet gone")
         if signed.job != self._me.job or is_closed(store):
             object_to(store, self._me, str(address), self._deadline)

@@ -26,7 +26,7 @@ from allranks._groups import Members
 from allranks._host_channel import ENTRY, SWITCH, HostChannel
 from allranks._progress import Progress, _numbered
 from allranks._told import FRAME, ROOM
-from allranks.errors import CollectiveError, MismatchError, RankFailedError
+from allranks.errors import CollectiveError, DetectionError, MismatchError, RankFailedError
 
 BODIES = (0, 1, ROOM - 1, ROOM, ROOM + 1, FRAME, 65536, 65536 + ROOM + 1, 3_000_000)
 
@@ -143,20 +143,23 @@ def test_all_go_over_gloo_where_a_rank_has_no_descriptor_left(rank) -> None:
     assert found == ["GlooChannel"] * 3
 
 
-def child_calls(generations: int) -> tuple[int, str]:
+def child_calls(generations: int, is_first: bool) -> tuple[int, str]:
     """A child of rank 1, or a child of it, makes a call, as the rank would."""
     with session() as world:
-        allranks.all_reduce(1)
+        if not is_first:
+            allranks.all_reduce(1)
         reader, writer = os.pipe()
         if world.rank == 1 and not (child := os.fork()):
             for _ in range(generations - 1):
                 if grandchild := os.fork():
                     os.waitpid(grandchild, 0)
                     os._exit(0)
-            try:
-                allranks.all_reduce(1000)
-            except CollectiveError as refused:
-                os.write(writer, str(refused).encode())
+            for call in (lambda: allranks.all_reduce(1000), lambda: allranks.setup(cpu=True)):
+                try:
+                    call()
+                except (CollectiveError, DetectionError) as refused:
+                    os.write(writer, f"{refused}\n".encode())
+            allranks.cleanup()  # Of nothing: the group is its parent's.
             os._exit(0)
         if world.rank == 1:
             os.waitpid(child, 0)
@@ -164,10 +167,16 @@ def child_calls(generations: int) -> tuple[int, str]:
         return allranks.all_reduce(1), os.read(reader, 1000).decode()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("generations", [1, 2])
-def test_a_child_has_no_part_in_its_parents_calls(generations) -> None:
-    refused = "all_reduce: this process was forked from a rank, and is none itself"
-    assert allranks.launch(child_calls, (generations,), ranks=2) == [(2, ""), (2, refused)]
+def test_a_child_has_no_part_in_its_parents_calls(generations, is_first) -> None:
+    """Whether or not its parent has made a call before."""
+    ranks = allranks.launch(child_calls, (generations, is_first), ranks=2, timeout=60)
+    assert ranks[0] == (2, "")
+    count, told = ranks[1]
+    assert count == 2
+    refused = r"{}: this process \(pid \d+ on .*\) was forked from rank 1, .*\n"
+    assert re.fullmatch(refused.format("all_reduce") + refused.format("setup"), told)
 
 
 def rank_1_ends(told: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,8 +32,8 @@ _carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
 _given_up: dict[dist.ProcessGroup, str] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
-_is_fork = False
-"""Whether this process was forked from a rank that has made calls, and is none itself."""
+_inherited: set[dist.ProcessGroup] = set()
+"""The groups of the rank that this process was forked from: their threads are not here."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,11 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
 
     if not (dist.is_available() and dist.is_initialized()):
         return _alone(call, group)
-    if _is_fork:
-        raise CollectiveError(f"{call}: this process was forked from a rank, and is none itself")
     if group is not None:
         _check_up(call, group)
     used: Any = dist.group.WORLD if group is None else group
+    if used in _inherited:
+        raise CollectiveError(f"{call}: {no_rank()}")
     if _given_up:
         _check_usable(call, used)
     if used not in _known:
@@ -298,9 +299,26 @@ def forget() -> None:
 
 def _forget_after_fork() -> None:
     """A call of a child would be taken for its parent's."""
-    global _is_fork  # noqa: PLW0603 - of this process
-    _is_fork = _is_fork or bool(_known)
+    if "torch.distributed" in sys.modules:
+        _inherited.update(_all_groups())
     forget()
+
+
+def is_inherited() -> bool:
+    """Whether the process group that is up is that of the rank which forked this process."""
+    torchs: Any = sys.modules.get("torch.distributed")
+    return bool(_inherited) and torchs.group.WORLD in _inherited
+
+
+def no_rank() -> str:
+    """Why a process that a rank has forked can make no calls."""
+    import torch.distributed as dist
+
+    return (
+        f"this process (pid {os.getpid()} on {socket.gethostname()}) was forked from rank "
+        f"{dist.get_rank()}, whose process group it cannot use. Make the call in the rank itself; "
+        "ranks of its own it can start with allranks.launch."
+    )
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

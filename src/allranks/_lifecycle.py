@@ -64,13 +64,16 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
 
     Raises:
         ConfigError: a setting is wrong, or contradicts the launcher.
-        DetectionError: the environment is half-set or contradicts itself.
+        DetectionError: the environment is half-set or contradicts itself, or this process was
+            forked from a rank.
         DeviceError: this rank cannot have its device.
         RendezvousError: the ranks did not find each other; the error names those at fault.
     """
     global _state  # noqa: PLW0603 - this module is the one owner of the state
     wanted = read(config, settings)
     refuse_unknown_backend(wanted.distributed_backend)
+    if _groups.is_inherited():
+        raise DetectionError(f"setup: {_groups.no_rank()}")
     if _state is not None and (_state.failed or not initialized()):
         _end("it failed" if _state.failed else "its process group was destroyed")
     if _state is not None:
@@ -156,7 +159,7 @@ def cleanup() -> None:
 def _end(how: str) -> None:
     global _state
     state, _state = _state, None
-    if state and state.pid != os.getpid():
+    if _groups.is_inherited() or (state and state.pid != os.getpid()):
         return  # The group, its store and its watch are those of the rank that forked this process.
     cut_off = state is not None and state.watch is not None and state.watch.cut_off
     if state and state.meeting and not cut_off:

@@ -10,6 +10,8 @@ import time
 from datetime import timedelta
 
 import pytest
+import torch
+import torch.distributed as dist
 
 import allranks
 from allranks import _bring_up, _groups, _sockets, _together
@@ -161,3 +163,22 @@ def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: 
     (one,) = ranks.results(DEADLINE, never=0)
     assert one.error is None, one.error.__notes__
     assert re.search(told, one.value)
+
+
+def timing_out_twice() -> None:
+    """Of a second call that waits, gloo says only that a timeout has closed the connection."""
+    with allranks.session(cpu=True, timeout=timedelta(seconds=4), stall_after=0.5) as world:
+        if world.rank:
+            time.sleep(8)
+            return
+        works = [dist.all_reduce(torch.ones(3), async_op=True) for _ in range(2)]
+        with pytest.raises(RuntimeError, match="Timed out waiting"):
+            works[0].wait()
+        works[1].wait()
+
+
+def test_a_connection_that_a_timeout_has_closed_is_a_stall() -> None:
+    with private_environs(2) as environs:
+        one, _ = Ranks(timing_out_twice, environs).results(DEADLINE)
+    assert one.text.startswith("StalledError: a collective did not complete in time; all_reduce #1")
+    assert "Application timeout caused pair closure" in one.error.__notes__[0]

@@ -236,8 +236,10 @@ def explained(error: BaseException) -> CollectiveError | None:
         return None
     if failure := culprit(error):
         return peer_failed(failure)
-    told = on_duty.last_verdict if on_duty and has_timed_out(error) else ""
-    return StalledError(f"a collective did not complete in time; {told}") if told else None
+    if on_duty is None or not has_timed_out(error):
+        return None
+    told = on_duty.last_verdict or f"gloo says: {error}"
+    return StalledError(f"a collective did not complete in time; {told}")
 
 
 def verdict() -> str:

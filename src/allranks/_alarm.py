@@ -26,8 +26,11 @@ LOST_PEERS = re.compile(
 )
 """What a rank says whose peers have left it."""
 
-TIMED_OUT = re.compile(r"Timed out waiting|Application timeout caused pair closure")
-"""What gloo says when its timeout has passed."""
+TIMED_OUT = re.compile(
+    r"Timed out waiting|Application timeout caused pair closure|"  # In a call.
+    r"wait timeout after|timed out connecting|Connect timeout"  # While it connects ranks.
+)
+"""What gloo and the store say when their timeout has passed."""
 
 GLOO_LOST = re.compile(
     r"gloo/transport/.*(closed by peer|reset by peer|Broken pipe|(Read|Write) error)"

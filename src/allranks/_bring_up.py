@@ -378,17 +378,15 @@ def _init_process_group(
         calling.result_unless(_alarm.look, deadline.left)
     except PeerFailedError as error:
         raise _lost(world, error) from None
-    except RuntimeError as error:
-        told = _what_gloo_lacked(error, world, deadline)
-        if culprit := _alarm.culprit(error):
+    except (StillRunning, RuntimeError) as error:
+        timed_out = isinstance(error, StillRunning) or _alarm.has_timed_out(error)
+        culprit = _alarm.find_culprit() if timed_out else _alarm.culprit(error)
+        if culprit:
             raise _lost(world, culprit) from error
+        told = _what_gloo_lacked(error, world, deadline, timed_out=timed_out)
         if told is None:
             raise
-        raise RendezvousError(f"{told} ({error})") from error
-    except StillRunning:
-        if culprit := _alarm.find_culprit():
-            raise _lost(world, culprit) from None
-        raise RendezvousError(_unconnected(world, deadline)) from None
+        raise RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") from error
     finally:
         _alarm.leave()
 
@@ -400,8 +398,10 @@ def _lost(world: World, what: object) -> RendezvousError:
     )
 
 
-def _what_gloo_lacked(error: RuntimeError, world: World, deadline: Deadline) -> str | None:
-    if _alarm.is_lost(error):
+def _what_gloo_lacked(
+    error: Exception, world: World, deadline: Deadline, *, timed_out: bool
+) -> str | None:
+    if isinstance(error, RuntimeError) and _alarm.is_lost(error):
         return (
             f"rank {world.rank}: all ranks answered the roll call, but one of them left "
             f"{CONNECTING}; its own log says why."
@@ -412,7 +412,8 @@ def _what_gloo_lacked(error: RuntimeError, world: World, deadline: Deadline) -> 
             f"{_ports.PORT_RANGE} must have one for each rank of a host and each gloo group, and "
             "one for rank 0's store."
         )
-    return _unconnected(world, deadline) if "connectFullMesh" in str(error) else None
+    connecting = timed_out or "connectFullMesh" in str(error)
+    return _unconnected(world, deadline) if connecting else None
 
 
 def _unconnected(world: World, deadline: Deadline) -> str:

@@ -149,6 +149,7 @@ class Line:
         elif self._own and self._own.over and not self._has_own:
             try:
                 self.store, self._has_own = self._own.result(0.0), True
+                self._pending = None  # The program may hold up the other connection for long.
             except RuntimeError:
                 self._own = None  # The next look tries again.
 

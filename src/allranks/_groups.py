@@ -201,12 +201,13 @@ def new_group(
     try:
         making = Abandonable(_devices.on_same_device(make))
         return making.result_unless(_alarm.look, limit.total_seconds() + 1)
-    except StillRunning:
-        told = _alarm.verdict() or "at least one rank did not make the same call."
-        raise StalledError(f"{what} did not complete within {limit}; {told}") from None
-    except RuntimeError as error:
+    except (StillRunning, RuntimeError) as error:
         if culprit := _alarm.culprit(error):
             raise _alarm.peer_failed(culprit, what) from error
+        if isinstance(error, StillRunning) or _alarm.has_timed_out(error):
+            told = _alarm.verdict() or "at least one rank did not make the same call."
+            seconds = f"{limit.total_seconds():g} s"
+            raise StalledError(f"{what} did not complete within {seconds}; {told}") from error
         raise
     finally:
         _alarm.leave()

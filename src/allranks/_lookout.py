@@ -23,7 +23,7 @@ from allranks._bulletin import HEARD, Bulletin, Line, first_left, left_note
 from allranks._diagnosis import Standing, verdict
 from allranks._neighbours import Neighbours
 from allranks._progress import Progress, Stuck
-from allranks._rollcall import Record, ranges, tell
+from allranks._rollcall import Record, answered, ranges, tell
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -299,8 +299,11 @@ class Lookout:
             gone = [rank for rank in silent if not self._neighbours.is_alive(rank)]
             if gone and told:
                 more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
-                text = f"does not answer{more}, and a connection was closed: died, or cut off"
-                self._publish(Failure(gone[0], f"rank {gone[0]}", time.time(), "", text))
+                text = f"does not answer{more}: died, or cut off"
+                record: Record | None = None
+                record = self._line.ask(lambda store: answered(store, gone[0]), record)
+                who = str(record or f"rank {gone[0]}")
+                self._publish(Failure(gone[0], who, time.time(), "", text))
         else:
             self._await(lambda: self.failure is not None)
         return self.failure

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from allranks import _local
+from allranks import _private_directory
 
 LAUNCHERS = re.compile(
     r"^(ALLRANKS|SLURM|OMPI|PMI|PMIX|MPI|HYDI|PALS|FLUX|LSB|JSM|RAY|PET|TORCHELASTIC|GLOO|KUBERNETES|"
@@ -155,8 +155,8 @@ def alive(pid: int) -> bool:
 def unlocked_directories() -> set[Path]:
     """Private directories whose ranks are gone; other jobs on this host lock theirs."""
     found = set()
-    for directory in Path("/dev/shm").glob("allranks-*"):
+    for directory in Path("/dev/shm").glob(".allranks-*/*"):
         with contextlib.suppress(OSError):
-            os.close(_local._lock(directory))
+            os.close(_private_directory.lock_of(directory))
             found.add(directory)
     return found

@@ -19,6 +19,7 @@ LAYERS = (
         "_mpi_letter",
         "_huge_pages",
         "_peer_memory",
+        "_private_directory",
         "_processes",
         "_sockets",
         "_stacks",

@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -31,7 +31,21 @@ UNSEEN = 4096
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _FailingClosed(click.Group):
+    """Commands whose exported lines end in ``false``, whatever has gone wrong."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run a command; ``eval "$(allranks env --export)" && ...`` goes no further if it fails."""
+        try:
+            return super().main(*args, **more)
+        except BaseException as error:
+            failed = not isinstance(error, SystemExit) or error.code
+            if failed and "--export" in sys.argv:
+                click.echo("false")
+            raise
+
+
+@click.group(cls=_FailingClosed, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="allranks")
 def main() -> None:
     """PyTorch's process group, up under any launcher."""
@@ -201,19 +215,18 @@ def _how(rank: Rank) -> str:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--export", is_flag=True, help="As `export RANK=...` lines, for a shell's eval.")
 def env(as_json: bool, export: bool) -> None:
-    """Show which launcher was detected, from which variables, and why the rest was ignored.
+    r"""Show which launcher was detected, from which variables, and why the rest was ignored.
 
     With --export, a program that knows nothing but RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
-    runs under any launcher:
+    runs under any launcher, and does not start where this command fails or is missing:
 
-        srun bash -c 'eval "$(allranks env --export)" && exec python train.py'
+    \b
+        srun bash -c 'v=$(allranks env --export) && eval "$v" && exec python train.py'
     """
     try:
         world = detect(os.environ)
         exported = _exported(world) if export else ""
     except AllranksError as error:
-        if export:
-            click.echo("false")  # So that `eval "$(...)" && ...` goes no further.
         raise click.ClickException(str(error)) from error
     if export:
         click.echo(exported)

@@ -48,7 +48,7 @@ def test_a_group_of_another_library_is_adopted(lab, library) -> None:
 def test_a_program_that_knows_only_env_runs_under_mpi(lab, library) -> None:
     """By the variables that `allranks env --export` prints; then its group is adopted."""
     script = " ".join((PYTHON, *ADOPTED, library))
-    exported = f'eval "$({PYTHON} -m allranks._cli env --export)" && exec {script}'
+    exported = f'v=$({PYTHON} -m allranks._cli env --export) && eval "$v" && exec {script}'
     command = ("bash", "-c", exported)
     ended = lab.mpi.start("mpich", {"h1": 1, "h2": 1}, command, {"MASTER_ADDR": "h1"}).ended()
     assert ended.out.count("ADOPTED") == 2, ended.out

@@ -81,7 +81,7 @@ dist.destroy_process_group()
 def test_a_program_that_knows_only_env_runs_under_srun(lab, tmp_path) -> None:
     script = tmp_path / "env_only.py"
     script.write_text(ENV_ONLY)
-    exported = f'eval "$({PYTHON} -m allranks._cli env --export)" && exec {PYTHON} {script}'
+    exported = f'v=$({PYTHON} -m allranks._cli env --export) && eval "$v" && exec {PYTHON} {script}'
     ended = lab.slurm.run("srun", "-N2", "-n4", "bash", "-c", exported)
     assert ended.code == 0, ended.out
     assert ended.out.count("SUM 4.0") == 4, ended.out

@@ -137,3 +137,13 @@ def test_counts_survive_being_written_as_slurm_writes_them(counts):
 def test_counts():
     """The example of Slurm's manual."""
     assert _hostlist.expand_counts("2(x2),1") == [2, 2, 1]
+
+
+@pytest.mark.parametrize("text", ["a" * 60_000 + "[1-99999]", "[1-99999]" + "b" * 300])
+def test_a_name_that_no_host_can_have_is_refused_before_it_is_repeated(text):
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="characters, more than 255"):
+        _hostlist.expand(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 MAX_LENGTH = 100_000
 """More hosts than any cluster has: a longer list is a mistake, and is not expanded."""
 
+MAX_NAME = 255
+"""More characters than a host's name may have (RFC 1035)."""
+
 _PIECE = re.compile(r"[^][,\s]+|\[([^][]*)\]")
 _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _COUNT = re.compile(r"([0-9]{1,18})(?:\(x([1-9][0-9]{0,17})\))?")
@@ -28,10 +31,12 @@ def expand(text: str) -> list[str]:
         One name for each host.
 
     Raises:
-        ValueError: the list is malformed, or longer than 100,000 hosts: what is wrong, and where.
+        ValueError: the list is malformed, longer than 100,000 hosts, or a name in it longer than
+            255 characters: what is wrong, and where.
     """
     entries = list(_entries(text))
     _check_length(text, sum(math.prod(map(_length, entry)) for entry in entries))
+    _check_names(text, max(sum(map(_width, entry)) for entry in entries))
     return ["".join(host) for entry in entries for host in itertools.product(*map(_names, entry))]
 
 
@@ -62,6 +67,10 @@ class _Run(NamedTuple):
 
 def _length(piece: list[_Run]) -> int:
     return sum(1 if run.numbers is None else len(run.numbers) for run in piece)
+
+
+def _width(piece: list[_Run]) -> int:
+    return max(len(run.text) for run in piece)
 
 
 def _names(piece: list[_Run]) -> Iterator[str]:
@@ -120,6 +129,11 @@ def _parts(
             _fail(text, position, f"expected {expected}")
         yield position, found
         position += len(part) + 1
+
+
+def _check_names(text: str, longest: int) -> None:
+    if longest > MAX_NAME:
+        _fail(text, 0, f"a host's name in it has {longest} characters, more than {MAX_NAME}")
 
 
 def _check_length(text: str, length: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from allranks import _stacks
-from allranks._rollcall import tell
+from allranks._terminal import tell
 
 DIRECTORY = "ALLRANKS_LOG_DIR"
 
@@ -42,10 +43,10 @@ def _write(name: str, text: str) -> None:
     if not wanted():
         return
     directory = Path(os.environ[DIRECTORY])
-    part = directory / f".{name}.{os.getpid()}"
+    part = directory / f".{name}.{os.getpid()}.{threading.get_ident()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        part.write_text(text)
+        part.write_text(text, errors="backslashreplace")
         part.replace(directory / name)
     except OSError as error:
         tell(f"warning: {name} cannot be kept in {DIRECTORY}={directory}: {error}")

@@ -7,6 +7,8 @@ import pickle
 import pytest
 
 from allranks import errors
+from allranks._buffers import load
+from allranks._call import dump_error
 
 FIELDS = {
     "DetectionError": {"variables": {"RANK": "x"}},
@@ -48,3 +50,11 @@ def test_an_error_is_what_callers_expect(name: str, builtin: type) -> None:
 
 def test_the_drawn_tree_names_every_error() -> None:
     assert all(name in (errors.__doc__ or "") for name in errors.__all__)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_an_error_is_carried_to_the_parent_as_it_is(name: str) -> None:
+    """By what launch() and on_master() send, which make it without its arguments."""
+    kind = getattr(errors, name)
+    copy = load([bytes(part) for part in dump_error(kind("what", **FIELDS.get(name, {})), 0)])
+    assert (type(copy), str(copy), vars(copy)) == (kind, "what", FIELDS.get(name, {}))

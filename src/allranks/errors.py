@@ -146,5 +146,5 @@ class PeerFailedError(CollectiveError):
         self.traceback = traceback
 
 
-class StalledError(CollectiveError, TimeoutError):
+class StalledError(TimeoutError, CollectiveError):  # In this order, or it cannot be copied.
     """A collective did not complete within the group's timeout."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import allranks
-from allranks import _sockets
+from allranks import _rendezvous, _sockets
 from allranks.errors import (
     DuplicateRankError,
     MissingRanksError,
@@ -344,3 +344,17 @@ def test_torchrun_restarts_work(tmp_path: Path) -> None:
         done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("sum 2") == 2
+
+
+def served_slowly() -> None:
+    made = _rendezvous._tcp_store
+    _rendezvous._tcp_store = lambda *given, **more: (time.sleep(3), made(*given, **more))[1]
+    allranks.setup(cpu=True, rendezvous_timeout=1)
+
+
+def test_a_slow_store_is_not_called_a_wrong_host() -> None:
+    environs = env_environs(2, _sockets.free_port())[:1]
+    (one,) = Ranks(served_slowly, environs).results()
+    assert one.text.startswith("RendezvousError: the store on 127.0.0.1:"), one.text
+    assert "did not come up within 1 s" in one.text
+    assert "Rank 0 must run on that host" not in one.text

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from allranks._diagnosis import Call, Standing, verdict
+from allranks._outside import parsed, written
 
 REDUCE = Call("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
 
@@ -148,4 +148,4 @@ def test_many_ranks_stay_readable() -> None:
 
 @pytest.mark.parametrize("standing", [waiting(1), elsewhere(2)])
 def test_a_standing_travels_as_json(standing: Standing) -> None:
-    assert Standing.from_json(json.loads(json.dumps(standing.as_json()))) == standing
+    assert parsed(Standing, written(standing)) == standing

@@ -147,6 +147,22 @@ def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, func
         assert how in text
 
 
+def stopped_while_gloo_connects() -> None:
+    if allranks.get_rank() == 1:
+        _bring_up._init_process_group = lambda *_: stop()
+    allranks.setup(cpu=True, rendezvous_timeout=8)
+
+
+def test_a_rank_that_is_stopped_while_gloo_connects_is_named() -> None:
+    with private_environs(3) as environs:
+        ended = Ranks(stopped_while_gloo_connects, environs).results(DEADLINE, never=1)
+    for one in ended:
+        assert one.text.startswith("RendezvousError"), one.text
+        assert "Rank 1: no answer from " in one.text
+        assert "its process is stopped" in one.text
+        assert "firewall" not in one.text
+
+
 WAITS = [
     (setting_up_with_a_stopped_rank, ""),
     (splitting_with_a_stopped_rank, ""),

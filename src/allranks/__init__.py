@@ -41,11 +41,10 @@ from allranks._ranks import (
     is_master,
 )
 from allranks._reduce import all_reduce
+from allranks._release import __version__
 from allranks._subgroups import leaders_group, node_group, split
 from allranks._together import agree, master_first, on_master, should_stop
 from allranks._world import World, detect
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CURRENT_DEVICE_TYPE_STR",

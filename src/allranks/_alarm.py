@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from allranks import _stacks
+from allranks._terminal import printable
 from allranks.errors import CollectiveError, PeerFailedError, StalledError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Failure:
     def __str__(self) -> str:
         message = self.message if len(self.message) <= SAID else f"{self.message[:SAID]}..."
         text = f"failed: {self.kind}: {message.rstrip('.')}" if self.kind else message
-        return f"{self.who} {text}{f', at {self.line}' if self.line else ''}"
+        return printable(f"{self.who} {text}{f', at {self.line}' if self.line else ''}")
 
     @property
     def age(self) -> float:
@@ -256,7 +257,7 @@ def peer_failed(failure: Failure, call: str = "") -> PeerFailedError:
     told = True
     while_in = f", while this rank was in {call}" if call else ""
     text = f"{failure}; {failure.age:.1f} s ago{while_in}."
-    return PeerFailedError(text, rank=failure.rank, traceback=failure.traceback)
+    return PeerFailedError(text, rank=failure.rank, traceback=printable(failure.traceback))
 
 
 os.register_at_fork(after_in_child=leave_duty)  # What a rank forks is no rank.

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from allranks import _elf, _ports, _sockets
-from allranks._rollcall import tell
+from allranks._terminal import tell
 from allranks.errors import ConfigError
 
 LIBRARIES = {"gloo": "libtorch_cpu.so", "NCCL": "libnccl.so.2"}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from allranks import _processes, _sockets
+from allranks import _processes, _sockets, _trusted_file
+from allranks._outside import MalformedError, parsed, written
+from allranks._record import read
+from allranks._terminal import printable
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Notice:
 
     def __str__(self) -> str:
         age = max(0.0, time.time() - self.posted)
-        return f"notice of pid {self.pid} on {self.host}, {age:.0f} s old{self._state()}"
+        return f"notice of pid {self.pid} on {printable(self.host)}, {age:.0f} s old{self._state()}"
 
     def _state(self) -> str:
         here = self.host_key == _sockets.host_key()
@@ -98,10 +100,8 @@ class FileBoard:
 
     def post(self, notice: Notice) -> None:
         self.read()  # Refuses a file that is not ours, rather than replace it.
-        draft = self._path.with_name(f"{self._path.name}.{notice.nonce}")
         try:
-            draft.write_text(json.dumps(asdict(notice)))
-            draft.replace(self._path)
+            _trusted_file.write(self._path, written(notice))
         except OSError as error:
             raise RendezvousError(
                 f"cannot write the rendezvous file {self.place}: {error}"
@@ -110,16 +110,13 @@ class FileBoard:
 
     def read(self) -> Notice | None:
         try:
-            text = self._path.read_text()
+            text = _trusted_file.read(self._path)
+            return parsed(Notice, text) if text else None  # Empty, as tempfile makes them.
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise self._not_ours(error) from error
-        if not text:
-            return None  # As tempfile makes them.
-        try:
-            return _notice(text)
-        except (ValueError, TypeError) as error:
+        except _trusted_file.UntrustedError as error:
+            raise RendezvousError(f"the rendezvous file is not believed: {error}.") from error
+        except (OSError, MalformedError) as error:
             raise self._not_ours(error) from error
 
     def _not_ours(self, error: Exception) -> RendezvousError:
@@ -149,17 +146,12 @@ class AgentBoard:
         return _sockets.own_addresses() if _sockets.is_loopback(own) else (own,)
 
     def post(self, notice: Notice) -> None:
-        self._store.set(self._key, json.dumps(asdict(notice)))
+        self._store.set(self._key, written(notice))
 
     def read(self) -> Notice | None:
         if not self._store.check([self._key]):
             return None
-        return _notice(self._store.get(self._key))
+        return read(Notice, self._store.get(self._key), self._key, self.place)
 
     def take_down(self) -> None:
         """Nothing to do: the agent's store goes with the agent."""
-
-
-def _notice(text: str | bytes) -> Notice:
-    fields = json.loads(text)
-    return Notice(**{**fields, "addresses": tuple(fields["addresses"])})

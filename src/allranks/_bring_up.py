@@ -22,12 +22,16 @@ from allranks import (
 )
 from allranks._alarm import CONNECTING
 from allranks._bulletin import UP, unless_lost
-from allranks._headers import CHECK
+from allranks._diagnosis import ALL_WAIT
+from allranks._headers import CHECK, checking
 from allranks._lookout import Post
 from allranks._plan import MPI, Plan, nth, plan
+from allranks._record import Layout, Record
+from allranks._release import __version__
 from allranks._rendezvous import Meeting, Route, meet
-from allranks._rollcall import LINGER, Layout, Record, RollCall, tell
+from allranks._rollcall import LINGER, RollCall
 from allranks._settings import DEFAULT_STALL_AFTER, Settings
+from allranks._terminal import tell
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks._watch import Watch
 from allranks._world import World, detect
@@ -282,13 +286,25 @@ def _record(wanted: Settings, found: World) -> Record:
         device_uuid=_devices.uuid() if assigned else None,
         versions=_versions(),
         error=error,
+        settings=_to_be_agreed(wanted, assigned=assigned),
     )
+
+
+def _to_be_agreed(wanted: Settings, *, assigned: bool) -> dict[str, str]:
+    """In what all ranks must agree, lest they wait for each other in vain."""
+    mode = checking()
+    agreed = {"check": repr(mode if mode in (None, "lines") else True)}
+    if wanted.distributed_backend:
+        agreed["distributed_backend"] = repr(wanted.distributed_backend.lower())
+    elif assigned:
+        agreed["device"] = _devices.get_device_type()  # The backend follows it.
+    return agreed
 
 
 def _versions() -> str:
     import torch
 
-    return f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"Python {platform.python_version()}, torch {torch.__version__}, allranks {__version__}"
 
 
 def assign_device(wanted: Settings, world: World) -> None:
@@ -417,12 +433,19 @@ def _what_gloo_lacked(
 
 
 def _unconnected(world: World, deadline: Deadline) -> str:
+    found = _alarm.verdict()
+    told = (
+        f"rank {world.rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
+        f"did not connect them within {deadline.elapsed:.3g} s."
+    )
+    return f"{told} {_of_the_network() if not found or ALL_WAIT in found else found}"
+
+
+def _of_the_network() -> str:
     interface = os.environ.get(GLOO_INTERFACE)
     known = _bind.range_of_gloo() or _ports.of_the_kernel()
     ports = f"ports {known[0]}-{known[-1]}" if known else "any port"
     return (
-        f"rank {world.rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
-        f"did not connect them within {deadline.elapsed:.3g} s. gloo listens on {ports}; does a "
-        f"firewall let the hosts reach each other there? Is {GLOO_INTERFACE}={interface!r} the "
-        "interface that leads to the other hosts?"
+        f"gloo listens on {ports}; does a firewall let the hosts reach each other there? Is "
+        f"{GLOO_INTERFACE}={interface!r} the interface that leads to the other hosts?"
     )

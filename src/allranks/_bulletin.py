@@ -6,12 +6,13 @@ others read, and the first failure is the same on all ranks.
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks._alarm import Failure
+from allranks._outside import MalformedError, parsed, written
 from allranks._waiting import Abandonable, Deadline, StillRunning
 
 if TYPE_CHECKING:
@@ -63,9 +64,11 @@ def first_left(store: dist.Store) -> Failure | None:
     """The first rank that has left, as what others lost."""
     if not store.check([FIRST_LEFT]):
         return None
-    rank = int(store.get(FIRST_LEFT))
-    note = json.loads(store.get(left_note(rank)))
-    return Failure(rank, note["who"], note["at"], "", f"has left: {note['how']}")
+    with suppress(MalformedError):
+        rank = parsed(int, store.get(FIRST_LEFT))
+        note = parsed(LeftNote, store.get(left_note(rank)))
+        return Failure(rank, note.who, note.at, "", f"has left: {note.how}")
+    return None
 
 
 def unless_lost(action: Callable[[], object]) -> None:
@@ -74,20 +77,54 @@ def unless_lost(action: Callable[[], object]) -> None:
         Abandonable(action).result(PATIENCE)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the log.
+
+    Attributes:
+        kind: "failure", "who", "verdict", "closing", or "unreadable".
+        rank: the rank that wrote it.
+        failure: of a failure, what it is.
+        inquiry: of a "who", the name under which the answers are expected.
+        text: of a verdict, the verdict; of what is unreadable, why.
+    """
+
+    kind: str
+    rank: int = -1
+    failure: Failure | None = None
+    inquiry: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class LeftNote:
+    """What a rank says that leaves.
+
+    Attributes:
+        who: names it, with its process and host.
+        at: when, in seconds since the epoch.
+        how: why it leaves.
+    """
+
+    who: str
+    at: float
+    how: str
+
+
 class Bulletin:
     """One rank's view of the log."""
 
     def __init__(self) -> None:
         """Begin to read; nothing is sent yet."""
         self._read = 0
-        self._unheard: list[dict[str, Any]] = []
+        self._unheard: list[Entry] = []
 
     def fetch(self, store: dist.Store) -> None:
         """Read the entries since the last look: one store operation where there are none."""
         while store.check([self._slot]):
             self._take_down(store.get(self._slot))
 
-    def post(self, store: dist.Store, entry: dict[str, Any], unless: str) -> None:
+    def post(self, store: dist.Store, entry: Entry, unless: str) -> None:
         """Add an entry to the log, and read those before it.
 
         Args:
@@ -95,19 +132,23 @@ class Bulletin:
             entry: what is added; it names its rank.
             unless: the kind of entry that makes this one needless, if it is there before.
         """
-        text = json.dumps(entry)
+        text = written(entry)
         there = ""
-        while there != text and (not there or self._unheard[-1]["kind"] != unless):
+        while there != text and (not there or self._unheard[-1].kind != unless):
             there = store.compare_set(self._slot, "", text).decode()
             self._take_down(there)
 
-    def unheard(self) -> Iterator[dict[str, Any]]:
+    def unheard(self) -> Iterator[Entry]:
         """The entries that were read, each once."""
         while self._unheard:
             yield self._unheard.pop(0)
 
     def _take_down(self, text: str | bytes) -> None:
-        self._unheard.append(json.loads(text))
+        try:
+            entry = parsed(Entry, text)
+        except MalformedError as error:
+            entry = Entry("unreadable", text=str(error))
+        self._unheard.append(entry)
         self._read += 1
 
     @property

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from allranks import __version__, _ports
+from allranks import _ports
 from allranks._board import SET_ADDRESS
 from allranks._local import local_world
+from allranks._outside import plain
 from allranks._rank import Program
+from allranks._release import __version__
 from allranks._rollcall import ranges
+from allranks._terminal import printable
 from allranks._world import World, detect, told_by
 from allranks.errors import AllranksError, ConfigError
 
@@ -227,7 +230,7 @@ def env(as_json: bool, export: bool) -> None:
         world = detect(os.environ)
         exported = _exported(world) if export else ""
     except AllranksError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     if export:
         click.echo(exported)
         return
@@ -235,19 +238,20 @@ def env(as_json: bool, export: bool) -> None:
         click.echo(json.dumps(asdict(world), indent=2))
         return
     from rich.table import Table
+    from rich.text import Text
 
     told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
     for name, value in asdict(world).items():
         if name not in ("launcher", "notes") and value not in (None, "", ()):
-            table.add_row(name, str(value))
+            table.add_row(name, Text(printable(str(value))))
     console = _console(stderr=False)
     console.print(table)
     if told:
-        pairs = ", ".join(f"{name}={os.environ[name]:.60}" for name in told)
-        console.print(f"told by: {pairs}", markup=False)
+        pairs = ", ".join(f"{name}={plain(os.environ[name]):.60}" for name in told)
+        console.print(Text(printable(f"told by: {pairs}")))
     for note in world.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(Text(printable(f"note: {note}")))
 
 
 def _exported(world: World) -> str:

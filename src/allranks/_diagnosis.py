@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from allranks._rollcall import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+ALL_WAIT = "All are in it"
+"""What is concluded where no rank is missing from a call."""
 
 STACKS = 3
 """Of how many ranks that hold the others up a verdict shows the stack."""
@@ -78,18 +81,6 @@ class Standing:
     def number(self) -> int:
         """The number of the collective that it waits in; 0 where torch does not tell."""
         return self.call.number if self.call else 0
-
-    def as_json(self) -> dict[str, Any]:
-        """What ``from_json`` takes."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Standing:
-        """What a rank told."""
-        call = Call(**told["call"]) if told["call"] else None
-        recent = tuple(Call(**one) for one in told["recent"])
-        lists = {name: tuple(told[name]) for name in ("members", "stack")}
-        return cls(**{**told, **lists, "call": call, "recent": recent})
 
 
 def verdict(seen_by: Standing, standings: Mapping[int, Standing], fates: Mapping[int, str]) -> str:
@@ -165,7 +156,7 @@ def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[st
     elif len(names) > 1:
         yield "They are in different collectives."
     elif len(waiting) == len(seen_by.members) > 1 and len(counts) == 1:
-        yield "All are in it: the network between them is slow or cut, or a rank is very busy."
+        yield f"{ALL_WAIT}: the network between them is slow or cut, or a rank is very busy."
 
 
 def _first_difference(group: str, here: Mapping[int, Standing]) -> str:

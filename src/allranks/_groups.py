@@ -365,8 +365,9 @@ def rest_before_exit() -> None:
     import ctypes
 
     calm, end = 0, Deadline.after(1.0)
-    while calm < CALM_SAMPLES and not end.passed:
-        time.sleep(0.001)  # Without the lock, which they may be waiting for.
-        calm = 0 if _gloo_is_busy() or calls_are_under_way() else calm + 1
+    with suppress(KeyboardInterrupt):  # It is on its way out.
+        while calm < CALM_SAMPLES and not end.passed:
+            time.sleep(0.001)  # Without the lock, which they may be waiting for.
+            calm = 0 if _gloo_is_busy() or calls_are_under_way() else calm + 1
     for group in _retired:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from allranks._bulletin import left_note
+from allranks._bulletin import LeftNote, left_note
+from allranks._diagnosis import Standing
+from allranks._outside import MalformedError, parsed, written
 from allranks._rollcall import answered
 
 if TYPE_CHECKING:
@@ -18,9 +21,22 @@ NAMED = 16
 """How many ranks that do not answer are looked up."""
 
 
-def answer(store: dist.Store, inquiry: str, rank: int, told: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Answer:
+    """What one rank tells.
+
+    Attributes:
+        standing: where it stands.
+        held: the ranks of its host whose processes are stopped or gone, and how.
+    """
+
+    standing: Standing
+    held: dict[int, str]
+
+
+def answer(store: dist.Store, inquiry: str, rank: int, told: Answer) -> None:
     """Tell where a rank stands."""
-    store.set(_place(inquiry, rank), json.dumps(told))
+    store.set(_place(inquiry, rank), written(told))
     store.add(f"watch/{inquiry}/count", 1)
 
 
@@ -29,10 +45,15 @@ def count(store: dist.Store, inquiry: str) -> int:
     return store.add(f"watch/{inquiry}/count", 0)
 
 
-def answers(store: dist.Store, inquiry: str, world_size: int) -> dict[int, Any]:
-    """What the ranks have told, by rank."""
-    places = {rank: _place(inquiry, rank) for rank in range(world_size)}
-    return {r: json.loads(store.get(place)) for r, place in places.items() if store.check([place])}
+def answers(store: dist.Store, inquiry: str, world_size: int) -> dict[int, Answer]:
+    """What the ranks have told that can be read, by rank."""
+    told: dict[int, Answer] = {}
+    for rank in range(world_size):
+        place = _place(inquiry, rank)
+        with suppress(MalformedError):
+            if store.check([place]):
+                told[rank] = parsed(Answer, store.get(place))
+    return told
 
 
 def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
@@ -41,9 +62,10 @@ def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
 
 
 def _fate(store: dist.Store, rank: int) -> str:
-    if store.check([left_note(rank)]):
-        note = json.loads(store.get(left_note(rank)))
-        return f"has left, {max(0.0, time.time() - note['at']):.0f} s ago: {note['how']}"
+    with suppress(MalformedError):
+        if store.check([left_note(rank)]):
+            note = parsed(LeftNote, store.get(left_note(rank)))
+            return f"has left, {max(0.0, time.time() - note.at):.0f} s ago: {note.how}"
     who = answered(store, rank)
     return f"no answer{f' from {who.host}' if who else ''}"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from allranks._rollcall import Record
+    from allranks._record import Record
 
 _state: State | None = None
 _at_exit_registered = False
@@ -79,8 +79,8 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
     if _state is not None:
         _refuse_other_settings(_state.settings, wanted)
         return
+    _register_at_exit()  # A set-up that fails may leave calls under way, too.
     _state = _adopt(wanted) if initialized() else bring_up(wanted)
-    _register_at_exit()
 
 
 def _refuse_other_settings(now: Settings, wanted: Settings) -> None:
@@ -135,10 +135,10 @@ def _register_at_exit() -> None:
 
 def _leave() -> None:
     """At the interpreter's exit: gloo's threads must end before it does."""
-    import torch.distributed as dist
-
     if _state is None or _state.pid != os.getpid():
         return
+    import torch.distributed as dist
+
     failing = _state.failed or hasattr(sys, "last_value") or hasattr(sys, "last_exc")
     if initialized() and failing and "nccl" in dist.get_backend_config():
         if _state.watch:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from allranks import _alarm, _evidence, _flight, _inquiry, _processes, _stacks
 from allranks._alarm import Failure
-from allranks._bulletin import HEARD, Bulletin, Line, first_left, left_note
+from allranks._bulletin import HEARD, Bulletin, Entry, Line, first_left, left_note
 from allranks._diagnosis import Standing, verdict
+from allranks._inquiry import Answer
 from allranks._neighbours import Neighbours
 from allranks._progress import Progress, Stuck
-from allranks._rollcall import Record, answered, ranges, tell
+from allranks._record import Record
+from allranks._rollcall import answered, ranges
+from allranks._terminal import printable, tell
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -206,14 +209,16 @@ class Lookout:
 
     def _hear(self) -> None:
         for entry in self._bulletin.unheard():
-            if entry["kind"] == "failure":
-                self._hear_of(Failure(**entry["failure"]))
-            elif entry["kind"] == "who":
-                self._tell_where_it_stands(entry["inquiry"])
-            elif entry["kind"] == "closing":
+            if entry.failure:
+                self._hear_of(entry.failure)
+            elif entry.kind == "who":
+                self._tell_where_it_stands(entry.inquiry)
+            elif entry.kind == "closing":
                 self._line.lost = "rank 0 has left, and its store with it"
+            elif entry.kind == "verdict":
+                self._hear_verdict(printable(entry.text))
             else:
-                self._hear_verdict(entry["text"])
+                tell(f"warning: an entry of the watches' log cannot be read: {entry.text}")
 
     def _hear_of(self, failure: Failure) -> None:
         if self.failure is not None or failure.rank == self._post.me.rank:
@@ -226,19 +231,19 @@ class Lookout:
     def _tell_where_it_stands(self, inquiry: str) -> None:
         self._inquiry = inquiry
         self._hurry = Deadline.after(HURRIED)
-        told = {"standing": self._standing().as_json(), "held": self._neighbours.held()}
+        told = Answer(self._standing(), self._neighbours.held())
         self._line.ask(
             lambda store: _inquiry.answer(store, inquiry, self._post.me.rank, told), None
         )
         self.keep("was asked where it stands")
 
-    def _standing(self) -> Any:
+    def _standing(self) -> Standing:
         return self._progress.standing(self._post.me.rank, str(self._post.me))
 
     def keep(self, why: str, **more: Any) -> None:
         """Keep where this rank stands, for those who come later, where that is wanted."""
         if _evidence.wanted():
-            standing = self._standing().as_json()
+            standing = asdict(self._standing())
             _evidence.keep(self._post.me.rank, why, {"standing": standing, **more})
 
     def _hear_verdict(self, text: str) -> None:
@@ -262,7 +267,7 @@ class Lookout:
 
     def _publish(self, failure: Failure) -> None:
         """Tell all of another rank's failure, unless they know of one; else just this one."""
-        entry = {"kind": "failure", "failure": asdict(failure)}
+        entry = Entry("failure", self._post.me.rank, failure=failure)
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="failure"), None)
         self._hear()
         self._hear_of(failure)
@@ -311,16 +316,16 @@ class Lookout:
     def _is_first_to_ask(self) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
         inquiry = uuid.uuid4().hex
-        entry = {"kind": "who", "inquiry": inquiry, "rank": self._post.me.rank}
+        entry = Entry("who", self._post.me.rank, inquiry=inquiry)
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
         self._hear()
         return self._inquiry == inquiry
 
-    def _answers(self) -> dict[int, Any]:
+    def _answers(self) -> dict[int, Answer]:
         """What the ranks tell of themselves, by rank."""
         asked, size = self._inquiry, self._post.world_size
         self._await(lambda: self._line.ask(lambda store: _inquiry.count(store, asked), 0) == size)
-        told: dict[int, Any] = {}
+        told: dict[int, Answer] = {}
         return self._line.ask(lambda store: _inquiry.answers(store, asked, size), told)
 
     def _await(self, is_there: Callable[[], bool]) -> None:
@@ -343,7 +348,7 @@ class Lookout:
         if self._is_first_to_ask():
             told = self._answers()
             if self._is_still(stuck) and told:
-                entry = {"kind": "verdict", "text": self._verdict_on(told)}
+                entry = Entry("verdict", self._post.me.rank, text=self._verdict_on(told))
                 self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
                 self._hear()
         else:
@@ -367,12 +372,12 @@ class Lookout:
             waiting is not None and at > waiting.since
         )
 
-    def _verdict_on(self, told: dict[int, Any]) -> str:
-        standings = {rank: Standing.from_json(one["standing"]) for rank, one in told.items()}
+    def _verdict_on(self, told: dict[int, Answer]) -> str:
+        standings = {rank: one.standing for rank, one in told.items()}
         silent = [rank for rank in range(self._post.world_size) if rank not in told]
         fates: dict[int, str] = {}
         fates = self._line.ask(lambda store: _inquiry.fates(store, silent), fates)
-        held = {int(rank): how for one in told.values() for rank, how in one["held"].items()}
+        held = {rank: how for one in told.values() for rank, how in one.held.items()}
         for rank in silent:
             how = held.get(rank) or self._neighbours.condition(rank)
             if how and rank in fates and "has left" not in fates[rank]:

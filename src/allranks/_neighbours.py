@@ -13,7 +13,7 @@ from allranks import _processes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from allranks._rollcall import Record
+    from allranks._record import Record
 
 
 class Neighbours:

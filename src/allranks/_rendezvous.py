@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from allranks import _ports, _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
 from allranks._private_store import private_store
+from allranks._record import Record
 from allranks._rollcall import (
     PROGRESS_EVERY,
     PROGRESS_FIRST,
     TWO_JOBS,
-    Record,
     answered,
     is_closed,
     object_to,
     signature,
-    tell,
 )
+from allranks._terminal import tell
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks.errors import MissingRanksError, RendezvousError, WrongJobError
 
@@ -175,22 +175,31 @@ def _reached(board: Board, call: Callable[[], T], deadline: Deadline) -> T:
 def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     """Host the store at the first port of the plan that is free."""
     for port in plan.ports:
-        try:
-            meeting = _serve(_listen(plan, port), deadline)
-            if plan.one_host:
-                return meeting
-            return replace(meeting, place=str(Address(plan.hosts[0], port)))
-        except OSError as error:
-            if not _sockets.is_taken(error):
-                raise RendezvousError(
-                    f"{me} cannot listen on {', '.join(plan.hosts)}, port {port}: {error}. Rank 0 "
-                    "must run on that host; MASTER_ADDR names it."
-                ) from error
-        _examine_holder(plan, port, me)
+        listener = _listener(plan, port, me)
+        if listener is None:
+            _examine_holder(plan, port, me)
+            continue
+        meeting = _serve(listener, deadline)
+        return (
+            meeting if plan.one_host else replace(meeting, place=str(Address(plan.hosts[0], port)))
+        )
     raise RendezvousError(
         f"{me}: no port of {', '.join(map(str, plan.ports))} is free; the last is held by "
         f"{_sockets.holder(plan.ports[-1])}."
     )
+
+
+def _listener(plan: Plan, port: int, me: Record) -> socket.socket | None:
+    """Where rank 0 listens; None where somebody else has the port."""
+    try:
+        return _listen(plan, port)
+    except OSError as error:
+        if _sockets.is_taken(error):
+            return None
+        told = f"{me} cannot listen on {', '.join(plan.hosts)}, port {port}: {error}."
+        if _sockets.is_foreign(error):
+            told += " Rank 0 must run on that host; MASTER_ADDR names it."
+        raise RendezvousError(told) from error
 
 
 def _listen(plan: Plan, port: int) -> socket.socket:
@@ -260,7 +269,7 @@ def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
 
 def _connect(host: str, port: int, deadline: Deadline) -> tuple[dist.Store, Route]:
     """Connect to a store. Blocks for longer than the deadline where a port is silent."""
-    with socket.create_connection((host, port), timeout=max(deadline.left, 0.1)) as probe:
+    with _sockets.connect(host, port, max(deadline.left, 0.1)) as probe:
         route = Route(probe.getsockname()[0], probe.getpeername()[0])
     began = time.monotonic()
     store = _tcp_store(route.there, port, deadline, is_master=False)

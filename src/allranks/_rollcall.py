@@ -7,15 +7,16 @@ job, a duplicate, a wrong world size), not attackers: torch's stores have no aut
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from allranks import errors
+from allranks._outside import MalformedError, parsed, written
+from allranks._record import Layout, Packed, Record, Verdict, pack, read, revive
+from allranks._terminal import printable, tell
 from allranks._waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,
@@ -36,79 +37,13 @@ FAILURE = "failure"
 VERDICT = "verdict"
 READ = "read"
 
+T = TypeVar("T")
+
 LINGER = 1.0
 """Seconds that rank 0 keeps its store open after a failure, so that the others read why."""
 
 PROGRESS_FIRST = 10.0
 PROGRESS_EVERY = 30.0
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one rank tells the others of itself.
-
-    Attributes:
-        rank: its rank.
-        world_size: the world size that it believes in.
-        job: the job that it belongs to.
-        launcher: what started it.
-        host: its host's name, for people.
-        host_key: tells hosts of the same name apart.
-        pid: its process id.
-        pid_space: tells in which hosts and containers process ids mean the same.
-        device: the device it uses, or None where it is not chosen yet.
-        device_uuid: the identity of a CUDA device, or None.
-        versions: of Python and torch.
-        error: why this rank cannot take part, or None.
-        address: its host's numeric address on the route to rank 0's store; None where it hosts
-            the store itself, or where no connection leads there.
-        address_of_0: rank 0's numeric address, as this rank reached it, or None.
-    """
-
-    rank: int
-    world_size: int
-    job: str
-    launcher: str
-    host: str
-    host_key: str
-    pid: int
-    pid_space: str
-    device: str | None
-    device_uuid: str | None
-    versions: str
-    error: str | None = None
-    address: str | None = None
-    address_of_0: str | None = None
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} (pid {self.pid} on {self.host})"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where one rank stands among the hosts, counted from everybody's records.
-
-    Attributes:
-        local_rank: its rank on its host.
-        local_world_size: how many ranks its host has.
-        node_rank: its host's number.
-        num_nodes: how many hosts there are.
-        here: the ranks of its host.
-        neighbours: the records of the other ranks of its host.
-        rank_0: rank 0's record, or None on rank 0 itself.
-        address: the numeric address at which other hosts reach its host, or None.
-        address_of_0: the same of rank 0's host.
-    """
-
-    local_rank: int
-    local_world_size: int
-    node_rank: int
-    num_nodes: int
-    here: tuple[int, ...] = (0,)
-    neighbours: tuple[Record, ...] = ()
-    rank_0: Record | None = None
-    address: str | None = None
-    address_of_0: str | None = None
 
 
 class RollCall:
@@ -141,27 +76,26 @@ class RollCall:
         try:
             self._present_myself()
             verdict = self._judge() if self._me.rank == 0 else self._await_verdict()
+            layout = _place(self._me.rank, verdict.layout, self._me.world_size)
+            neighbours = tuple(self._records(r for r in layout.here if r != self._me.rank))
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
             raise self._store_lost(error) from error
-        for warning in verdict["warnings"]:
+        for warning in verdict.warnings:
             tell(f"warning: {warning}")
-        layout = _place(self._me.rank, verdict["layout"])
-        of_0 = verdict["address_of_0"]
-        own = of_0 if layout.node_rank == 0 else self._me.address
-        neighbours = tuple(self._records(r for r in layout.here if r != self._me.rank))
+        own = verdict.address_of_0 if layout.node_rank == 0 else self._me.address
         known = replace(layout, neighbours=neighbours, rank_0=self._rank_0)
-        return replace(known, address=own, address_of_0=of_0)
+        return replace(known, address=own, address_of_0=verdict.address_of_0)
 
     def _present_myself(self) -> None:
         if self._me.rank != 0:
             self._rank_0 = signature(self._store, self._place, self._deadline)
             self._agree_with(self._rank_0)
         claims = self._store.add(f"claim/{self._me.rank}", 1)
-        self._put(f"record/{self._me.rank}/{claims}", asdict(self._me))
+        self._put(f"record/{self._me.rank}/{claims}", self._me)
         if self._me.rank == 0 and claims == 1:
-            self._put(IDENTITY, asdict(self._me))
+            self._put(IDENTITY, self._me)
         if claims > 1:
             self._refuse_duplicate()
         if self._me.error:
@@ -180,20 +114,18 @@ class RollCall:
 
     def _refuse_duplicate(self) -> None:
         object_to(self._store, self._me, self._place, self._deadline)
-        first = Record(**self._get(f"record/{self._me.rank}/1"))
+        first = self._get(Record, f"record/{self._me.rank}/1")
         self._fail(duplicate(first, self._me))
 
-    def _judge(self) -> dict[str, Any]:
+    def _judge(self) -> Verdict:
         if not self._await_all():
             if self._store.check([FAILURE]):
-                self._condemn(revive(self._get(FAILURE)), self._me.world_size - 1)
+                self._condemn(revive(self._get(Packed, FAILURE)), self._me.world_size - 1)
             self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
         records = self._records(range(self._me.world_size))
-        verdict = {
-            "layout": _run_lengths(records),
-            "warnings": list(_doubts(records)),
-            "address_of_0": _as_others_reach(records),
-        }
+        if told := _disagreement(records):
+            self._condemn(RendezvousError(told), self._me.world_size - 1)
+        verdict = Verdict(_run_lengths(records), _doubts(records), _as_others_reach(records))
         self._put(VERDICT, verdict)
         return verdict
 
@@ -211,18 +143,18 @@ class RollCall:
             pause = min(pause * 1.5, 0.05)
         return True
 
-    def _await_verdict(self) -> dict[str, Any]:
+    def _await_verdict(self) -> Verdict:
         if not comes(self._store, VERDICT, self._deadline.left):
             # Rank 0's clock may have started later: tell it, then hear what it makes of it.
             error = self._missing()
             self._put(FAILURE, pack(error))
             if not comes(self._store, VERDICT, LINGER):
                 raise error
-        return read_verdict(self._store)
+        return read_verdict(self._store, self._place)
 
     def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
         """Write rank 0's verdict, and keep the store open until the others have read it."""
-        self._put(VERDICT, {"error": pack(error)})
+        self._put(VERDICT, Verdict(error=pack(error)))
         end = Deadline.after(LINGER)
         while self._store.add(READ, 0) < readers and not end.passed:
             time.sleep(0.005)
@@ -247,7 +179,7 @@ class RollCall:
     def _who_is_missing(self, absent: list[int], seconds: float) -> str:
         size = self._me.world_size
         others = set(range(size)) - {*absent, self._me.rank}
-        seen = [(self._get(f"record/{rank}/1")["host"], rank) for rank in others]
+        seen = [(printable(record.host), record.rank) for record in self._records(others)]
         seen = sorted([*seen, (self._me.host, self._me.rank)])
         hosts = "; ".join(
             f"{ranges(rank for _, rank in pairs)} on {host}"
@@ -270,8 +202,11 @@ class RollCall:
     def _records(self, ranks: Iterable[int]) -> list[Record]:
         keys = [f"record/{rank}/1" for rank in ranks]
         if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
-            return [Record(**json.loads(text)) for text in self._store.multi_get(keys)]
-        return [Record(**self._get(key)) for key in keys]
+            texts = self._store.multi_get(keys)
+        else:
+            texts = [self._store.get(key) for key in keys]
+        pairs = zip(keys, texts, strict=True)
+        return [read(Record, text, key, self._place) for key, text in pairs]
 
     def _store_lost(self, error: RuntimeError) -> RendezvousError:
         return RendezvousError(
@@ -279,12 +214,11 @@ class RollCall:
             f"probably failed; its own log says why. ({error})"
         )
 
-    def _put(self, key: str, value: dict[str, Any]) -> None:
-        self._store.set(key, json.dumps(value))
+    def _put(self, key: str, value: Record | Packed | Verdict) -> None:
+        self._store.set(key, written(value))
 
-    def _get(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self._store.get(key))
-        return found
+    def _get(self, kind: type[T], key: str) -> T:
+        return read(kind, self._store.get(key), key, self._place)
 
 
 TWO_JOBS = (
@@ -314,13 +248,15 @@ def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
             f"{deadline.seconds:g} s: rank 0 is missing, or the store is another program's.",
             missing=[0],
         )
-    return Record(**json.loads(store.get(IDENTITY)))
+    return read(Record, store.get(IDENTITY), IDENTITY, place)
 
 
 def answered(store: dist.Store, rank: int) -> Record | None:
-    """What a rank told in the roll call on a store; None where there was none."""
+    """What a rank told in the roll call on a store; None where it told nothing that can be read."""
     key = f"record/{rank}/1"
-    return Record(**json.loads(store.get(key))) if store.check([key]) else None
+    with suppress(MalformedError):
+        return parsed(Record, store.get(key)) if store.check([key]) else None
+    return None
 
 
 def is_closed(store: dist.Store) -> bool:
@@ -328,16 +264,16 @@ def is_closed(store: dist.Store) -> bool:
     return bool(store.check([VERDICT]))
 
 
-def read_verdict(store: dist.Store) -> dict[str, Any]:
+def read_verdict(store: dist.Store, place: str) -> Verdict:
     """Rank 0's verdict, once it is there.
 
     Raises:
         RendezvousError: the verdict is that the roll call failed.
     """
-    verdict: dict[str, Any] = json.loads(store.get(VERDICT))
-    if "error" in verdict:
+    verdict = read(Verdict, store.get(VERDICT), VERDICT, place)
+    if verdict.error:
         store.add(READ, 1)
-        raise revive(verdict["error"])
+        raise revive(verdict.error)
     return verdict
 
 
@@ -357,36 +293,24 @@ def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> 
             f"{me}, is of job {me.job!r}. {TWO_JOBS}"
         )
     if is_closed(store):
-        read_verdict(store)
+        read_verdict(store, place)
         raise WrongJobError(
             f"the job at {place} is complete ({signed}), and this process, {me}, is not part of "
             f"it. {TWO_JOBS}"
         )
     if me.rank == 0:
         error = duplicate(signed, me)
-        store.set(FAILURE, json.dumps(pack(error)))
+        store.set(FAILURE, written(pack(error)))
         raise error
 
 
 def duplicate(first: Record, second: Record) -> DuplicateRankError:
     """The error for two processes with one rank."""
     return DuplicateRankError(
-        f"rank {first.rank} is claimed twice: by pid {first.pid} on {first.host} and by pid "
-        f"{second.pid} on {second.host}. Is the script started once per node without its "
-        f"launcher? {TWO_JOBS}",
+        f"rank {first.rank} is claimed twice: by {first}, and by {second}. Is the script started "
+        f"once per node without its launcher? {TWO_JOBS}",
         rank=first.rank,
     )
-
-
-def pack(error: RendezvousError) -> dict[str, Any]:
-    """An error of ours as JSON: its class's name, its message and its fields."""
-    return {"kind": type(error).__name__, "message": str(error), "fields": vars(error)}
-
-
-def revive(packed: dict[str, Any]) -> RendezvousError:
-    """The error that ``pack`` packed, on another rank."""
-    kind: type[RendezvousError] = getattr(errors, packed["kind"])
-    return kind(packed["message"], **packed["fields"])
 
 
 def ranges(ranks: Iterable[int]) -> str:
@@ -400,16 +324,36 @@ def ranges(ranks: Iterable[int]) -> str:
     return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
 
 
-def tell(text: str) -> None:
-    """One line to the user, on the standard error stream."""
-    print(f"allranks: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it is for people
+def _disagreement(records: Sequence[Record]) -> str:
+    """Which settings differ that must not, and on which ranks; "" if none."""
+    by_setting: dict[str, dict[str, list[int]]] = {}
+    for record in records:
+        for name, value in record.settings.items():
+            by_setting.setdefault(name, {}).setdefault(value, []).append(record.rank)
+    differing = [
+        " and ".join(f"{name}={value} on {named(ranks)}" for value, ranks in by_value.items())
+        for name, by_value in by_setting.items()
+        if len(by_value) > 1
+    ]
+    if not differing:
+        return ""
+    told = printable("; ".join(differing))
+    return (
+        f"the ranks were set up differently: {told}. All must call setup() with the same settings, "
+        "and with the same variables (ALLRANKS_CHECK) and kinds of devices around them."
+    )
 
 
-def _run_lengths(records: Sequence[Record]) -> list[tuple[int, int]]:
+def named(ranks: Sequence[int]) -> str:
+    """Ranks for people, in a sentence: ``rank 7``, ``ranks 0-3, 7``."""
+    return f"rank{'s' * (len(ranks) > 1)} {ranges(ranks)}"
+
+
+def _run_lengths(records: Sequence[Record]) -> tuple[tuple[int, int], ...]:
     """Pairs of (node, number of consecutive ranks on it): short where ranks stand in blocks."""
     nodes: dict[str, int] = {}
     numbers = [nodes.setdefault(record.host_key, len(nodes)) for record in records]
-    return [(node, len(list(run))) for node, run in groupby(numbers)]
+    return tuple((node, len(list(run))) for node, run in groupby(numbers))
 
 
 def _as_others_reach(records: Sequence[Record]) -> str | None:
@@ -418,15 +362,23 @@ def _as_others_reach(records: Sequence[Record]) -> str | None:
     return next((record.address_of_0 for record in others if record.address_of_0), None)
 
 
-def _place(rank: int, layout: Sequence[tuple[int, int]]) -> Layout:
+def _place(rank: int, layout: Sequence[tuple[int, int]], world_size: int) -> Layout:
+    if sum(length for _, length in layout) != world_size:
+        raise RendezvousError(
+            f"rank 0 told of the hosts of other than {world_size} ranks: {layout}"
+        )
     nodes = [node for node, length in layout for _ in range(length)]
     mine = nodes[rank]
     here = tuple(other for other, node in enumerate(nodes) if node == mine)
     return Layout(here.index(rank), len(here), mine, len(set(nodes)), here)
 
 
-def _doubts(records: Sequence[Record]) -> Iterable[str]:
+def _doubts(records: Sequence[Record]) -> tuple[str, ...]:
     """What is allowed, but seldom meant."""
+    return tuple(_doubted(records))
+
+
+def _doubted(records: Sequence[Record]) -> Iterable[str]:
     by_versions: dict[str, list[int]] = {}
     by_device: dict[tuple[str, str], list[int]] = {}
     for record in records:

@@ -8,6 +8,7 @@ import struct
 from array import array
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 LOOPBACK = "127.0.0.1"
 
@@ -41,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(
             ("", port), family=socket.AF_INET6, backlog=socket.SOMAXCONN, dualstack_ipv6=True
         )
-    family, _, _, _, address = socket.getaddrinfo(
+    family, _, _, _, address = _looked_up(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -53,6 +54,26 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def connect(host: str, port: int, seconds: float) -> socket.socket:
+    """A connection to an address.
+
+    Raises:
+        OSError: there is none, or not within these seconds; ``socket.gaierror`` where the name is
+            unknown.
+    """
+    _looked_up(host, port)
+    return socket.create_connection((host, port), timeout=seconds)
+
+
+def _looked_up(host: str | None, port: int | None, **more: Any) -> list[Any]:
+    """What ``socket.getaddrinfo`` finds; it has an error of another kind for what is no name."""
+    try:
+        return socket.getaddrinfo(host, port, **more)
+    except UnicodeError as error:
+        told = f"{host!r:.80} is no name of a host: {error}"
+        raise socket.gaierror(socket.EAI_NONAME, told) from None
 
 
 def reserve() -> socket.socket:
@@ -111,7 +132,7 @@ def address_towards(host: str, port: int) -> str:
     Raises:
         OSError: the name is unknown, or no route leads there.
     """
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    family, kind, _, _, address = _looked_up(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(address)
         own: str = probe.getsockname()[0]
@@ -137,7 +158,7 @@ def own_addresses() -> tuple[str, ...]:
 def addresses_of(host: str) -> list[str]:
     """The numeric addresses that a name means on this host; none where it is unknown."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found = _looked_up(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror:
         return []
     return list(dict.fromkeys(str(address[0]) for *_, address in found))

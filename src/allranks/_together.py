@@ -17,7 +17,7 @@ from allranks._call import dump_error
 from allranks._headers import Header
 from allranks._lifecycle import rank_0, store
 from allranks._objects import broadcast_object
-from allranks._rollcall import tell
+from allranks._terminal import tell
 from allranks._waiting import Abandonable
 from allranks.errors import PeerFailedError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._groups import Members
-    from allranks._rollcall import Record
+    from allranks._record import Record
 
 T = TypeVar("T")
 

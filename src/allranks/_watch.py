@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,15 @@ from allranks._bulletin import (
     HEARD,
     LEFT,
     Bulletin,
+    Entry,
+    LeftNote,
     counted,
     left_note,
     unless_lost,
 )
 from allranks._lookout import Lookout
-from allranks._rollcall import tell
+from allranks._outside import written
+from allranks._terminal import tell
 from allranks.errors import PeerFailedError
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ class Watch:
             return
         self._announced = True
         failure = Failure.of(error, self._rank, str(self._post.me))
-        self._tell({"kind": "failure", "failure": asdict(failure)}, unless="failure")
+        self._tell(Entry("failure", self._rank, failure=failure), unless="failure")
         try:
             self._lookout.keep(str(failure), failure=asdict(failure))
         except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
@@ -85,7 +87,7 @@ class Watch:
         if self._post.hosts_store:
             self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)
 
-    def _tell(self, entry: dict[str, Any], unless: str) -> None:
+    def _tell(self, entry: Entry, unless: str) -> None:
         """Post to the log from the program's own thread."""
         unless_lost(lambda: Bulletin().post(self._lookout.store, entry, unless))
 
@@ -108,11 +110,11 @@ class Watch:
         self._lookout.stop()
         if self._lookout.cut_off:
             return
-        note = {"who": str(self._post.me), "at": time.time(), "how": how}
+        note = LeftNote(str(self._post.me), time.time(), how)
         store = self._lookout.store
 
         def leave() -> None:
-            store.set(left_note(self._rank), json.dumps(note))
+            store.set(left_note(self._rank), written(note))
             store.compare_set(FIRST_LEFT, "", str(self._rank))
             store.add(LEFT, 1)
 
@@ -124,7 +126,7 @@ class Watch:
             failed = self._announced or self.failure is not None
             ranks = self._post.world_size - failed  # One that fails may never say that it leaves.
             if not self._keep_store(LEFT, ranks, LEAVING):
-                self._tell({"kind": "closing", "rank": self._rank}, unless="closing")
+                self._tell(Entry("closing", self._rank), unless="closing")
                 self._keep_store(LEFT, ranks, self._post.tick)
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from allranks import _launchers, _ports, _sockets
 from allranks._launchers import Fields, Names, fault, joined, on_one_host, place, whole
+from allranks._outside import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -255,6 +256,7 @@ def detect(environ: Environ, *, ignore: Collection[str] = ()) -> World:
         DetectionError: an environment is incomplete, or two contradict each other: which
             variables, the values seen, and the fix.
     """
+    environ = {name: plain(value) for name, value in environ.items()}
     row, here = _innermost(environ, ignore)
     if "env" not in ignore and _outnumbered(row, here, environ):
         row, here = _innermost(environ, {row.name for row in LAUNCHERS if not row.takes_rank})

@@ -1,0 +1,51 @@
+"""What comes from outside (a store, a file, the environment) as checked types, in one place.
+
+Everything that travels so is JSON. Whoever wrote it may be of another release, or no rank at all.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+SHOWN = 80
+"""How many characters of what cannot be read an error shows."""
+
+
+class MalformedError(ValueError):
+    """What came from outside is not what was expected: why, and how it begins."""
+
+
+def parsed(kind: type[T], text: bytes | str) -> T:
+    """An object of this type, with all its fields of their types; others are ignored.
+
+    Args:
+        kind: a type: a dataclass, a tuple of types, a union, and so on.
+        text: JSON.
+
+    Raises:
+        MalformedError: it is no JSON, or JSON of something else.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        start = repr(text[:SHOWN])
+        raise MalformedError(f"{error}: {start}{'...' if len(text) > SHOWN else ''}") from error
+
+
+def written(value: Any) -> str:
+    """What ``parsed`` reads; what no other rank could read becomes question marks."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return json.dumps(plain, ensure_ascii=False).encode(errors="replace").decode()
+
+
+def plain(text: str) -> str:
+    """A variable's value, with bytes that are no UTF-8 shown as escapes."""
+    if text.isascii():
+        return text
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,0 +1,214 @@
+"""What comes from outside is what it should be, or an error of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import allranks
+from allranks import _inquiry
+from allranks._board import AgentBoard, FileBoard, Notice
+from allranks._bulletin import Bulletin, Entry, LeftNote, first_left
+from allranks._inquiry import Answer
+from allranks._outside import MalformedError, parsed, plain, written
+from allranks._record import Packed, Record, Verdict, pack, read, revive
+from allranks._rollcall import RollCall, answered, read_verdict, signature
+from allranks._waiting import Deadline
+from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
+
+RECORD = Record(1, 2, "j", "env", "h", "k", 3, "s", None, None, "Python 3, torch 2, allranks 0.0.9")
+KINDS = [Notice, Record, Verdict, Packed, Entry, LeftNote, Answer]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+ODD = [
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b"\xff\x00",
+    b'{"nonce": 1}',
+    b"[" * 100_000,
+    b'{"x":' * 100_000,
+    b'{"rank": "1"}',
+    b'{"rank": 1e400}',
+    b'{"kind": "\\ud800"}',
+    written({**asdict(RECORD), "pid": "3"}).encode(),
+    written({**asdict(RECORD), "pid": 10**30}).encode(),
+]
+outside = st.sampled_from(ODD) | st.binary() | json_values.map(lambda v: json.dumps(v).encode())
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(KINDS), outside)
+def test_anything_is_parsed_or_refused(kind, text: bytes) -> None:
+    told = ""
+    try:
+        assert isinstance(parsed(kind, text), kind)
+    except MalformedError as error:
+        told = str(error)
+    assert len(told) < 1000
+
+
+class Held:
+    """A store in which one text stands under every key."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def check(self, _: list[str]) -> bool:
+        return True
+
+    def get(self, _: str) -> bytes:
+        return self.text
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [self.text] * len(keys)
+
+    def wait(self, keys: list[str], timeout) -> None:
+        pass
+
+    def set(self, key: str, value: str) -> None:
+        pass
+
+    def add(self, _: str, amount: int) -> int:
+        return 2 if amount == 0 else 1
+
+    def has_extended_api(self) -> bool:
+        return True
+
+
+@settings(deadline=None, max_examples=300)
+@given(outside, st.sampled_from([0, 1]))
+def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: int) -> None:
+    store, brief = Held(text), Deadline.after(0.05)
+    for use in (
+        lambda: RollCall(store, replace(RECORD, rank=rank), "h:1", brief).answer(),
+        lambda: signature(store, "h:1", brief),
+        lambda: read_verdict(store, "h:1"),
+        lambda: AgentBoard(store, "h", 1, "k").read(),
+    ):
+        with suppress(RendezvousError):
+            use()
+    answered(store, 1)
+    first_left(store)
+    _inquiry.fates(store, [1])
+    _inquiry.answers(store, "i", 2)
+
+
+@settings(deadline=None, max_examples=100)
+@given(outside)
+def test_a_rendezvous_file_with_anything_in_it(tmp_path_factory, text: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "notice"
+    path.write_bytes(text)
+    with suppress(RendezvousError):
+        FileBoard(str(path)).read()
+
+
+def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:
+    store = dist.HashStore()
+    for slot, text in enumerate(["{}", written(Entry("who", 1, inquiry="i")), "[["]):
+        store.set(f"watch/log/{slot}", text)
+    bulletin = Bulletin()
+    bulletin.fetch(store)
+    assert [entry.kind for entry in bulletin.unheard()] == ["unreadable", "who", "unreadable"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        RECORD,
+        Verdict(((0, 2), (1, 1)), ("w",), "10.0.0.1"),
+        Verdict(error=pack(MissingRanksError("m", missing=[1]))),
+        Entry("verdict", 1, text="ä\x1b\n"),
+        LeftNote("who", 1.5, "how"),
+    ],
+)
+def test_what_is_written_is_read(value) -> None:
+    assert parsed(type(value), written(value)) == value
+
+
+def test_errors_travel_with_their_fields() -> None:
+    missing = revive(pack(MissingRanksError("m", missing=[1, 2])))
+    assert (type(missing), str(missing), missing.missing) == (MissingRanksError, "m", (1, 2))
+    twice = revive(pack(DuplicateRankError("d", rank=3)))
+    assert (type(twice), twice.rank) == (DuplicateRankError, 3)
+    assert type(revive(Packed("os", "x"))) is RendezvousError
+
+
+def test_a_record_of_another_release_names_both() -> None:
+    """One that tells more is read; one that tells less is not."""
+    more = written({**asdict(RECORD), "new": 1}).encode()
+    assert read(Record, more, "record/1/1", "h:1") == RECORD
+    fields = asdict(RECORD)
+    del fields["pid_space"]
+    with pytest.raises(RendezvousError) as caught:
+        read(Record, written(fields).encode(), "record/1/1", "h:1")
+    assert "missing required field `pid_space`" in str(caught.value)
+    assert f"allranks {allranks.__version__} writes" in str(caught.value)
+    assert "That rank has Python 3, torch 2, allranks 0.0.9." in str(caught.value)
+
+
+ENVIRONS = [
+    {"RANK": b"\xff", "WORLD_SIZE": b"2"},
+    {"RANK": b"0", "WORLD_SIZE": b"2", "MASTER_ADDR": b"h\xff", "MASTER_PORT": b"1234"},
+    {"RANK": b"0", "WORLD_SIZE": b"2", "MASTER_ADDR": b"h", "MASTER_PORT": b"\xe9"},
+    {
+        "RANK": b"0",
+        "WORLD_SIZE": b"2",
+        "MASTER_ADDR": b"127.0.0.1",
+        "MASTER_PORT": b"1",
+        "ALLRANKS_JOB": b"\xe9t\xe9",
+    },
+    {
+        "SLURM_JOB_ID": b"1\xe9",
+        "SLURM_STEP_ID": b"0",
+        "SLURM_STEP_NUM_TASKS": b"2",
+        "SLURM_STEP_NUM_NODES": b"1",
+        "SLURM_STEP_TASKS_PER_NODE": b"2",
+        "SLURM_STEP_NODELIST": b"n\xff",
+        "SLURM_NODEID": b"0",
+        "SLURM_GTIDS": b"0,1",
+        "SLURM_PROCID": b"0",
+        "SLURM_LOCALID": b"0",
+    },
+    {"RAY_JOB_ID": b"\xff"},
+    {"ALLRANKS_PORT_RANGE": b"\xff", "RANK": b"0", "WORLD_SIZE": b"2"},
+    {"ALLRANKS_STALL_AFTER": b"\xff"},
+    {"ALLRANKS_CHECK": b"\xff"},
+]
+SETTING_UP = """
+import allranks
+try:
+    allranks.setup(cpu=True, rendezvous_timeout=0.5)
+except allranks.errors.AllranksError as error:
+    print(ascii(str(error)))
+"""
+
+
+@pytest.mark.parametrize("variables", ENVIRONS, ids=lambda v: " ".join(v)[:40])
+def test_a_variable_that_is_no_utf8(variables: dict[str, bytes], tmp_path: Path) -> None:
+    """Whichever: `allranks env` and setup() end well, or in an error of ours."""
+    environ = {**{k.encode(): v.encode() for k, v in os.environ.items()}}
+    environ |= {name.encode(): value for name, value in variables.items()}
+    for arguments in (["-m", "allranks._cli", "env"], ["-c", SETTING_UP]):
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, env=environ)
+        assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+        assert done.returncode in (0, 1)
+
+
+def test_bytes_that_are_no_text_are_shown() -> None:
+    assert plain(os.fsdecode(b"h\xff\xc3\xa9")) == "h\\xffé"

@@ -25,20 +25,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chaos_judge
-from chaos_judge import Played, Rank
-from chaos_programs import FAULTS, LAUNCHERS, RENDEZVOUS, TIMEOUT, Program, drawn
+from chaos_judge import Played
+from chaos_oracle import Rank
+from chaos_programs import FAULTS, LAUNCHERS, RENDEZVOUS, TIMEOUT, drawn
 from rich.console import Console
 from rich.progress import Progress
 
 from allranks import _sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaos_programs import Program
 
 HERE = Path(__file__).parent
 NURSERY, WORKER = str(HERE / "chaos_nursery.py"), str(HERE / "chaos_worker.py")
@@ -70,6 +75,8 @@ class Nursery:
             start_new_session=True,
             bufsize=0,
         )
+        pipes: Any = self._process
+        self._orders, self._answers = pipes.stdin, pipes.stdout
         self._text = b""
         self.pids: dict[str, int] = {}
         self.ends: dict[int, dict[str, Any]] = {}
@@ -79,11 +86,8 @@ class Nursery:
 
     def order(self, name: str, **facts: Any) -> int:
         """Have a process started; gives its pid."""
-        assert_open = self._process.stdin
-        if assert_open is None:
-            raise RuntimeError("the nursery takes no orders")
         self.pids.pop(name, None)
-        assert_open.write(f"{json.dumps({'name': name, **facts})}\n".encode())
+        self._orders.write(f"{json.dumps({'name': name, **facts})}\n".encode())
         while name not in self.pids:
             self.listen(60.0)
         self.ends.pop(self.pids[name], None)
@@ -91,10 +95,9 @@ class Nursery:
 
     def listen(self, seconds: float) -> None:
         """Hear what it tells, within these seconds."""
-        stdout = self._process.stdout
-        if stdout is None or not select.select([stdout], [], [], seconds)[0]:
+        if not select.select([self._answers], [], [], seconds)[0]:
             return
-        text = os.read(stdout.fileno(), 65536)
+        text = os.read(self._answers.fileno(), 65536)
         if not text:
             raise RuntimeError("the nursery has ended")
         *lines, self._text = (self._text + text).split(b"\n")
@@ -114,8 +117,7 @@ class Nursery:
     def close(self) -> None:
         """End it."""
         with contextlib.suppress(BrokenPipeError):
-            if self._process.stdin:
-                self._process.stdin.close()
+            self._orders.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5.0)
         self._process.kill()
@@ -185,7 +187,9 @@ class Run:
         if kind in ("stop", "stop and go on"):
             self._tend_the_stopped(kind)
         elif kind == "Ctrl-C" and not self._interrupted:
-            told = [line for line in self._diary(self.program.fault.rank) if line["what"] == "fault"]
+            told = [
+                line for line in self._diary(self.program.fault.rank) if line["what"] == "fault"
+            ]
             if told and time.monotonic() >= told[0]["at"] + told[0]["delay"]:
                 self._interrupted = True
                 for pid in self._running().values():
@@ -215,13 +219,17 @@ class Run:
     def _diary(self, rank: int) -> tuple[dict[str, Any], ...]:
         with contextlib.suppress(FileNotFoundError):
             text = (self.top / "diary" / f"rank-{rank}.jsonl").read_text()
-            return tuple(json.loads(line) for line in text.splitlines(keepends=True) if line[-1:] == "\n")
+            return tuple(
+                json.loads(line) for line in text.splitlines(keepends=True) if line[-1:] == "\n"
+            )
         return ()
 
     def outcome(self, late: tuple[str, ...]) -> Played:
         """What came back, once all has ended."""
         ends = {name: self.nursery.ends.get(pid, {}) for name, pid in self.pids.items()}
-        ranks = [self._rank(rank, ends.get(f"rank-{rank}", {})) for rank in range(self.program.ranks)]
+        ranks = [
+            self._rank(rank, ends.get(f"rank-{rank}", {})) for rank in range(self.program.ranks)
+        ]
         whole = next((ends[name] for name in ("run", "launch") if name in ends), {})
         left = self._processes_left()
         return Played(
@@ -258,7 +266,9 @@ class Run:
         for name in ("work", "tmp"):
             for path in (self.top / name).rglob("*"):
                 yield f"file {path.relative_to(self.top)}"
-        stores = {Path(told["store"]) for rank in ranks for told in rank.told("pid") if told["store"]}
+        stores = {
+            Path(told["store"]) for rank in ranks for told in rank.told("pid") if told["store"]
+        }
         for store in stores:
             if store.parent.exists():
                 yield f"directory {store.parent}"
@@ -293,7 +303,7 @@ def processes_in(top: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and Path(os.readlink(entry / "cwd")).is_relative_to(top):
+            if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(top):
                 found.append(int(entry.name))
     return found
 

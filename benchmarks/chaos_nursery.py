@@ -42,14 +42,14 @@ def nurse() -> dict[str, Any] | None:
     preload()
     woken, waker = socket.socketpair()
     for end in (woken, waker):
-        end.setblocking(False)
+        end.setblocking(False)  # noqa: FBT003 - the standard library's signature
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     tell(ready=True)
     orders = b""
     while True:
-        ready, _, _ = select.select([0, woken], [], [])
-        if woken in ready:
+        ready, _, _ = select.select([0, woken.fileno()], [], [])
+        if woken.fileno() in ready:
             woken.recv(4096)
             _reap()
         if 0 in ready:
@@ -103,7 +103,7 @@ def call() -> None:
     """Make one call of ``launch`` at each order, and tell what it gave and what it left."""
     import chaos_worker
 
-    here, before = os.getcwd(), dict(os.environ)
+    here, before = Path.cwd(), dict(os.environ)
     allranks.launch(int, ranks=1)
     tell(ready=True)
     for line in sys.stdin:
@@ -112,9 +112,12 @@ def call() -> None:
         os.chdir(order["directory"])
         os.environ.update(order["environ"])
         held = _held()
-        with Path(order["output"]).open("w") as file:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-                facts = _launched(chaos_worker.play, order)
+        with (
+            Path(order["output"]).open("w") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            facts = _launched(chaos_worker.play, order)
         os.chdir(here)
         os.environ.clear()
         os.environ.update(before)
@@ -133,7 +136,7 @@ def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
 
 def _held() -> int:
     """Descriptors and threads of this process."""
-    return len(os.listdir("/proc/self/fd")) + threading.active_count()
+    return len(list(Path("/proc/self/fd").iterdir())) + threading.active_count()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal
 
 TIMEOUT = timedelta(seconds=12)
 RENDEZVOUS = timedelta(seconds=12)
@@ -59,8 +60,11 @@ gloo begins to connect them; ``end`` is followed by the cleanup, ``after`` follo
 among the interpreter's last functions.
 """
 
-AT_ONCE_PHASES = ("start", "step", "end", "after")
+AT_ONCE_PHASES = ("start", "step", "step", "step", "end", "after")
 """Where the program itself stands, and can raise, exit, sleep or fork."""
+
+OFTEN = ("connecting", "step", "step", "new_group")
+"""Phases in which others wait."""
 
 LATEST = {"start": 0.03, "setup": 0.2, "roll call": 0.03, "connecting": 0.05, "exit": 0.02}
 """Seconds to the fault from the moment that a phase has begun, at most; elsewhere 0.01."""
@@ -68,6 +72,9 @@ LATEST = {"start": 0.03, "setup": 0.2, "roll call": 0.03, "connecting": 0.05, "e
 
 class Boom(Exception):  # noqa: N818 - what the faulty rank raises, and nothing else does
     """The fault of a rank that raises."""
+
+
+Check = bool | Literal["lines"] | None
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,13 @@ class Step:
         """The group whose ranks make the call."""
         return WORLD if self.call in MAKERS else self.group
 
-    def verified(self, check: bool | str | None) -> bool:
+    def verified(self, check: Check) -> bool:
         """Whether the ranks compare what they call."""
         bare = self.call in ("all_reduce", "broadcast") and self.kind == "tensor"
         return bool(check) or not bare
 
     def __str__(self) -> str:
+        """For people."""
         more = {"split": f"{self.colors}", "all_reduce": self.op, "reduce_scatter": self.op}
         data = f"{self.kind} {self.dtype}[{self.size}]"
         return f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
@@ -136,6 +144,7 @@ class Fault:
     other: Step | None = None
 
     def __str__(self) -> str:
+        """For people."""
         if self.kind == "none":
             return "no fault"
         at = f"{self.phase} {self.step}" if self.step >= 0 else self.phase
@@ -166,7 +175,7 @@ class Program:
     launcher: str
     steps: tuple[Step, ...]
     fault: Fault
-    check: bool | str | None
+    check: Check
     session: bool
     host_sockets: bool
     peer_memory: bool
@@ -193,9 +202,10 @@ class Program:
         return {name: "0" for name, on in ways.items() if not on}
 
     def __str__(self) -> str:
+        """For people."""
+        how = "session()" if self.session else "setup() and cleanup()"
         facts = [
-            f"{self.ranks} ranks under {self.launcher}, check={self.check}, "
-            f"{'session()' if self.session else 'setup() and cleanup()'}, {self.environ or ''}",
+            f"{self.ranks} ranks under {self.launcher}, check={self.check}, {how}, {self.environ}",
             *(f"step {number}: {step}" for number, step in enumerate(self.steps)),
             f"fault: {self.fault}",
         ]
@@ -266,7 +276,7 @@ def _fault(chance: random.Random, program: Program) -> Fault:
     if kind in OTHER_CALLS:
         return _other_call(chance, program, Fault(kind, rank, "step"))
     timed = kind in SIGNALLED and chance.random() < 0.75
-    phase = chance.choice(PHASES if timed else AT_ONCE_PHASES)
+    phase = chance.choice(OFTEN + PHASES if timed else AT_ONCE_PHASES)
     if kind in ("interrupt", "Ctrl-C") and phase == "exit":
         phase = "end"  # What Python itself says of Ctrl-C at its exit is not ours.
     places = _places(program, phase, rank)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from chaos_programs import Step
 
 
@@ -38,7 +39,11 @@ def _made(kind: str, step: Step, chance: np.random.RandomState, size: int) -> An
     if kind == "tensor":
         return torch.from_numpy(array)
     parts = [_made(one, step, chance, 3) for one in ("tensor", "array", "int")]
-    tree = {"loss": _made("float", step, chance, 1), "parts": parts, "more": torch.from_numpy(array)}
+    tree = {
+        "loss": _made("float", step, chance, 1),
+        "parts": parts,
+        "more": torch.from_numpy(array),
+    }
     return tree if kind == "tree" else {**tree, "text": "é" * int(chance.randint(50)), "none": None}
 
 

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chaos_values
-from chaos_programs import MAKERS, RENDEZVOUS, STALL_AFTER, TIMEOUT, Boom, Fault, Step, drawn
+from chaos_programs import MAKERS, RENDEZVOUS, STALL_AFTER, TIMEOUT, Boom, Fault, drawn
 
 import allranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from chaos_programs import Step
 
 LONG = 60.0
 """Seconds that a fork lives on: longer than any program."""
@@ -223,7 +225,7 @@ class Rank:
             return mark.exists()
 
 
-def _strike(rank: Rank, fault: Fault) -> None:
+def _strike(_: Rank, fault: Fault) -> None:
     """A signal, now or after the delay."""
     if fault.delay is not None:
         signal_after(SIGNALS[fault.kind], fault.delay)
@@ -233,17 +235,17 @@ def _strike(rank: Rank, fault: Fault) -> None:
         os.kill(os.getpid(), SIGNALS[fault.kind])
 
 
-def _raise(rank: Rank, fault: Fault) -> None:
+def _raise(rank: Rank, _: Fault) -> None:
     raise Boom(f"the fault of rank {rank.number}")
 
 
-def _fork_and_live_on(rank: Rank, fault: Fault) -> None:
+def _fork_and_live_on(_: Rank, __: Fault) -> None:
     if os.fork() == 0:
         time.sleep(LONG)
         os._exit(0)
 
 
-def _fork_and_call(rank: Rank, fault: Fault) -> None:
+def _fork_and_call(rank: Rank, _: Fault) -> None:
     if os.fork() == 0:
         try:
             rank.diary.write("child", kind="none", text=str(allranks.all_reduce(1.0)))

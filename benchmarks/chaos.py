@@ -397,7 +397,8 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
         with Progress(console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("programs", total=len(seeds))
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(play, seeds))
+                # One at a time stays on this thread, where Ctrl-C ends it at once.
+                list((pool.map if jobs > 1 else map)(play, seeds))
     finally:
         for one in opened:
             one.close()

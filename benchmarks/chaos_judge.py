@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected
-from chaos_programs import DEATHS, OTHER_CALLS
-from chaos_words import accused, ending_of, lines_by_rank, odd_lines
+from chaos_programs import AWHILE, DEATHS, OTHER_CALLS
+from chaos_words import accused, ending_of, is_pythons_own, lines_by_rank, odd_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -242,10 +242,10 @@ def _at_forks(hearing: Hearing) -> Iterator[str]:
         return
     told = hearing.victim.told("child")
     if not told:
-        yield "the fork's call was not refused: it had not returned at the end"
+        yield "the fork's call was not refused: it had not returned"
     elif told[0]["kind"] not in ("CollectiveError", "DetectionError"):
         yield f"the fork's call: {told[0]['kind']}: {told[0]['text']}"
-    elif told[0]["at"] > hearing.since + PROMPT:
+    elif told[0]["at"] > hearing.since + AWHILE:
         yield f"the fork's call was refused after {told[0]['at'] - hearing.since:.1f} s"
 
 
@@ -262,7 +262,9 @@ def _at_output(hearing: Hearing) -> Iterator[str]:
     by_itself = hearing.kind in (*GOES_ON, *DEATHS)  # After others, those that gave up are named.
     faulty = hearing.victim.number
     for number, text in _texts(hearing):
-        yield from (f"rank {number} wrote: {line}" for line in odd_lines(text))
+        for line in odd_lines(text):
+            if not (hearing.kind in ("interrupt", "Ctrl-C") and is_pythons_own(line)):
+                yield f"rank {number} wrote: {line}"
         if not by_itself or number == faulty:
             continue  # The faulty one speaks of others, who have left it.
         for line in text.splitlines():

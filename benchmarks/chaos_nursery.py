@@ -140,6 +140,7 @@ def _held() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background ignores it.
     ANSWERS = os.dup(1)
     os.dup2(2, 1)
     if sys.argv[1] == "launch":

@@ -14,6 +14,9 @@ TIMEOUT = timedelta(seconds=12)
 RENDEZVOUS = timedelta(seconds=12)
 STALL_AFTER = timedelta(seconds=3)
 
+AWHILE = 3.0
+"""Seconds for which a rank waits for its fork's call to be refused, before it goes on."""
+
 LAUNCHERS = ("env", "run", "launch")
 
 WORLD, NODE, LEADERS = "world", "node", "leaders"

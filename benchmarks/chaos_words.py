@@ -49,8 +49,9 @@ def ending_of(error: dict[str, Any], victim: int) -> str:
         "RendezvousError": ("named", names_it),
     }.get(kind, ("", False))
     if kind == "PeerFailedError" and (told := TOLD.search(text)):
-        first = {"kind": told[1], "text": text[told.start(1) :], "rank": None}
-        word, right = ending_of(first, victim), True  # Another has failed of the same before.
+        first = {**error, "kind": told[1], "text": text[told.start(1) :]}
+        word = ending_of(first, victim)  # Another has failed of the same before.
+        right = ":" not in word
     return word if right and word else f"{kind}: {text:.400}"
 
 
@@ -84,6 +85,11 @@ def _odd_end(lines: Sequence[str]) -> Iterator[str]:
         if not OURS.match(line) and not later.startswith(CHAIN):
             yield f"a traceback that ends with {line[:300]}"
         return
+
+
+def is_pythons_own(odd: str) -> bool:
+    """Whether it is Ctrl-C in what the interpreter itself does at its exit."""
+    return odd.startswith("Exception ignored") and "/allranks/" not in odd
 
 
 PREFIX = re.compile(r"^(\d+)│ ?(.*)$")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chaos_values
-from chaos_programs import MAKERS, RENDEZVOUS, STALL_AFTER, TIMEOUT, Boom, Fault, drawn
+from chaos_programs import AWHILE, MAKERS, RENDEZVOUS, STALL_AFTER, TIMEOUT, Boom, Fault, drawn
 
 import allranks
 
@@ -246,12 +246,15 @@ def _fork_and_live_on(_: Rank, __: Fault) -> None:
 
 
 def _fork_and_call(rank: Rank, _: Fault) -> None:
-    if os.fork() == 0:
+    if (child := os.fork()) == 0:
         try:
             rank.diary.write("child", kind="none", text=str(allranks.all_reduce(1.0)))
         except BaseException as error:  # noqa: BLE001 - whatever it says
             rank.diary.write("child", kind=type(error).__name__, text=str(error))
         os._exit(0)
+    end = time.monotonic() + AWHILE
+    while os.waitpid(child, os.WNOHANG) == (0, 0) and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 FAULTS: dict[str, Callable[[Rank, Fault], None]] = {

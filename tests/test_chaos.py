@@ -209,6 +209,18 @@ def test_what_is_written(output, told):
     only(program("kill"), killed(replace(survivor(0), output=output), survivor(2)), told)
 
 
+def test_ctrl_c_at_the_exit():
+    assert chaos_words.is_pythons_own("Exception ignored in atexit callback: weakref.py")
+    assert not chaos_words.is_pythons_own("Exception ignored in: /x/allranks/_groups.py")
+
+
+def test_an_error_about_anothers_error():
+    text = "rank 0 (pid 1 on h) failed: StalledError: x did not complete. Rank 1: no answer from h"
+    error = {"kind": "PeerFailedError", "rank": 0, "text": text, "missing": None}
+    assert chaos_words.ending_of(error, 1) == "stalled"
+    assert chaos_words.ending_of(error, 2).startswith("PeerFailedError: rank 0")
+
+
 def test_what_may_be_written():
     output = (
         "Traceback (most recent call last):\n  x\nRuntimeError: gloo\n\nThe above exception was "

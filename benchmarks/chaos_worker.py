@@ -107,7 +107,7 @@ class Rank:
         return announced
 
     def announce_phases(self) -> None:
-        """Learn of the phases within calls of allranks, where the fault is due in one of them."""
+        """Have calls of allranks tell on the faulty rank when a phase within them begins."""
         import torch.distributed as dist
 
         from allranks import _rollcall
@@ -118,12 +118,13 @@ class Rank:
             ("new_group", dist, "new_group"),
         ):
             setattr(place, name, self.announcing(phase, getattr(place, name)))
-        atexit.register(self.enter, "exit")
 
     def play(self) -> None:
         """Make all calls of the program."""
         self.diary.write("pid", pid=os.getpid(), store=os.environ.get("ALLRANKS_STORE", ""))
-        self.announce_phases()
+        atexit.register(self.enter, "exit")
+        if self._fault.kind != "none":
+            self.announce_phases()
         try:
             self.enter("start")
             self._in_a_world()

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow test-cluster check format bench faults clean
+.PHONY: demo test slow test-cluster check format bench faults chaos clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -46,6 +46,12 @@ bench: .venv/dev
 
 faults: .venv/dev
 	$(BIN)/python benchmarks/faults.py --markdown docs/failures.md
+
+# PROGRAMS=500 runs more; a line that is printed repeats one.
+PROGRAMS ?= 100
+
+chaos: .venv/dev
+	$(BIN)/python benchmarks/chaos.py --programs $(PROGRAMS) --keep-going
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,295 @@
+"""What is wrong with a run: from a program and what came back of it to complaints, purely.
+
+``chaos_oracle.py`` has what is right, ``chaos_words.py`` reads what the ranks say.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected
+from chaos_programs import AWHILE, DEATHS, OTHER_CALLS
+from chaos_words import accused, ending_of, is_pythons_own, lines_by_rank, odd_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaos_oracle import Rank, Rule
+    from chaos_programs import Program
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came back of a program.
+
+    Attributes:
+        ranks: of each rank.
+        output: of the launcher, the ranks' mixed in it.
+        status: the launcher's exit code; None under env, and where it did not end.
+        error: what ``launch`` raised.
+        ended: when all had ended, on the monotonic clock.
+        late: which processes had to be ended, as they ran on and on.
+        processes: what was left of the job, each process in words.
+        files: what was left of it in the file system.
+        held: descriptors and threads that the caller of ``launch`` holds more than before.
+    """
+
+    ranks: tuple[Rank, ...]
+    output: str = ""
+    status: int | None = None
+    error: dict[str, Any] | None = None
+    ended: float = 0.0
+    late: tuple[str, ...] = ()
+    processes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    held: int = 0
+
+
+def ending(rank: Rank, victim: int) -> str:
+    """How a rank ended, in one word of the oracle's; else "silent", or what its error says."""
+    errors = rank.told("error")
+    if errors:
+        return ending_of(errors[0], victim)
+    return "done" if rank.done else "silent"
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """A program, and what came back of it."""
+
+    program: Program
+    played: Played
+
+    @property
+    def kind(self) -> str:
+        """Of the fault."""
+        return self.program.fault.kind
+
+    @property
+    def victim(self) -> Rank:
+        """The faulty rank."""
+        return self.played.ranks[self.program.fault.rank]
+
+    @property
+    def others(self) -> list[Rank]:
+        """The ranks that must end as if nothing had befallen them."""
+        nobody = self.kind in (*GOES_ON, "Ctrl-C")
+        return [rank for rank in self.played.ranks if nobody or rank is not self.victim]
+
+    @cached_property
+    def rules(self) -> dict[int, Rule]:
+        """What each of them is entitled to."""
+        cases = [Case(self.program, self.victim, rank.number) for rank in self.others]
+        return {case.other: expected(case) for case in cases}
+
+    @property
+    def since(self) -> float:
+        """When the fault came; where it came nowhere, the beginning."""
+        faults = [line["at"] + line["delay"] for line in self.victim.told("fault")]
+        first = [rank.diary[0]["at"] for rank in self.played.ranks if rank.diary]
+        return float((faults or [min(first, default=0.0)])[0])
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error has left a rank that nothing befell."""
+        return any(rank.told("error") for rank in self.others)
+
+
+def complaints(program: Program, played: Played) -> list[str]:
+    """What is wrong with a run; nothing, if all is as a user may expect."""
+    hearing = Hearing(program, played)
+    return [complaint for look in LOOKS for complaint in look(hearing)]
+
+
+def _at_results(hearing: Hearing) -> Iterator[str]:
+    """No wrong number."""
+    for rank in hearing.played.ranks:
+        for wrong in rank.told("wrong"):
+            yield f"rank {rank.number}, step {wrong['step']}: {wrong['told']}"
+
+
+def _at_answers(hearing: Hearing) -> Iterator[str]:
+    """``should_stop`` says the same on all ranks of a group, and no without a signal."""
+    answers: dict[tuple[int, int], set[bool]] = {}
+    for rank in hearing.played.ranks:
+        for told in rank.told("answer"):
+            group = hearing.program.steps[told["step"]].over
+            first = hearing.program.members(group, rank.number)[0]
+            answers.setdefault((told["step"], first), set()).add(told["answer"])
+    # `allranks run` asks the ranks that are left to end, when one has failed.
+    asked = hearing.kind == "terminate" or hearing.program.launcher == "run"
+    for (step, _), told_by_all in answers.items():
+        if len(told_by_all) > 1:
+            yield f"step {step}: should_stop() differs between ranks"
+        elif True in told_by_all and not asked:
+            yield f"step {step}: should_stop(), and nobody was asked to stop"
+
+
+def _at_others(hearing: Hearing) -> Iterator[str]:
+    """Each rank that nothing befell ends as it must, and in time."""
+    for rank in hearing.others:
+        rule, end = hearing.rules[rank.number], ending(rank, hearing.victim.number)
+        if end == "silent" and _may_be_ended(hearing):
+            continue
+        if end not in rule.ends.split():
+            right = " or ".join(rule.ends.split())
+            yield f"rank {rank.number}: {end}; expected: {right}, since {rule.why}"
+        seconds = (rank.gave_up or hearing.since) - hearing.since
+        if end != "done" and seconds > rule.within:
+            yield (
+                f"rank {rank.number} ended {seconds:.1f} s after the fault, not within "
+                f"{rule.within:g} s: {rule.why}"
+            )
+
+
+def _may_be_ended(hearing: Hearing) -> bool:
+    """Whether the launcher may have ended a rank before it could say anything."""
+    whole = hearing.played
+    return hearing.program.launcher != "env" and bool(whole.status or whole.error or whole.late)
+
+
+def _at_the_end(hearing: Hearing) -> Iterator[str]:
+    """The job as a whole ends in time."""
+    within = max((rule.within for rule in hearing.rules.values()), default=PROMPT)
+    bound = within + hearing.program.fault.seconds + TO_LEAVE
+    seconds = hearing.played.ended - hearing.since
+    if hearing.played.late:
+        yield f"still there at the end, and killed: {'; '.join(hearing.played.late)}"
+    elif seconds > bound and hearing.kind != "none":
+        yield f"all had ended {seconds:.1f} s after the fault, not within {bound:g} s"
+
+
+def _at_statuses(hearing: Hearing) -> Iterator[str]:
+    """Exit codes of each process that nobody else watches over."""
+    for rank in hearing.played.ranks:
+        codes = _codes(hearing, rank)
+        if rank.status is not None and rank.status not in codes:
+            yield f"rank {rank.number}: exit code {rank.status}, expected {sorted(codes)}"
+
+
+def _codes(hearing: Hearing, rank: Rank) -> set[int]:
+    if rank is hearing.victim and rank not in hearing.others:
+        return _codes_of_the_victim(hearing)
+    if hearing.kind == "Ctrl-C":
+        return {0, 1, -signal.SIGINT}
+    return {0} if rank.done else {1}
+
+
+def _codes_of_the_victim(hearing: Hearing) -> set[int]:
+    fault, victim = hearing.program.fault, hearing.victim
+    left = {0} if victim.done else set()
+    if fault.kind == "stop":
+        return {-signal.SIGKILL} | left  # The harness ends it.
+    if fault.kind in OTHER_CALLS:
+        return left or {1}
+    # A signal may come too late to find the process, or be remembered by should_stop().
+    late = fault.delay is not None or (fault.kind == "terminate" and victim.told("answer"))
+    return {CODES[fault.kind]} | (left if late else set())
+
+
+def _at_run(hearing: Hearing) -> Iterator[str]:
+    """``allranks run`` has the exit code of the rank that failed first."""
+    if hearing.program.launcher != "run" or hearing.played.late:
+        return
+    codes = {128 - code if code < 0 else code for code in _codes_of_the_job(hearing)}
+    if hearing.played.status not in codes:
+        yield f"allranks run: exit code {hearing.played.status}, expected {sorted(codes)}"
+
+
+def _codes_of_the_job(hearing: Hearing) -> set[int]:
+    if hearing.kind == "Ctrl-C":
+        done = all(rank.done for rank in hearing.played.ranks)
+        return {-signal.SIGINT} | ({0} if done else set())
+    if hearing.kind in DEATHS and hearing.kind != "exit 0":
+        return _codes_of_the_victim(hearing)
+    failed = hearing.failed or bool(hearing.victim.told("error") and hearing.kind in OTHER_CALLS)
+    if hearing.kind == "stop" and not failed:
+        return _codes_of_the_victim(hearing)
+    return {1} if failed else {0}
+
+
+def _at_launch(hearing: Hearing) -> Iterator[str]:
+    """``launch`` raises what the rank raised that failed first, or tells how it ended."""
+    error = hearing.played.error
+    if hearing.program.launcher != "launch" or hearing.played.late:
+        return
+    if error is None and not all(rank.done for rank in hearing.played.ranks):
+        yield "launch returned, though not all ranks were done"
+    elif error is not None and not _is_right(hearing, error):
+        yield f"launch raised {error['kind']}: {error['text']:.400}"
+
+
+def _is_right(hearing: Hearing, error: dict[str, Any]) -> bool:
+    fault = hearing.program.fault
+    raised = {"raise": "Boom", "interrupt": "KeyboardInterrupt", "Ctrl-C": "KeyboardInterrupt"}
+    if fault.kind in GOES_ON:
+        return False
+    if fault.kind in raised:
+        return bool(error["kind"] == raised[fault.kind])
+    if fault.kind in DEATHS:
+        return (error["rank"], error["exit_code"]) == (fault.rank, CODES[fault.kind])
+    if error["kind"] == "RankFailedError":  # The harness has killed the one that was stopped.
+        return bool(error["rank"] == fault.rank)
+    return ending_of(error, fault.rank) in ("mismatch", "stalled", "missing", "named")
+
+
+def _at_forks(hearing: Hearing) -> Iterator[str]:
+    """A fork that makes a call is refused at once."""
+    if hearing.kind != "fork that calls" or not hearing.victim.told("fault"):
+        return
+    told = hearing.victim.told("child")
+    if not told:
+        yield "the fork's call was not refused: it had not returned"
+    elif told[0]["kind"] not in ("CollectiveError", "DetectionError"):
+        yield f"the fork's call: {told[0]['kind']}: {told[0]['text']}"
+    elif told[0]["at"] > hearing.since + AWHILE:
+        yield f"the fork's call was refused after {told[0]['at'] - hearing.since:.1f} s"
+
+
+def _at_leftovers(hearing: Hearing) -> Iterator[str]:
+    """Nothing is left."""
+    for one in (*hearing.played.processes, *hearing.played.files):
+        yield f"left: {one}"
+    if hearing.played.held > 0:
+        yield f"the caller of launch holds {hearing.played.held} descriptors or threads more"
+
+
+def _at_output(hearing: Hearing) -> Iterator[str]:
+    """What is said accuses nobody else, and shows nothing of our own insides."""
+    by_itself = hearing.kind in (*GOES_ON, *DEATHS)  # After others, those that gave up are named.
+    faulty = hearing.victim.number
+    for number, text in _texts(hearing):
+        for line in odd_lines(text):
+            if not (hearing.kind in ("interrupt", "Ctrl-C") and is_pythons_own(line)):
+                yield f"rank {number} wrote: {line}"
+        if not by_itself or number == faulty:
+            continue  # The faulty one speaks of others, who have left it.
+        for line in text.splitlines():
+            if wrong := accused(line) - {faulty}:
+                yield f"rank {number} accuses rank {sorted(wrong)}: {line:.400}"
+    texts = [text for _, text in _texts(hearing) if text]
+    if hearing.kind == "none" and texts:
+        yield f"without a fault, this was written: {' '.join(texts):.400}"
+
+
+def _texts(hearing: Hearing) -> list[tuple[int, str]]:
+    """What each rank wrote; the launcher's own words under -1."""
+    own = [(rank.number, rank.output) for rank in hearing.played.ranks]
+    return own + lines_by_rank(hearing.played.output)
+
+
+LOOKS = (
+    _at_results,
+    _at_answers,
+    _at_others,
+    _at_the_end,
+    _at_statuses,
+    _at_run,
+    _at_launch,
+    _at_forks,
+    _at_leftovers,
+    _at_output,
+)

@@ -1,0 +1,333 @@
+"""Random programs of collectives, and a fault in each: data that follow from one seed.
+
+Ranks, harness and judge draw the same program from its seed, so that nothing else need travel.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Literal
+
+TIMEOUT = timedelta(seconds=12)
+RENDEZVOUS = timedelta(seconds=12)
+STALL_AFTER = timedelta(seconds=3)
+
+AWHILE = 3.0
+"""Seconds for which a rank waits for its fork's call to be refused, before it goes on."""
+
+LAUNCHERS = ("env", "run", "launch")
+
+WORLD, NODE, LEADERS = "world", "node", "leaders"
+MAKERS = ("split", "node_group", "leaders_group")
+
+CALLS = (
+    "all_reduce",
+    "all_gather",
+    "gather_objects",
+    "all_gather_objects",
+    "broadcast",
+    "broadcast_object",
+    "broadcast_object_list",
+    "scatter_objects",
+    "reduce_scatter",
+    "synchronize",
+    "agree",
+    "should_stop",
+)
+OF_THE_WORLD = ("on_master", "master_first")
+
+NOT_TO_BE_SKIPPED = (*MAKERS, *OF_THE_WORLD, "should_stop")
+"""Calls that change what later ones do, or are no exchange of headers."""
+
+OPS = ("sum", "mean", "min", "max", "prod")
+FLOATS, INTEGERS = ("float32", "float64"), ("int32", "int64")
+SIZES = (1, 7, 300, 5_000, 200_000)
+"""Numbers in a tensor: the last is large enough to be read from the peer's memory."""
+
+DEATHS = ("raise", "exit 0", "exit 3", "_exit", "kill", "segfault", "terminate", "interrupt")
+PAUSES = ("sleep", "stop and go on")
+FORKS = ("fork that lives on", "fork that calls")
+OTHER_CALLS = ("another call", "a skipped call")
+FAULTS = ("none", "stop", "Ctrl-C", *DEATHS, *PAUSES, *FORKS, *OTHER_CALLS)
+
+SIGNALLED = ("kill", "segfault", "terminate", "interrupt", "stop", "stop and go on", "Ctrl-C")
+"""Faults that may come at any moment, from a timer; the others come where the program stands."""
+
+PHASES = ("start", "setup", "roll call", "connecting", "step", "new_group", "end", "after", "exit")
+"""What a rank goes through, in order, save that the groups are made in steps.
+
+``setup`` begins before the ranks have met, ``connecting`` when all have answered the roll call and
+gloo begins to connect them; ``end`` is followed by the cleanup, ``after`` follows it, ``exit`` is
+among the interpreter's last functions.
+"""
+
+AT_ONCE_PHASES = ("start", "step", "step", "step", "end", "after")
+"""Where the program itself stands, and can raise, exit, sleep or fork."""
+
+OFTEN = ("connecting", "step", "step", "new_group")
+"""Phases in which others wait."""
+
+LATEST = {"start": 0.03, "setup": 0.2, "roll call": 0.03, "connecting": 0.05, "exit": 0.02}
+"""Seconds to the fault from the moment that a phase has begun, at most; elsewhere 0.01."""
+
+
+class Boom(Exception):  # noqa: N818 - what the faulty rank raises, and nothing else does
+    """The fault of a rank that raises."""
+
+
+Check = bool | Literal["lines"] | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call that the members of a group make.
+
+    Attributes:
+        call: its name.
+        group: the group's name; a call that makes a group makes the one of this name.
+        kind: of the data: int, float, tensor, array, tree, object.
+        dtype: of tensors and arrays.
+        size: how many numbers each holds.
+        op: of reductions.
+        src: the sender's place in the group, modulo its size.
+        colors: of all ranks, for ``split``.
+        seed: the data follow from it and the rank.
+    """
+
+    call: str
+    group: str = WORLD
+    kind: str = "int"
+    dtype: str = "float32"
+    size: int = 1
+    op: str = "sum"
+    src: int = 0
+    colors: tuple[int | None, ...] = ()
+    seed: int = 0
+
+    @property
+    def over(self) -> str:
+        """The group whose ranks make the call."""
+        return WORLD if self.call in MAKERS else self.group
+
+    def verified(self, check: Check) -> bool:
+        """Whether the ranks compare what they call."""
+        bare = self.call in ("all_reduce", "broadcast") and self.kind == "tensor"
+        return bool(check) or not bare
+
+    def __str__(self) -> str:
+        """For people."""
+        more = {"split": f"{self.colors}", "all_reduce": self.op, "reduce_scatter": self.op}
+        data = f"{self.kind} {self.dtype}[{self.size}]"
+        return f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What befalls one rank, and when.
+
+    Attributes:
+        kind: one of FAULTS.
+        rank: the faulty rank.
+        phase: one of PHASES.
+        step: the index of the step, in the phases "step" and "new_group".
+        delay: seconds from the beginning of the phase to the signal; None for at once, between
+            two lines of the program.
+        seconds: how long it sleeps, or is stopped.
+        other: the call that it makes instead.
+    """
+
+    kind: str = "none"
+    rank: int = 0
+    phase: str = "start"
+    step: int = -1
+    delay: float | None = None
+    seconds: float = 0.0
+    other: Step | None = None
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.kind == "none":
+            return "no fault"
+        at = f"{self.phase} {self.step}" if self.step >= 0 else self.phase
+        when = "" if self.delay is None else f", {1e3 * self.delay:.3f} ms after its beginning"
+        lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
+        other = f": {self.other}" if self.other else ""
+        return f"{self.kind}{lasts}{other} on rank {self.rank}, at {at}{when}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a job does.
+
+    Attributes:
+        seed: all the rest follows from it.
+        ranks: how many.
+        launcher: one of LAUNCHERS.
+        steps: what all ranks call, one after the other.
+        fault: what befalls one of them.
+        check: the setting of ``setup``.
+        session: whether it uses ``session()``, else ``setup()`` and ``cleanup()``.
+        host_sockets: whether headers may take the host's sockets.
+        peer_memory: whether a rank may read its peer's memory.
+    """
+
+    seed: int
+    ranks: int
+    launcher: str
+    steps: tuple[Step, ...]
+    fault: Fault
+    check: Check
+    session: bool
+    host_sockets: bool
+    peer_memory: bool
+
+    def members(self, group: str, rank: int) -> tuple[int, ...]:
+        """The ranks of the group of that name in which a rank is; none where it is in none."""
+        everyone = tuple(range(self.ranks))
+        if group in (WORLD, NODE):
+            return everyone
+        if group == LEADERS:
+            return (0,) if rank == 0 else ()
+        colors = next(step.colors for step in self.steps if step.group == group)
+        if colors[rank] is None:
+            return ()
+        return tuple(other for other in everyone if colors[other] == colors[rank])
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables that switch a way off."""
+        ways = {
+            "ALLRANKS_HOST_SOCKETS": self.host_sockets,
+            "ALLRANKS_PEER_MEMORY": self.peer_memory,
+        }
+        return {name: "0" for name, on in ways.items() if not on}
+
+    def __str__(self) -> str:
+        """For people."""
+        how = "session()" if self.session else "setup() and cleanup()"
+        facts = [
+            f"{self.ranks} ranks under {self.launcher}, check={self.check}, {how}, {self.environ}",
+            *(f"step {number}: {step}" for number, step in enumerate(self.steps)),
+            f"fault: {self.fault}",
+        ]
+        return "\n".join(facts)
+
+
+def drawn(seed: int) -> Program:
+    """The program of a seed."""
+    chance = random.Random(seed)
+    ranks = chance.randint(2, 4)
+    program = Program(
+        seed=seed,
+        ranks=ranks,
+        launcher=chance.choice(LAUNCHERS),
+        steps=_steps(chance, ranks),
+        fault=Fault(),
+        check=chance.choice((None, None, True, "lines")),
+        session=chance.random() < 0.7,
+        host_sockets=chance.random() < 0.6,
+        peer_memory=chance.random() < 0.6,
+    )
+    return replace(program, fault=_fault(chance, program))
+
+
+def _steps(chance: random.Random, ranks: int) -> tuple[Step, ...]:
+    groups, steps = [WORLD, WORLD], []
+    for number in range(chance.randint(3, 10)):
+        if chance.random() < 0.2:
+            made = _maker(chance, ranks, number)
+            if made.group not in groups:
+                groups.append(made.group)
+                steps.append(made)
+                continue
+        steps.append(_call(chance, chance.choice(groups)))
+    return tuple(steps)
+
+
+def _maker(chance: random.Random, ranks: int, number: int) -> Step:
+    call = chance.choice((*MAKERS, "split", "split"))
+    if call != "split":
+        return Step(call, NODE if call == "node_group" else LEADERS)
+    colors = tuple(chance.choice((0, 0, 1, None)) for _ in range(ranks))
+    return Step(call, f"split {number}", colors=colors)
+
+
+def _call(chance: random.Random, group: str) -> Step:
+    call = chance.choice(CALLS + OF_THE_WORLD if group == WORLD else CALLS)
+    kinds = {
+        "all_reduce": ("int", "float", "tensor", "tensor", "array", "tree"),
+        "all_gather": ("int", "tensor", "tensor", "tree"),
+        "broadcast": ("tensor",),
+        "reduce_scatter": ("tensor",),
+    }
+    op = chance.choice(OPS)
+    # The mean of integers in a tensor is refused.
+    dtype = chance.choice(FLOATS if op == "mean" else FLOATS + INTEGERS)
+    kind = chance.choice(kinds.get(call, ("int", "float", "tree", "object")))
+    size, src, seed = chance.choice(SIZES), chance.randrange(4), chance.randrange(2**31)
+    return Step(call, group, kind, dtype, size, op, src, seed=seed)
+
+
+def _fault(chance: random.Random, program: Program) -> Fault:
+    # None, and what a user's program does, come more often than one of many ways to die.
+    kind = chance.choice((*FAULTS, "none", "none", "another call", "a skipped call", "kill"))
+    rank = chance.randrange(program.ranks)
+    if kind == "none":
+        return Fault()
+    if kind in OTHER_CALLS:
+        return _other_call(chance, program, Fault(kind, rank, "step"))
+    timed = kind in SIGNALLED and chance.random() < 0.75
+    phase = chance.choice(OFTEN + PHASES if timed else AT_ONCE_PHASES)
+    if kind in ("interrupt", "Ctrl-C") and phase == "exit":
+        phase = "end"  # What Python itself says of Ctrl-C at its exit is not ours.
+    places = _places(program, phase, rank)
+    if not places:
+        phase, places = "setup", [-1]
+        timed = kind in SIGNALLED
+        phase = phase if timed else "start"
+    seconds = chance.choice((0.1, 1.0, 5.0)) if kind in PAUSES else 0.0
+    # As many faults within microseconds as within milliseconds.
+    delay = 10 ** chance.uniform(-6, 0) * LATEST.get(phase, 0.01) if timed else None
+    return Fault(kind, rank, phase, chance.choice(places), delay, seconds)
+
+
+def _places(program: Program, phase: str, rank: int) -> list[int]:
+    """The steps in which a fault of this phase may come to a rank."""
+    if phase == "step":
+        mine = enumerate(program.steps)
+        return [number for number, step in mine if program.members(step.over, rank)]
+    if phase == "new_group":
+        makers = [n for n, step in enumerate(program.steps) if step.call in MAKERS]
+        return [n for n in makers if program.members(program.steps[n].group, rank)]
+    return [-1]
+
+
+def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault:
+    """A step at which the rank's call differs from the others', where all compare their calls."""
+    places = [
+        number
+        for number, step in enumerate(program.steps)
+        if step.call not in NOT_TO_BE_SKIPPED
+        and step.verified(program.check)
+        and len(program.members(step.over, fault.rank)) > 1
+        and (fault.kind == "another call" or _tells(program, number, fault.rank))
+    ]
+    if not places:
+        return Fault()
+    step = chance.choice(places)
+    calls = ("synchronize", "all_gather_objects", "agree")
+    instead = chance.choice([one for one in calls if one != program.steps[step].call])
+    other = Step(instead, program.steps[step].group) if fault.kind == "another call" else None
+    return replace(fault, step=step, other=other)
+
+
+def _tells(program: Program, number: int, rank: int) -> bool:
+    """Whether the call that a rank makes next tells that it has skipped this one."""
+    skipped = program.steps[number]
+    for later in program.steps[number + 1 :]:
+        if program.members(later.over, rank):
+            exchange = later.call not in OF_THE_WORLD and later.verified(program.check)
+            return exchange and later.over == skipped.over and later.call != skipped.call
+    return True  # It leaves instead.

@@ -1,0 +1,262 @@
+"""The judge of benchmarks/chaos.py: each thing that can be wrong with a run is caught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import chaos_judge
+import chaos_values
+import chaos_words
+import numpy as np
+import pytest
+import torch
+from chaos_judge import Played
+from chaos_oracle import CODES, Rank
+from chaos_programs import Fault, Program, Step, drawn
+
+STEPS = (Step("synchronize"), Step("all_gather_objects"))
+
+
+def program(kind: str = "none", launcher: str = "env", **more) -> Program:
+    fault = Fault(kind, rank=1, phase="step", step=1, **more)
+    return Program(0, 3, launcher, STEPS, fault, None, True, True, True)
+
+
+def line(at: float, what: str, **more) -> dict:
+    return {"at": at, "what": what, **more}
+
+
+def diary(*ends: dict, steps: int = 2) -> tuple[dict, ...]:
+    begun = [line(0.0, "pid", pid=1, store=""), line(0.1, "phase", phase="setup", step=-1)]
+    begun.append(line(0.2, "phase", phase="connecting", step=-1))
+    for step in range(steps):
+        begun += [line(1.0, "phase", phase="step", step=step), line(1.0, "did", step=step)]
+    return (*begun, *ends)
+
+
+def finished(number: int) -> Rank:
+    return Rank(number, diary(line(2.0, "done")), status=0, ended=2.1)
+
+
+def victim(kind: str = "kill") -> Rank:
+    fault = line(1.0, "fault", delay=0.0)
+    return Rank(1, diary(fault, steps=1), status=CODES.get(kind, 0), ended=1.0)
+
+
+def survivor(number: int, text: str = "", at: float = 2.0, kind: str = "PeerFailedError", **more):
+    told = {"rank": 1, "missing": None, "text": text or "rank 1 (pid 1 on h) was killed", **more}
+    return Rank(number, diary(line(at, "error", kind=kind, **told), steps=1), status=1, ended=at)
+
+
+def killed(*survivors: Rank, **more) -> Played:
+    others = survivors or (survivor(0), survivor(2))
+    return Played((others[0], victim(), *others[1:]), ended=2.0, **more)
+
+
+def whole(**more) -> Played:
+    return Played(tuple(map(finished, range(3))), ended=2.1, **more)
+
+
+def test_all_is_well():
+    assert chaos_judge.complaints(program(), whole()) == []
+    assert chaos_judge.complaints(program("kill"), killed()) == []
+
+
+def only(program: Program, played: Played, text: str) -> None:
+    """Exactly one complaint, with this text."""
+    [complaint] = chaos_judge.complaints(program, played)
+    assert text in complaint
+
+
+def test_a_wrong_number():
+    wrong = line(1.5, "wrong", step=0, told="3 instead of 4")
+    first = Rank(0, diary(wrong, line(2.0, "done")), status=0, ended=2.1)
+    only(program(), Played((first, finished(1), finished(2)), ended=2.1), "3 instead of 4")
+
+
+def test_an_answer_that_differs_between_ranks():
+    ranks = [finished(number) for number in range(3)]
+    answers = [line(1.5, "answer", step=0, answer=rank == 2) for rank in range(3)]
+    ranks = [replace(r, diary=(*r.diary, a)) for r, a in zip(ranks, answers, strict=True)]
+    told = chaos_judge.complaints(program("terminate", delay=0.0), Played(tuple(ranks), ended=2.1))
+    assert told == ["step 0: should_stop() differs between ranks"]
+
+
+def test_the_name_of_another_rank():
+    only(program("kill"), killed(survivor(0, rank=2), survivor(2)), "expected: named")
+
+
+def test_an_error_that_names_nobody():
+    nobody = survivor(0, "gloo did not connect them", kind="RendezvousError", rank=None)
+    only(program("kill"), killed(nobody, survivor(2)), "gloo did not connect them")
+
+
+def test_an_error_that_is_not_ours():
+    only(program("kill"), killed(survivor(0, "reset", kind="RuntimeError"), survivor(2)), "reset")
+
+
+def test_a_rank_that_goes_on_without_the_dead_one():
+    only(program("kill"), killed(finished(0), survivor(2)), "rank 0: done")
+
+
+def test_a_rank_that_says_nothing():
+    silent = Rank(0, diary(steps=1), status=1, ended=2.0)
+    only(program("kill"), killed(silent, survivor(2)), "rank 0: silent")
+
+
+def test_a_late_end():
+    late = killed(survivor(0), survivor(2, at=9.0))
+    only(program("kill"), late, "rank 2 ended 8.0 s after the fault")
+
+
+def test_a_job_that_ends_late():
+    only(program("kill"), replace(killed(), ended=40.0), "all had ended 39.0 s after")
+
+
+def test_a_process_that_had_to_be_ended():
+    only(program(), whole(late=("rank-0 (pid 7), S",)), "rank-0 (pid 7)")
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ({"processes": ("process 7",)}, "left: process 7"),
+        ({"files": ("file tmp/x",)}, "left: file tmp/x"),
+        ({"held": 2}, "holds 2 descriptors"),
+    ],
+)
+def test_what_is_left(left, told):
+    only(program(), whole(**left), told)
+
+
+def test_exit_codes_of_processes():
+    only(program("kill"), killed(replace(survivor(0), status=-6), survivor(2)), "exit code -6")
+    dead = replace(victim(), status=1)
+    only(program("kill"), Played((survivor(0), dead, survivor(2)), ended=2.0), "expected [-9]")
+
+
+def of_run(played: Played, status: int) -> Played:
+    ranks = tuple(replace(rank, status=None, ended=None) for rank in played.ranks)
+    return replace(played, ranks=ranks, status=status)
+
+
+def test_exit_codes_of_run():
+    assert chaos_judge.complaints(program("kill", "run"), of_run(killed(), 137)) == []
+    only(program("kill", "run"), of_run(killed(), 1), "allranks run: exit code 1, expected [137]")
+    only(program("none", "run"), of_run(whole(), 1), "allranks run: exit code 1, expected [0]")
+
+
+def test_what_launch_raises():
+    error = {
+        "kind": "RankFailedError",
+        "rank": 1,
+        "exit_code": -9,
+        "text": "rank 1",
+        "missing": None,
+    }
+    assert chaos_judge.complaints(program("kill", "launch"), killed(error=error)) == []
+    other = {**error, "rank": 2}
+    only(program("kill", "launch"), killed(error=other), "launch raised RankFailedError")
+    only(program("none", "launch"), whole(error=error), "launch raised RankFailedError")
+    only(program("kill", "launch"), killed(), "launch returned")
+
+
+def stalled(text: str, kind: str = "StalledError") -> list[str]:
+    ranks = (survivor(0, text, 15.0, kind), victim("stop"), survivor(2, text, 15.0, kind))
+    return chaos_judge.complaints(program("stop"), Played(ranks, ended=16.0))
+
+
+def test_verdicts_on_a_stopped_rank():
+    right = "x has waited 12 s. Ranks 0, 2: in x, a.py:3. Rank 1: no answer from h; it is stopped."
+    ranks = (survivor(0, right, 15.0, "StalledError"), replace(victim(), status=-9))
+    played = Played((*ranks, survivor(2, right, 15.0, "StalledError")), ended=16.0)
+    assert chaos_judge.complaints(program("stop"), played) == []
+    wrong = right.replace("Rank 1: no", "Rank 1: in x. Rank 2: no")
+    played = Played((survivor(0, wrong, 15.0, "StalledError"), *played.ranks[1:]), ended=16.0)
+    only(program("stop"), played, "expected: stalled")
+
+
+def test_a_mismatch_is_every_members_error():
+    fault = line(1.0, "fault", delay=0.0)
+    text = "ranks 0, 2: synchronize; rank 1: agree"
+    told = [survivor(n, text, 1.5, "MismatchError", rank=None) for n in range(3)]
+    told[1] = replace(told[1], diary=(*told[1].diary, fault))
+    other = program("another call", other=Step("agree"))
+    assert chaos_judge.complaints(other, Played(tuple(told), ended=2.0)) == []
+    only(other, Played((finished(0), *told[1:]), ended=2.1), "expected: mismatch")
+
+
+def test_a_fork_that_is_not_refused():
+    faulty = finished(1)
+    faulty = replace(faulty, diary=(*faulty.diary, line(1.0, "fault", delay=0.0)))
+    ranks = (finished(0), faulty, finished(2))
+    only(program("fork that calls"), Played(ranks, ended=2.1), "not refused")
+    child = line(1.1, "child", kind="none", text="3.0")
+    ranks = (finished(0), replace(faulty, diary=(*faulty.diary, child)), finished(2))
+    only(program("fork that calls"), Played(ranks, ended=2.1), "the fork's call: none")
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("rank 2 (pid 5 on h) was killed by SIGKILL; 0.1 s ago", "accuses rank [2]"),
+        ("Exception ignored in: <function x>", "Exception ignored"),
+        ("terminate called without an active exception", "terminate called"),
+        ('Traceback (most recent call last):\n  File "x"\nKeyError: 3', "KeyError: 3"),
+    ],
+)
+def test_what_is_written(output, told):
+    only(program("kill"), killed(replace(survivor(0), output=output), survivor(2)), told)
+
+
+def test_ctrl_c_at_the_exit():
+    assert chaos_words.is_pythons_own("Exception ignored in atexit callback: weakref.py")
+    assert not chaos_words.is_pythons_own("Exception ignored in: /x/allranks/_groups.py")
+
+
+def test_an_error_about_anothers_error():
+    text = "rank 0 (pid 1 on h) failed: StalledError: x did not complete. Rank 1: no answer from h"
+    error = {"kind": "PeerFailedError", "rank": 0, "text": text, "missing": None}
+    assert chaos_words.ending_of(error, 1) == "stalled"
+    assert chaos_words.ending_of(error, 2).startswith("PeerFailedError: rank 0")
+
+
+def test_what_may_be_written():
+    output = (
+        "Traceback (most recent call last):\n  x\nRuntimeError: gloo\n\nThe above exception was "
+        "the direct cause of the following exception:\n\nTraceback (most recent call last):\n"
+        "  y\nallranks.errors.PeerFailedError: rank 1 (pid 1 on h) was killed by SIGKILL"
+    )
+    played = killed(replace(survivor(0), output=output), survivor(2))
+    assert chaos_judge.complaints(program("kill"), played) == []
+
+
+def test_words_without_a_fault():
+    only(program("none", "run"), of_run(whole(output="0│ a warning"), 0), "a warning")
+
+
+def test_ranks_named():
+    assert chaos_words.named("1 of 4 ranks did not come: 2. Ranks 0-1, 3 did; rank 5 too") == {
+        *(0, 1, 3, 5)
+    }
+    assert chaos_words.accused("rank 1 failed: PeerFailedError: rank 2 has died") == {2}
+
+
+def test_a_seed_is_a_program():
+    assert drawn(5) == drawn(5)
+    kinds = {drawn(seed).fault.kind for seed in range(500)}
+    assert len(kinds) == 17
+
+
+def test_values_are_compared_exactly():
+    step = Step("all_reduce", kind="tree", size=4)
+    right = chaos_values.wanted(step, 0, (0, 1))
+    assert chaos_values.same(right, chaos_values.wanted(step, 1, (0, 1)))
+    right["loss"] += 0.25
+    assert not chaos_values.same(right, chaos_values.wanted(step, 0, (0, 1)))
+    ones = torch.ones(2)
+    assert not chaos_values.same(ones, ones.double())
+    assert not chaos_values.same(ones.numpy(), ones)
+    assert not chaos_values.same(np.ones(2), np.ones(3))
+    assert not chaos_values.same([1], [1, 2])
+    assert not chaos_values.same(1, 1.0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import json
 import os
 import pickle
 import sys
@@ -22,14 +21,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import pytest
 from _pytest.capture import FDCapture
+from _pytest.junitxml import xml_key
 
 import allranks
-from allranks import _call
+from allranks import _call, _pytest_examples
+from allranks._pytest_heard import Junit
+from allranks._pytest_phases import Hooks, give_hooks
+from allranks._pytest_report import ERROR
+from allranks._pytest_told import Teller, described, told_file
 from allranks._template import PRELOADED, Server, control_from_arguments, preload, refuse_threads
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
 # The package is imported by pytest alone, after it has decided whose assertions it rewrites.
 BOOT = """
@@ -111,6 +115,7 @@ class Errand:
         shared: the directory that its ranks share, if it wants one.
         private: the directory in which each of its ranks has its own.
         coverage: the settings with which its lines are measured, if they are.
+        seed: with which Hypothesis draws examples.
     """
 
     nodeid: str
@@ -120,10 +125,11 @@ class Errand:
     shared: str | None = None
     private: str | None = None
     coverage: Mapping[str, Any] | None = None
+    seed: int = 0
 
 
 class ItemFailed(Exception):  # noqa: N818 - it carries the reports, and ends the rank as an error
-    """The item failed on this rank; the reports tell how."""
+    """The item failed on this rank; what it told tells how."""
 
 
 @dataclass
@@ -134,8 +140,8 @@ class _Double:
     errors: list[str] = field(default_factory=list)
     errand: Errand | None = None
     rank: int = 0
-    reports: list[pytest.TestReport] = field(default_factory=list)
-    warnings: list[dict[str, Any]] = field(default_factory=list)
+    teller: Teller | None = None
+    junit_family: str = ""
 
 
 _double = _Double()
@@ -158,6 +164,7 @@ def pytest_load_initial_conftests() -> None:
 def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     """Collect the files that hold items for ranks, and write nothing of the session's."""
     plan = _plan()
+    _double.junit_family = config.getini("junit_family") if config.option.xmlpath else ""
     for name, value in QUIET.items():
         if hasattr(config.option, name):
             setattr(config.option, name, value)
@@ -209,30 +216,30 @@ def ready() -> None:
     """On a rank: answer, by which the session knows that all is imported and collected."""
 
 
-def run_item(errand: Errand) -> str:
-    """On a rank: run an item, fixtures included, in a fresh process group.
-
-    Returns:
-        As JSON: the reports of its phases, the warnings, and whether the session is to end.
+def run_item(errand: Errand) -> None:
+    """On a rank: run an item, fixtures included, in a fresh process group, and tell all of it.
 
     Raises:
-        ItemFailed: the same, where the item failed.
+        ItemFailed: the item failed, as has been told.
     """
     _double.errand, _double.rank = errand, int(os.environ["ALLRANKS_RANK"])
     item = _item(errand.nodeid)
     faulthandler.enable(os.dup(2))
+    teller = _double.teller = Teller(item.config, told_file(errand.captured, _double.rank))
     _start_capturing(item.config, errand.captured)
     _place_temporary_files(item.config, errand)
-    ending = None
+    if _double.junit_family:
+        xml: Any = Junit(_double.junit_family, teller.tell)
+        item.config.stash[xml_key] = xml
     with _measured(errand.coverage):
         try:
             item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
         except pytest.exit.Exception as asked:
-            ending = {"reason": asked.msg, "returncode": asked.returncode}
-    told = json.dumps({**_told(item.config), "exit": ending}, default=repr)
-    if any(report.failed for report in _double.reports):
-        raise ItemFailed(told)
-    return told
+            teller.tell("exit", reason=asked.msg, returncode=asked.returncode)
+    if item.session.shouldstop:
+        teller.tell("stop", reason=item.session.shouldstop)
+    if teller.failed:
+        raise ItemFailed
 
 
 def _item(nodeid: str) -> pytest.Item:
@@ -244,19 +251,59 @@ def _item(nodeid: str) -> pytest.Item:
     return _double.items[nodeid]
 
 
-def _told(config: pytest.Config) -> dict[str, Any]:
-    to_plain = config.hook.pytest_report_to_serializable
-    reports = [to_plain(config=config, report=report) for report in _double.reports]
-    return {"reports": reports, "warnings": _double.warnings}
+class _TellingHooks(Hooks):
+    """An item's hooks on a rank: its reports go to the session, whose plugins hear of them."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        super().__init__(item)
+        self._made: Any = None
+
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
+        """Make the report of a phase, or what a subtest's is made from."""
+        self._made = self.all.pytest_runtest_makereport(item=item, call=call)
+        return self._made
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Tell a report, with the outcome that it would have in the terminal."""
+        item = self.item
+        item.session.pytest_runtest_logreport(report)  # It counts failures, for --maxfail.
+        item.config.hook.pytest_report_teststatus(report=report, config=item.config)
+        if _double.teller:
+            _double.teller.report(report, is_phase=report is self._made)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool:
-    """On a rank: run the item, under the hooks of all plugins, and keep the reports."""
+    """On a rank: run the item once, under the hooks of all plugins."""
     from _pytest.runner import runtestprotocol
 
-    _double.reports = runtestprotocol(item, log=False, nextitem=None)
+    give_hooks(item, _TellingHooks(item))
+    runtestprotocol(item, nextitem=None)
     return True
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """On a rank: tell a report that has been made beside the item's hooks."""
+    if _double.teller:
+        _double.teller.report(report, is_phase=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+    """On a rank: describe the exception to the session."""
+    report = yield
+    if call.excinfo and getattr(report, "failed", False):
+        setattr(report, ERROR, described(call.excinfo.value))
+    return report
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """On a rank: let Hypothesis draw what it draws on the others."""
+    if _double.errand and _double.teller:
+        gather = allranks.all_gather_objects if allranks.initialized() else None
+        _pytest_examples.draw_alike(item, _double.errand.seed, _double.teller.tell, gather)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -280,19 +327,9 @@ def pytest_runtest_teardown() -> Iterator[None]:
 def pytest_warning_recorded(
     warning_message: warnings.WarningMessage, when: str, nodeid: str, location: Any
 ) -> None:
-    """On a rank: keep a warning for the session's summary."""
-    _double.warnings.append(
-        {
-            "text": str(warning_message.message),
-            "category": warning_message.category.__name__,
-            "module": warning_message.category.__module__,
-            "filename": warning_message.filename,
-            "lineno": warning_message.lineno,
-            "when": when,
-            "nodeid": nodeid,
-            "location": location,
-        }
-    )
+    """On a rank: tell a warning. Those of the collection are the session's own too."""
+    if _double.teller:
+        _double.teller.warning(warning_message, when=when, nodeid=nodeid, location=location)
 
 
 @pytest.fixture

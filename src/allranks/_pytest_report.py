@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,33 +12,68 @@ import pytest
 from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprFileLocation, ReprTraceback
 
 from allranks._alarm import LOST_PEERS
+from allranks._pytest_kept import OF_FAILED, OF_PASSED, shortened
 from allranks._pytest_marker import names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Phase = Literal["setup", "call", "teardown"]
+Phase = Literal["setup", "call", "teardown"]
+
+PHASES: tuple[Phase, ...] = ("setup", "call", "teardown")
+
+RESULT = frozenset(
+    {"outcome", "longrepr", "sections", "duration", "start", "stop", "user_properties", "wasxfail"}
+)
+"""What the reports of ranks may differ in, and still be of the same thing."""
 
 STRICT = "[XPASS(strict)]"
+
+ERROR = "_allranks_error"
+"""The attribute of a report that describes its exception to the session, which has none."""
 
 
 @dataclass
 class Told:
-    """What one rank told, or why it told nothing.
+    """What one rank told, and why not more.
 
     Attributes:
         rank: its rank.
-        reports: its reports, by phase.
-        fault: why there is none.
+        reports: the reports of its phases.
+        extras: its other reports, of whatever kind.
+        others: what else it told, by kind.
+        fault: how it ended, where it did not end by itself.
         at: what orders the failures: the causes first.
         output: what it wrote and pytest did not report, as sections of a report.
     """
 
     rank: int
     reports: dict[str, pytest.TestReport] = field(default_factory=dict)
+    extras: list[pytest.TestReport] = field(default_factory=list)
+    others: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     fault: str | None = None
     at: tuple[int, float] = (0, 0.0)
     output: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def left(self) -> bool:
+        """Whether it has ended the session, by ``pytest.exit``."""
+        return "exit" in self.others
+
+
+@dataclass
+class Merged:
+    """What an item's ranks reported, as reports of the item.
+
+    Attributes:
+        phases: one report for each phase.
+        extras: the others, in the order in which the ranks made them.
+        ending: what ends the session, where a rank has asked for it.
+    """
+
+    phases: dict[str, pytest.TestReport]
+    extras: list[pytest.TestReport] = field(default_factory=list)
+    ending: BaseException | None = None
 
 
 @dataclass
@@ -48,36 +85,83 @@ class _Part:
     at: tuple[int, float]
 
 
-def merge(item: pytest.Item, ranks: Sequence[Told]) -> list[pytest.TestReport]:
-    """The reports of an item's phases, each of all its ranks.
+def merge(item: pytest.Item, ranks: Sequence[Told]) -> Merged:
+    """The reports of an item: one of each phase, and what else its ranks reported.
 
     Args:
         item: the item.
         ranks: what its ranks told.
     """
-    decisive = [_decisive(item, told) for told in ranks]
-    unusual = [part.report.when for part in decisive if not part.report.passed]
-    if unusual and "call" not in unusual:
-        reports = [_merged(item, "setup", decisive)]
-    else:
-        reports = [_passed_setup(item, ranks), _merged(item, "call", decisive)]
-    return [*reports, _merged(item, "teardown", _of_phase(ranks, "teardown"))]
+    decisive = [part for told in ranks for part in _decisive(item, told)]
+    ending = next((_exit(told) for told in ranks if told.left), None)
+    if ending:
+        decisive = [part for part in decisive if not LOST_PEERS.search(_message(part))]
+    return Merged(_phases(item, ranks, decisive), _merged_extras(ranks), ending)
 
 
-def refused(item: pytest.Item, reason: str) -> list[pytest.TestReport]:
+def _exit(told: Told) -> BaseException:
+    asked = told.others["exit"][0]
+    return pytest.exit.Exception(f"rank {told.rank}: {asked['reason']}", asked["returncode"])
+
+
+def refused(item: pytest.Item, reason: str) -> Merged:
     """The reports of an item that was run on no rank."""
-    setup, teardown = (_merged(item, when, []) for when in ("setup", "teardown"))
-    return [setup, _report(item, "call", "failed", reason), teardown]
+    reports: dict[str, pytest.TestReport] = {when: _merged(item, when, []) for when in PHASES}
+    reports["call"] = _report(item, "call", "failed", reason)
+    return Merged(reports)
 
 
-def _decisive(item: pytest.Item, told: Told) -> _Part:
-    """The report that decides about a rank: of the call, or of the setup that prevented it."""
-    if told.fault is not None or "setup" not in told.reports:
-        text = told.fault or "told nothing"
-        return _Part(told.rank, _report(item, "call", "failed", text, told.output), told.at)
-    report = told.reports.get("call", told.reports["setup"])
-    report.sections += told.output
-    return _Part(told.rank, report, (told.at[0], report.stop))
+def _phases(
+    item: pytest.Item, ranks: Sequence[Told], decisive: Sequence[_Part]
+) -> dict[str, pytest.TestReport]:
+    unusual = [part.report.when for part in decisive if not part.report.passed]
+    reports = {"teardown": _merged(item, "teardown", _of_phase(ranks, "teardown"))}
+    if unusual and "call" not in unusual:
+        return {**reports, "setup": _merged(item, "setup", decisive)}
+    setup = [part for part in _of_phase(ranks, "setup") if part.report.passed]
+    merged = {"setup": _merged(item, "setup", setup), "call": _merged(item, "call", decisive)}
+    return {**reports, **merged}
+
+
+def _decisive(item: pytest.Item, told: Told) -> list[_Part]:
+    """What decides about a rank: its call, or the setup that prevented it, and how it ended."""
+    report = told.reports.get("call", told.reports.get("setup"))
+    told_nothing = "told nothing" if report is None and not told.left else None
+    parts, at = [], told.at
+    if report and (told.fault is None or report.failed):
+        at = (1, report.stop)
+        parts.append(_Part(told.rank, report, at))
+    if fault := told.fault or told_nothing:
+        parts.append(_Part(told.rank, _report(item, "call", "failed", fault), at))
+    if parts:
+        parts[-1].report.sections += told.output
+    return parts
+
+
+def _merged_extras(ranks: Sequence[Told]) -> list[pytest.TestReport]:
+    """Reports of kinds that are not ours, each one of all ranks that made the same."""
+    alike: dict[Any, list[_Part]] = {}
+    for told in ranks:
+        made: Counter[str] = Counter()
+        for report in told.extras:
+            made[identity := _identity(report)] += 1
+            part = _Part(told.rank, report, (1, report.stop))
+            alike.setdefault((identity, made[identity]), []).append(part)
+    return [_merged_extra(parts) for parts in alike.values()]
+
+
+def _identity(report: pytest.TestReport) -> str:
+    """What two reports have in common that are the same but for their outcome."""
+    own = {name: value for name, value in vars(report).items() if name not in {*RESULT, ERROR}}
+    return f"{type(report).__qualname__} {own}"
+
+
+def _merged_extra(parts: Sequence[_Part]) -> pytest.TestReport:
+    outcome, longrepr, wasxfail = _verdict(parts)
+    merged = copy.copy(parts[0].report)
+    vars(merged).pop("wasxfail", None)
+    merged.outcome, merged.longrepr = outcome, longrepr  # type: ignore[assignment]
+    return _with_the_rest(merged, parts, wasxfail)
 
 
 def _of_phase(ranks: Sequence[Told], phase: Phase) -> list[_Part]:
@@ -85,30 +169,32 @@ def _of_phase(ranks: Sequence[Told], phase: Phase) -> list[_Part]:
     return [_Part(rank, report, (1, report.stop)) for rank, report in reports if report]
 
 
-def _passed_setup(item: pytest.Item, ranks: Sequence[Told]) -> pytest.TestReport:
-    parts = [part for part in _of_phase(ranks, "setup") if part.report.passed]
-    return _merged(item, "setup", parts)
-
-
 def _merged(item: pytest.Item, when: Phase, parts: Sequence[_Part]) -> pytest.TestReport:
     outcome, longrepr, wasxfail = _verdict(parts)
-    merged = _report(item, when, outcome, longrepr, _sections(parts))
+    return _with_the_rest(_report(item, when, outcome, longrepr), parts, wasxfail)
+
+
+def _with_the_rest(
+    merged: pytest.TestReport, parts: Sequence[_Part], wasxfail: str | None
+) -> pytest.TestReport:
+    limit = OF_PASSED if merged.outcome == "passed" else OF_FAILED
+    merged.sections = _sections(parts, limit)
     merged.duration = max((part.report.duration for part in parts), default=0.0)
     merged.start = min((part.report.start for part in parts), default=0.0)
     merged.stop = max((part.report.stop for part in parts), default=0.0)
     merged.user_properties = _properties(parts)
     if wasxfail is not None:
         merged.wasxfail = wasxfail
+    for part in sorted(parts, key=lambda part: (not part.report.failed, part.at)):
+        for name, value in vars(part.report).items():
+            if name not in RESULT and not name.startswith("$"):
+                vars(merged).setdefault(name, value)  # What another plugin has left there.
     return merged
 
 
-def _report(
-    item: pytest.Item, when: Phase, outcome: Any, longrepr: Any, sections: Any = ()
-) -> pytest.TestReport:
+def _report(item: pytest.Item, when: Phase, outcome: Any, longrepr: Any) -> pytest.TestReport:
     keywords: dict[str, Literal[1]] = dict.fromkeys(item.keywords, 1)
-    return pytest.TestReport(
-        item.nodeid, item.location, keywords, outcome, longrepr, when, sections
-    )
+    return pytest.TestReport(item.nodeid, item.location, keywords, outcome, longrepr, when)
 
 
 def _verdict(parts: Sequence[_Part]) -> tuple[str, Any, str | None]:
@@ -122,6 +208,9 @@ def _verdict(parts: Sequence[_Part]) -> tuple[str, Any, str | None]:
     skipped = [part for part in parts if part.report.skipped]
     if skipped:
         return "skipped", _skip(skipped, len(parts)), None
+    unknown = (part.report for part in parts if part.report.outcome != "passed")
+    if strange := next(unknown, None):  # Another plugin's outcome: it shows it, and counts it.
+        return strange.outcome, strange.longrepr, _reason(parts)
     return "passed", None, _reason(parts)
 
 
@@ -141,7 +230,7 @@ def _reason(parts: Sequence[_Part]) -> str | None:
 def _skip(skipped: Sequence[_Part], ranks: int) -> tuple[str, int, str]:
     """Where and why ranks skipped; which, unless it was all of them."""
     first: Any = skipped[0].report.longrepr
-    path, line, reason = first
+    path, line, reason = first if isinstance(first, tuple) else ("", 0, str(first or ""))
     if len(skipped) < ranks:
         reason = f"{reason} (on {names(part.rank for part in skipped)} of {ranks})"
     return path, line, reason
@@ -236,9 +325,9 @@ def _text(text: str) -> ReprTraceback:
     return ReprTraceback([ReprEntryNative([text])], None, "native")
 
 
-def _sections(parts: Sequence[_Part]) -> list[tuple[str, str]]:
+def _sections(parts: Sequence[_Part], limit: int) -> list[tuple[str, str]]:
     return [
-        (f"{name}, rank {part.rank}", content)
+        (f"{name}, rank {part.rank}", shortened(content, limit))
         for part in parts
         for name, content in part.report.sections
         if content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pickle
 import re
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import allranks
-from allranks import _pytest_marker
+from allranks import _pytest_examples, _pytest_marker
 from allranks._call import Call
 from allranks._local import local_world
 from allranks._order import GRACE, Ended, Template
+from allranks._pytest_heard import hear, tell_seed
 from allranks._pytest_item import (
     BOOT,
     STREAMS,
@@ -34,7 +34,11 @@ from allranks._pytest_item import (
     ready,
     run_item,
 )
-from allranks._pytest_report import Told, merge, refused
+from allranks._pytest_kept import Ends, ends_of
+from allranks._pytest_phases import Phases, give_hooks, hooks_of
+from allranks._pytest_report import Merged, Told, merge, refused
+from allranks._pytest_told import read, told_file
+from allranks._pytest_worker import workerinput
 from allranks.errors import AllranksError, RankFailedError
 
 if TYPE_CHECKING:
@@ -88,50 +92,70 @@ class Ranked:
         distributes = getattr(self._config.option, "dist", "no") != "no"
         stays = self._config.option.collectonly or self._config.option.usepdb
         if alone and not distributes and not stays and _files(session):
-            self._double = Double(self._config, _files(session))
+            with suppress(Exception):  # Told by the tests that need it.
+                self._double = Double(self._config, _files(session))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> bool | None:
-        """Run an item on its ranks, and report for it."""
+        """Let whoever runs the item run it on its ranks."""
         if item.get_closest_marker("ranks") is None:
             return None
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._reports(item, nextitem):
-            item.ihook.pytest_runtest_logreport(report=report)
-        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        return True
+        if self._debugs and _size(item) == 1:
+            return _under_debugger(item, nextitem)
+        if hooks_of not in item.stash:
+            give_hooks(item, Phases(item, self._reports))
+        return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> pytest.TestReport | None:
+        """Report for a phase of an item what its ranks reported."""
+        phases = item.stash.get(hooks_of, None)
+        return phases.report(call.when, call.excinfo) if isinstance(phases, Phases) else None
 
     def pytest_unconfigure(self) -> None:
         """End the template."""
         if self._double:
             self._double.close()
 
-    def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    @property
+    def _debugs(self) -> bool:
+        return bool(self._config.option.usepdb or self._config.option.trace)
+
+    def _reports(self, item: pytest.Item) -> Merged:
         began = time.time()
         run: pytest.CallInfo[Any] = pytest.CallInfo.from_call(
-            lambda: self._run(item, nextitem), "call", (pytest.exit.Exception, KeyboardInterrupt)
+            lambda: self._run(item), "setup", (pytest.exit.Exception, KeyboardInterrupt)
         )
         if run.excinfo is None:
-            reports: list[pytest.TestReport] = run.result
+            merged: Merged = run.result
         elif isinstance(run.excinfo.value, pytest.skip.Exception):
-            run.when = "setup"
-            reports = [pytest.TestReport.from_item_and_call(item, run)]
+            merged = Merged({"setup": pytest.TestReport.from_item_and_call(item, run)})
         else:
-            reports = refused(item, _worded(run.excinfo.value))
-        spent = sum(report.duration for report in reports)
-        reports[0].duration += max(0.0, time.time() - began - spent)
-        return _tear_down_others(item, nextitem, reports)
+            merged = refused(item, _worded(run.excinfo.value))
+        spent = sum(report.duration for report in merged.phases.values())
+        merged.phases["setup"].duration += max(0.0, time.time() - began - spent)
+        return merged
 
-    def _run(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    def _run(self, item: pytest.Item) -> Merged:
         if (reason := _skip_reason(item)) is not None:
             raise pytest.skip.Exception(reason, _use_item_location=True)
         ranks, asked = asked_by(item)
-        if self._config.option.usepdb or self._config.option.trace:
-            return _under_debugger(item, ranks, nextitem, asked)
-        errand = Errand(_name(item), asked.timeout or self._timeout, asked.setup)
-        return merge(item, self._warm(item.session).run(item, ranks, errand))
+        if self._debugs:
+            raise AllranksError(
+                f"a debugger cannot be in {ranks} processes at once. Mark the test with ranks(1), "
+                "or take its marker away, to use --pdb or --trace with it."
+            )
+        deadline = asked.timeout or self._timeout
+        errand = Errand(_name(item), deadline, asked.setup, seed=_pytest_examples.CHOSEN)
+        told = self._warm(item.session).run(item, ranks, errand)
+        hear(item, told)
+        merged = merge(item, told)
+        tell_seed(merged, told, errand.seed)
+        return merged
 
     def _warm(self, session: pytest.Session) -> Double:
         if self._refusal:
@@ -167,35 +191,31 @@ def _name(item: pytest.Item) -> str:
     return item.stash.get(_named, item.nodeid)
 
 
-def _under_debugger(
-    item: pytest.Item, ranks: int, nextitem: pytest.Item | None, asked: Asked
-) -> list[pytest.TestReport]:
+def _size(item: pytest.Item) -> int | None:
+    """The world size of a marked item, if its marker makes sense."""
+    try:
+        return asked_by(item)[0]
+    except AllranksError:
+        return None
+
+
+def _under_debugger(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """A world of one needs no other process, so a debugger can have it."""
     from _pytest.runner import runtestprotocol
 
-    if ranks > 1:
-        raise AllranksError(
-            f"a debugger cannot be in {ranks} processes at once. Mark the test with ranks(1), or "
-            "take its marker away, to use --pdb or --trace with it."
-        )
-    if asked.setup:
-        allranks.setup(cpu=True, check=True)
     try:
-        return runtestprotocol(item, log=False, nextitem=nextitem)
+        if asked_by(item)[1].setup:
+            allranks.setup(cpu=True, check=True)
+    except AllranksError as error:
+        give_hooks(item, Phases(item, functools.partial(refused, reason=str(error))))
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    try:
+        runtestprotocol(item, nextitem=nextitem)
     finally:
         allranks.cleanup()
-
-
-def _tear_down_others(
-    item: pytest.Item, nextitem: pytest.Item | None, reports: list[pytest.TestReport]
-) -> list[pytest.TestReport]:
-    """Tear down what this process's own tests have left up, and the next one does not want."""
-    state: Any = item.session._setupstate  # noqa: SLF001 - pytest checks it at the next test
-    ending = pytest.CallInfo.from_call(lambda: state.teardown_exact(nextitem), "teardown")
-    if ending.excinfo:
-        report = pytest.TestReport.from_item_and_call(item, ending)
-        return [*(one for one in reports if one.when != "teardown"), report]
-    return reports
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 def _worded(error: BaseException) -> str:
@@ -233,7 +253,6 @@ class Double:
         arguments = ["-p", "allranks._pytest_item", *map(str, config.invocation_params.args)]
         if config.pluginmanager.hasplugin("pytest_cov"):
             arguments.append("--no-cov")  # Ranks are measured one by one.
-        alone = {"workerid": "master", "workercount": 1, "testrunuid": "", "mainargv": sys.argv}
         return {
             "arguments": arguments,
             "directory": str(config.invocation_params.dir),
@@ -241,7 +260,7 @@ class Double:
             "output": str(self._directory / "output"),
             "problem": str(self._directory / "problem"),
             "files": list(files),
-            "workerinput": getattr(config, "workerinput", alone),
+            "workerinput": workerinput(config),
         }
 
     def greet(self) -> None:
@@ -274,13 +293,24 @@ class Double:
             errand, captured=captured, shared=shared, private=private, coverage=self._coverage
         )
         _clear(captured)
-        output: dict[int, bytes] = {}
+        output: dict[int, Ends] = {}
         shown = self._config.option.capture == "no"
         write = _pass_on if shown else functools.partial(_keep, output)
         ended = self._order(ranks, functools.partial(run_item, errand), errand.deadline, write)
-        told = [_told(self._config, one, ended, errand.deadline) for one in ended]
+        told = [self._told(one, ended, errand.deadline) for one in ended]
         for one in told:
-            one.output = _left(captured, one) + _stray(output.get(one.rank, b""))
+            one.output = _left(captured, one) + _stray(output.get(one.rank, Ends()))
+        return told
+
+    def _told(self, one: Ended, all_ranks: Sequence[Ended], timeout: float) -> Told:
+        """What a rank told, and how it ended, where it did not end by itself."""
+        told = read(self._config, told_file(str(self._directory), one.rank), one.rank)
+        if one.late:
+            told.fault, told.at = _lateness(one, all_ranks, timeout), (2, 0.0)
+        elif one.kind is None:
+            told.fault, told.at = _death(one), (0, one.at)
+        elif one.kind == "error" and not isinstance(one.value, ItemFailed):
+            told.fault, told.at = _worded(one.value), (0, one.at)
         return told
 
     def _order(
@@ -311,17 +341,17 @@ def _clear(directory: str) -> None:
 
 
 def _left(directory: str, one: Told) -> list[tuple[str, str]]:
-    """What a rank that told nothing had written."""
+    """What a rank that did not end by itself had written."""
     if one.fault is None:
         return []
     files = ((name, captured_file(directory, one.rank, name)) for name in STREAMS)
-    texts = ((name, path.read_text(errors="replace")) for name, path in files if path.exists())
+    texts = ((name, ends_of(path)) for name, path in files if path.exists())
     return [(f"Captured {name} call", text) for name, text in texts if text]
 
 
-def _stray(output: bytes) -> list[tuple[str, str]]:
+def _stray(output: Ends) -> list[tuple[str, str]]:
     """What a rank wrote where pytest does not capture: the interpreter's own last words too."""
-    text = _own_frames(output.decode(errors="replace"))
+    text = _own_frames(output.text())
     return [("Captured output outside of the test", text)] if text else []
 
 
@@ -349,8 +379,8 @@ def _coverage_settings() -> dict[str, Any] | None:
     }
 
 
-def _keep(output: dict[int, bytes], rank: int, _stream: int, text: bytes) -> None:
-    output[rank] = output.get(rank, b"") + text
+def _keep(output: dict[int, Ends], rank: int, _stream: int, text: bytes) -> None:
+    output.setdefault(rank, Ends()).write(text)
 
 
 def _pass_on(rank: int, stream: int, text: bytes) -> None:
@@ -358,32 +388,6 @@ def _pass_on(rank: int, stream: int, text: bytes) -> None:
     for line in text.decode(errors="replace").splitlines():
         out.write(f"{rank}│ {line}\n")
     out.flush()
-
-
-def _told(config: pytest.Config, one: Ended, all_ranks: Sequence[Ended], timeout: float) -> Told:
-    """What a rank told, as reports."""
-    if one.late:
-        return Told(one.rank, fault=_lateness(one, all_ranks, timeout), at=(2, 0.0))
-    if one.kind is None:
-        return Told(one.rank, fault=_death(one), at=(0, one.at))
-    if one.kind == "error" and not isinstance(one.value, ItemFailed):
-        return Told(one.rank, fault=_worded(one.value), at=(0, one.at))
-    told = json.loads(str(one.value))
-    if told["exit"]:
-        reason = f"rank {one.rank}: {told['exit']['reason']}"
-        raise pytest.exit.Exception(reason, told["exit"]["returncode"])
-    _warn(config, told["warnings"])
-    reports = [_report(config, data) for data in told["reports"]]
-    return Told(one.rank, {report.when: report for report in reports}, at=(1, one.at))
-
-
-def _report(config: pytest.Config, data: dict[str, Any]) -> pytest.TestReport:
-    report: pytest.TestReport = config.hook.pytest_report_from_serializable(
-        config=config, data=data
-    )
-    if isinstance(report.longrepr, list):
-        report.longrepr = tuple(report.longrepr)  # JSON has no tuples.
-    return report
 
 
 def _death(one: Ended) -> str:
@@ -413,20 +417,3 @@ def _own_frames(stacks: str) -> str:
             rest = [line for line in lines[end:] if not line.startswith("Extension modules")]
             return "".join([*lines[:number], "  (pytest)\n", *rest])
     return stacks
-
-
-def _warn(config: pytest.Config, found: Sequence[dict[str, Any]]) -> None:
-    """Let the session's summary tell the ranks' warnings."""
-    for one in found:
-        category = getattr(sys.modules.get(one["module"]), one["category"], UserWarning)
-        message = warnings.WarningMessage(
-            category(one["text"]), category, one["filename"], one["lineno"]
-        )
-        config.hook.pytest_warning_recorded.call_historic(
-            kwargs={
-                "warning_message": message,
-                "nodeid": one["nodeid"],
-                "when": one["when"],
-                "location": one["location"],
-            }
-        )

@@ -10,7 +10,6 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,11 +88,11 @@ class Template:
         """Start a template.
 
         Args:
-            command: the interpreter's arguments; the connection's descriptor follows them.
+            command: what to start; the connection's descriptor follows as its last argument.
         """
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [sys.executable, *command, str(theirs.fileno())],
+            [*command, str(theirs.fileno())],
             env=_huge_pages.wanted(os.environ),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

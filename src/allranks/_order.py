@@ -13,11 +13,10 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from allranks import _huge_pages
-from allranks._call import receive
+from allranks._call import Incoming
 from allranks._template import MESSAGE, SHOW_STACKS
 from allranks._waiting import Deadline
 from allranks.errors import RankFailedError
@@ -174,8 +173,7 @@ class _Job:
                 text = json.dumps(order).encode()
                 socket.send_fds(self._control, [text], [payload, theirs.fileno(), *writers])
             theirs.close()
-            connection = Connection(result.detach(), writable=False)
-            self._listen(connection, functools.partial(self._receive, rank))
+            self._listen(result, functools.partial(self._receive, rank, Incoming(result)))
             for stream, (reader, writer) in enumerate(pipes, start=1):
                 os.close(writer)
                 self._listen(reader, functools.partial(self._read, rank, stream))
@@ -229,9 +227,11 @@ class _Job:
         if rank.failure:
             self._deadline = min(self._deadline, Deadline.after(GRACE), key=lambda one: one.at)
 
-    def _receive(self, rank: Ended, connection: Connection) -> bool:
+    def _receive(self, rank: Ended, incoming: Incoming, _: socket.socket) -> bool:
         try:
-            rank.kind, rank.value = receive(connection)
+            if incoming.take():
+                return True
+            rank.kind, rank.value = incoming.kind, incoming.value
         except (EOFError, ConnectionResetError):
             return False  # Its exit status tells why.
         except Exception as error:  # noqa: BLE001 - whatever the result's own class does
@@ -256,9 +256,13 @@ class _Job:
         """Leave no rank behind, however the watch ended."""
         if self._running:
             self._signal(signal.SIGKILL)
-        with suppress(OSError, RankFailedError):  # The template ended, and took them along.
+        self._control.settimeout(GRACE)
+        try:
             while self._running and not self.template_ended:
                 self._hear(self._control)
+        except (OSError, RankFailedError):
+            self.template_ended = True  # Or it is stopped; it takes the ranks along.
+        self._control.settimeout(None)
         self._selector.unregister(self._control)
         for key in list(self._selector.get_map().values()):
             _close(key.fileobj)

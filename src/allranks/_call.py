@@ -142,18 +142,19 @@ class Incoming:
     Attributes:
         kind: "value" or "error", once all of it is here; None before.
         value: the rank's result, or its exception.
+        file: the descriptor to which it is sent.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, file: int) -> None:
         """Prepare to receive.
 
         Args:
-            connection: where the rank sends; it no longer blocks.
+            file: the descriptor; it no longer blocks.
         """
-        connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        os.set_blocking(file, False)
         self.kind: str | None = None
         self.value: Any = None
-        self._connection = connection
+        self.file = file
         self._parts = self._announced()
         self._unfilled = next(self._parts)
 
@@ -170,7 +171,7 @@ class Incoming:
         taken = 0
         while self.kind is None and taken < TURN:
             try:
-                length = self._connection.recv_into(self._unfilled)
+                length = os.readv(self.file, [self._unfilled])
             except BlockingIOError:
                 break
             if not length:

@@ -141,6 +141,8 @@ class Template:
             except BaseException:
                 self.close()  # What a second Ctrl-C left would be taken for the next job's.
                 raise
+            finally:
+                job.close()
             if job.template_ended:
                 self.close()
         return job.ranks
@@ -173,7 +175,8 @@ class _Job:
                 text = json.dumps(order).encode()
                 socket.send_fds(self._control, [text], [payload, theirs.fileno(), *writers])
             theirs.close()
-            self._listen(result, functools.partial(self._receive, rank, Incoming(result)))
+            incoming = Incoming(result.detach())
+            self._listen(incoming.file, functools.partial(self._receive, rank, incoming))
             for stream, (reader, writer) in enumerate(pipes, start=1):
                 os.close(writer)
                 self._listen(reader, functools.partial(self._read, rank, stream))
@@ -204,7 +207,7 @@ class _Job:
         for key, _ in sorted(ready, key=lambda pair: pair[0].fileobj is self._control):
             if not key.data(key.fileobj):
                 self._selector.unregister(key.fileobj)
-                _close(key.fileobj)
+                os.close(key.fd)
 
     def _hear(self, control: socket.socket) -> bool:
         try:
@@ -227,7 +230,7 @@ class _Job:
         if rank.failure:
             self._deadline = min(self._deadline, Deadline.after(GRACE), key=lambda one: one.at)
 
-    def _receive(self, rank: Ended, incoming: Incoming, _: socket.socket) -> bool:
+    def _receive(self, rank: Ended, incoming: Incoming, _: int) -> bool:
         try:
             if incoming.take():
                 return True
@@ -263,14 +266,10 @@ class _Job:
         except (OSError, RankFailedError):
             self.template_ended = True  # Or it is stopped; it takes the ranks along.
         self._control.settimeout(None)
+
+    def close(self) -> None:
+        """Close this side of the ranks' pipes."""
         self._selector.unregister(self._control)
         for key in list(self._selector.get_map().values()):
-            _close(key.fileobj)
+            os.close(key.fd)
         self._selector.close()
-
-
-def _close(file: Any) -> None:
-    if isinstance(file, int):
-        os.close(file)
-    else:
-        file.close()

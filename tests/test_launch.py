@@ -254,3 +254,53 @@ def test_control_c_twice_spares_the_next_launch(pause: float) -> None:
         launch_and_linger()
     twice.join()
     assert allranks.launch(lambda: 7, ranks=2) == [7, 7]
+
+
+def stop_while_sending() -> None:
+    """On a rank: send the beginning of a result, and be stopped there."""
+    frame = sys._getframe()
+    while "connection" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["connection"].fileno(), b"\0")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_rank_that_stops_while_it_sends_keeps_nobody_waiting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither the deadline nor the other ranks, whose output fills more than a pipe."""
+
+    def work() -> None:
+        if os.environ["ALLRANKS_RANK"] == "0":
+            stop_while_sending()
+        print("x" * 1_000_000)
+        print("through", flush=True)
+
+    allranks.launch(lambda: 1, ranks=1)
+    with pytest.raises(StalledError, match=r"1 of 2 ranks .* within 10 s: 0\."):
+        allranks.launch(work, ranks=2, timeout=10)
+    assert "1│ through" in capsys.readouterr().out
+    assert allranks.launch(lambda: 1, ranks=1) == [1]
+
+
+def test_results_of_many_buffers_come_whole_from_all_at_once() -> None:
+    def many() -> list[np.ndarray]:
+        return [np.full(number % 7 * 10_000, number) for number in range(200)]
+
+    for got in allranks.launch(many, ranks=3):
+        assert [len(array) for array in got] == [number % 7 * 10_000 for number in range(200)]
+        assert all((array == number).all() for number, array in enumerate(got))
+
+
+def test_a_template_that_is_stopped_does_not_keep_the_deadline_from_coming() -> None:
+    allranks.launch(lambda: 1, ranks=1)
+    template = _launch._template().pid
+
+    def stop() -> None:
+        os.kill(template, signal.SIGSTOP)
+        time.sleep(600)
+
+    with pytest.raises(StalledError):
+        allranks.launch(stop, ranks=2, timeout=5)
+    assert not alive(template)
+    assert allranks.launch(lambda: 1, ranks=1) == [1]

@@ -18,6 +18,7 @@ LAYERS = (
         "_hostlist",
         "_mpi_letter",
         "_huge_pages",
+        "_interpreter",
         "_peer_memory",
         "_private_directory",
         "_processes",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from allranks import _ports
+from allranks import _interpreter, _ports
 from allranks._board import SET_ADDRESS
 from allranks._local import local_world
 from allranks._outside import plain
@@ -76,10 +76,11 @@ def run(
     """
     if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
+    _interpreter.forget_first_place()
     from allranks import _run
     from allranks._template import preload
 
-    program = Program(target, arguments, module)
+    program = Program(target, arguments, module, _interpreter.has_safe_path())
     output = Output(ranks, quiet=quiet_ranks)
     supervisor = _run.Supervisor(output.write)
     try:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from allranks import _interpreter
 from allranks._call import Call
 from allranks._local import local_world
 from allranks._order import Ended, Template
@@ -80,7 +81,7 @@ def _template() -> Template:
     if _owner != os.getpid():
         _warm, _owner = None, os.getpid()  # The parent's, which a fork of it must not use.
     if _warm is None or not _warm.alive:
-        _warm = Template(["-c", "from allranks import _call; _call.main()"])
+        _warm = Template(_interpreter.command("from allranks import _call; _call.main()"))
     return _warm
 
 

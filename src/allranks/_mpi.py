@@ -9,10 +9,9 @@ import sys
 import uuid
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allranks import _mpi_letter, _sockets
+from allranks import _interpreter, _mpi_letter, _sockets
 from allranks._board import ADVICE
 from allranks._waiting import Abandonable, StillRunning
 from allranks.errors import ConfigError, RendezvousError
@@ -100,8 +99,9 @@ def _is_up() -> bool:
 def _asked_by_messenger(letter: str, deadline: Deadline) -> dict[str, Any]:
     import subprocess
 
+    script = ascii(_mpi_letter.__file__)
     with subprocess.Popen(  # noqa: S603 - it is this interpreter
-        [sys.executable, "-c", Path(_mpi_letter.__file__).read_text()],
+        _interpreter.command(f"import runpy; runpy.run_path({script}, run_name='__main__')"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

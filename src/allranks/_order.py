@@ -10,15 +10,13 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from allranks import _huge_pages
-from allranks._call import receive
+from allranks._call import Incoming
 from allranks._template import MESSAGE, SHOW_STACKS
 from allranks._waiting import Deadline
 from allranks.errors import RankFailedError
@@ -89,11 +87,11 @@ class Template:
         """Start a template.
 
         Args:
-            command: the interpreter's arguments; the connection's descriptor follows them.
+            command: what to start; the connection's descriptor follows as its last argument.
         """
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [sys.executable, *command, str(theirs.fileno())],
+            [*command, str(theirs.fileno())],
             env=_huge_pages.wanted(os.environ),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -143,6 +141,8 @@ class Template:
             except BaseException:
                 self.close()  # What a second Ctrl-C left would be taken for the next job's.
                 raise
+            finally:
+                job.close()
             if job.template_ended:
                 self.close()
         return job.ranks
@@ -175,8 +175,8 @@ class _Job:
                 text = json.dumps(order).encode()
                 socket.send_fds(self._control, [text], [payload, theirs.fileno(), *writers])
             theirs.close()
-            connection = Connection(result.detach(), writable=False)
-            self._listen(connection, functools.partial(self._receive, rank))
+            incoming = Incoming(result.detach())
+            self._listen(incoming.file, functools.partial(self._receive, rank, incoming))
             for stream, (reader, writer) in enumerate(pipes, start=1):
                 os.close(writer)
                 self._listen(reader, functools.partial(self._read, rank, stream))
@@ -207,7 +207,7 @@ class _Job:
         for key, _ in sorted(ready, key=lambda pair: pair[0].fileobj is self._control):
             if not key.data(key.fileobj):
                 self._selector.unregister(key.fileobj)
-                _close(key.fileobj)
+                os.close(key.fd)
 
     def _hear(self, control: socket.socket) -> bool:
         try:
@@ -230,9 +230,11 @@ class _Job:
         if rank.failure:
             self._deadline = min(self._deadline, Deadline.after(GRACE), key=lambda one: one.at)
 
-    def _receive(self, rank: Ended, connection: Connection) -> bool:
+    def _receive(self, rank: Ended, incoming: Incoming, _: int) -> bool:
         try:
-            rank.kind, rank.value = receive(connection)
+            if incoming.take():
+                return True
+            rank.kind, rank.value = incoming.kind, incoming.value
         except (EOFError, ConnectionResetError):
             return False  # Its exit status tells why.
         except Exception as error:  # noqa: BLE001 - whatever the result's own class does
@@ -257,17 +259,17 @@ class _Job:
         """Leave no rank behind, however the watch ended."""
         if self._running:
             self._signal(signal.SIGKILL)
-        with suppress(OSError, RankFailedError):  # The template ended, and took them along.
+        self._control.settimeout(GRACE)
+        try:
             while self._running and not self.template_ended:
                 self._hear(self._control)
+        except (OSError, RankFailedError):
+            self.template_ended = True  # Or it is stopped; it takes the ranks along.
+        self._control.settimeout(None)
+
+    def close(self) -> None:
+        """Close this side of the ranks' pipes."""
         self._selector.unregister(self._control)
         for key in list(self._selector.get_map().values()):
-            _close(key.fileobj)
+            os.close(key.fd)
         self._selector.close()
-
-
-def _close(file: Any) -> None:
-    if isinstance(file, int):
-        os.close(file)
-    else:
-        file.close()

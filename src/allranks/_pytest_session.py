@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import allranks
-from allranks import _pytest_examples, _pytest_marker
+from allranks import _interpreter, _pytest_examples, _pytest_marker
 from allranks._call import Call
 from allranks._local import local_world
 from allranks._order import GRACE, Ended, Template
@@ -239,7 +239,7 @@ class Double:
         self._directory = _factory(config).mktemp("allranks-template")
         plan = self._directory / "plan"
         plan.write_bytes(pickle.dumps(self._plan(files)))
-        self._template = Template(["-c", BOOT, str(plan)])
+        self._template = Template(_interpreter.command(BOOT, str(plan)))
         self._greeted = False
         self._coverage = _coverage_settings()
 

@@ -33,11 +33,13 @@ class Program:
         target: a script's path, or a module's name.
         arguments: its command line.
         is_module: whether the target is a module, as for ``python -m``.
+        safe_path: whether Python was told not to look beside the script for modules.
     """
 
     target: str
     arguments: tuple[str, ...] = ()
     is_module: bool = False
+    safe_path: bool = False
 
     def run(self) -> None:
         """Run it as ``__main__``, as ``python`` itself would."""
@@ -48,8 +50,12 @@ class Program:
         sys.argv = [str(main.__file__) if self.is_module else self.target, *self.arguments]
         exec(code, vars(main))  # noqa: S102 - it is the user's program
 
+    def _look_in(self, directory: Path) -> None:
+        if not self.safe_path:
+            sys.path.insert(0, str(directory))
+
     def _load_module(self, main: types.ModuleType) -> types.CodeType:
-        sys.path.insert(0, str(Path.cwd()))
+        self._look_in(Path.cwd())
         spec = importlib.util.find_spec(self.target)
         if spec and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{self.target}.__main__")
@@ -61,7 +67,7 @@ class Program:
         return code
 
     def _load_script(self, main: types.ModuleType) -> types.CodeType:
-        sys.path.insert(0, str(Path(self.target).resolve().parent))
+        self._look_in(Path(self.target).resolve().parent)
         main.__file__ = self.target
         with io.open_code(self.target) as file:
             code: types.CodeType = compile(file.read(), self.target, "exec")
@@ -143,6 +149,5 @@ def main() -> NoReturn:
     """Become a rank in a fresh interpreter, for ``--spawn``."""
     order = json.loads(sys.argv[1])
     die_with_parent(order["parent"])
-    sys.path.pop(0)  # Where `python -c` put the working directory, which a script does not see.
     program = Program(**order["program"])
     become(program, order["environ"], order["report_to"])

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from allranks import _rank
+from allranks import _interpreter, _rank
 from allranks._alarm import LOST_PEERS
 from allranks._rank import Failure, Program
 from allranks._template import HEARD, become_a_fresh_process
@@ -149,8 +149,9 @@ def _spawn(program: Program, rank: int, environ: dict[str, str]) -> Rank:
         "environ": environ,
         "report_to": writers[2],
     }
+    main = "from allranks import _rank; _rank.main()"
     process = subprocess.Popen(  # noqa: S603 - this very interpreter
-        [sys.executable, "-u", "-c", "from allranks import _rank; _rank.main()", json.dumps(order)],
+        _interpreter.command(main, json.dumps(order), options=["-u"]),
         env={**os.environ, **environ},
         stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
         stdout=writers[0],

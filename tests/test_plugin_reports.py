@@ -8,6 +8,10 @@ import pytest
 
 from nested import Run, run
 
+pytestmark = pytest.mark.skipif(
+    pytest.version_tuple < (9,), reason="pytest's own subtests came with its version 9"
+)
+
 SUBTESTS = """
     import unittest
     import warnings

@@ -34,7 +34,7 @@ LAYERS = (
         "_pytest_kept",
         "_pytest_worker",
     ),
-    ("_alarm", "_ports", "_record"),
+    ("_alarm", "_ports", "_record", "_parking"),
     (
         "_launchers",
         "_waiting",

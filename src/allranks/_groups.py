@@ -12,9 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allranks import _alarm, _devices, _flight
+from allranks import _alarm, _devices, _flight, _parking, _stacks
 from allranks._settings import DEFAULT_TIMEOUT
-from allranks._waiting import Abandonable, Deadline, StillRunning, calls_are_under_way
+from allranks._waiting import Abandonable, Deadline, StillRunning, workers_in_calls
 from allranks._world import detect
 from allranks.errors import CollectiveError, StalledError
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 CALM_SAMPLES = 3
+
+REST = 1.0
+"""Seconds that the end of the interpreter waits for threads that are within torch, at most."""
 
 _known: dict[dist.ProcessGroup, Members] = {}
 _timeouts: dict[dist.ProcessGroup, timedelta] = {}
@@ -360,14 +363,17 @@ def rest_before_exit() -> None:
 
     A thread of gloo's that needs the interpreter's lock to drop its last operation, and finds the
     interpreter ending, aborts the process (2 of 48 exits after a DDP step, with torch 2.13); so
-    does a call of torch's that returns then, in a thread that was left behind.
+    does a call of torch's that returns then, in a thread that was left behind, or in a daemon of
+    the program's, where it returns when the peers have left.
     """
     import ctypes
 
-    calm, end = 0, Deadline.after(1.0)
+    calm, end = 0, Deadline.after(REST)
     with suppress(KeyboardInterrupt):  # It is on its way out.
         while calm < CALM_SAMPLES and not end.passed:
             time.sleep(0.001)  # Without the lock, which they may be waiting for.
-            calm = 0 if _gloo_is_busy() or calls_are_under_way() else calm + 1
+            busy = _gloo_is_busy() or workers_in_calls() or _stacks.others_in_calls()
+            calm = 0 if busy else calm + 1
+    _parking.park([*workers_in_calls(), *_stacks.others_in_calls()])
     for group in _retired:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 OURS = str(Path(__file__).parent) + os.sep
 
+TORCHS = f"{os.sep}torch{os.sep}distributed{os.sep}"
+
+OWN = "allranks-"
+"""How the names of our threads begin."""
+
 
 class Line(NamedTuple):
     """A place in a program.
@@ -55,6 +60,22 @@ def _lines(frame: FrameType | None) -> Iterator[Line]:
     while frame:
         yield Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back
+
+
+def others_in_calls() -> list[threading.Thread]:
+    """The program's threads, but for this one, that are within a call of torch's or of ours."""
+    frames = sys._current_frames()  # noqa: SLF001 - the public way
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+        and not thread.name.startswith(OWN)
+        and any(map(_is_of_a_call, _lines(frames.get(thread.ident or 0))))
+    ]
+
+
+def _is_of_a_call(line: Line) -> bool:
+    return line.file.startswith(OURS) or TORCHS in line.file
 
 
 def caller() -> Line | None:

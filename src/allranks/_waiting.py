@@ -69,9 +69,9 @@ _idle: list[_Worker] = []
 _busy: set[_Worker] = set()
 
 
-def calls_are_under_way() -> bool:
-    """Whether a call that was made in a thread has not returned yet."""
-    return bool(_busy)
+def workers_in_calls() -> list[threading.Thread]:
+    """The threads whose call has not returned yet."""
+    return list(_busy)
 
 
 def _forget_workers() -> None:

@@ -75,9 +75,11 @@ class Hearing:
 
     @property
     def others(self) -> list[Rank]:
-        """The ranks that must end as if nothing had befallen them."""
-        nobody = self.kind in (*GOES_ON, "Ctrl-C")
-        return [rank for rank in self.played.ranks if nobody or rank is not self.victim]
+        """The ranks whose ending the oracle tells: of another call, it is all ranks' error."""
+        case = Case(self.program, self.victim, self.victim.number)
+        joins = self.kind in OTHER_CALLS and not case.its_last()
+        everyone = joins or self.kind in (*GOES_ON, "Ctrl-C")
+        return [rank for rank in self.played.ranks if everyone or rank is not self.victim]
 
     @cached_property
     def rules(self) -> dict[int, Rule]:
@@ -94,7 +96,7 @@ class Hearing:
 
     @property
     def failed(self) -> bool:
-        """Whether an error has left a rank that nothing befell."""
+        """Whether an error has left one of these ranks."""
         return any(rank.told("error") for rank in self.others)
 
 
@@ -205,10 +207,9 @@ def _codes_of_the_job(hearing: Hearing) -> set[int]:
         return {-signal.SIGINT} | ({0} if done else set())
     if hearing.kind in DEATHS and hearing.kind != "exit 0":
         return _codes_of_the_victim(hearing)
-    failed = hearing.failed or bool(hearing.victim.told("error") and hearing.kind in OTHER_CALLS)
-    if hearing.kind == "stop" and not failed:
+    if hearing.kind == "stop" and not hearing.failed:
         return _codes_of_the_victim(hearing)
-    return {1} if failed else {0}
+    return {1} if hearing.failed else {0}
 
 
 def _at_launch(hearing: Hearing) -> Iterator[str]:

@@ -184,6 +184,7 @@ def test_a_mismatch_is_every_members_error():
     other = program("another call", other=Step("agree"))
     assert chaos_judge.complaints(other, Played(tuple(told), ended=2.0)) == []
     only(other, Played((finished(0), *told[1:]), ended=2.1), "expected: mismatch")
+    only(other, Played((told[0], finished(1), told[2]), ended=2.1), "rank 1: done; expected")
 
 
 def test_a_fork_that_is_not_refused():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +17,19 @@ import torch.distributed as dist
 
 import allranks
 from allranks import _bring_up, _groups, _sockets, _together
+from allranks.errors import PeerFailedError
 from harness import Ranks, env_environs, private_environs
 
 LONG = 300.0
 """Seconds of every timeout of ours in here: whoever waits for one of them does not end in time."""
 
 DEADLINE = 60
+
+
+@contextlib.contextmanager
+def at_a_port(ranks: int):
+    """Ranks that meet in a store which goes with rank 0."""
+    yield env_environs(ranks, _sockets.free_port())
 
 
 def killed() -> None:
@@ -145,6 +154,35 @@ def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, func
         assert kind == "PeerFailedError", text
         assert f"rank {culprit} (pid " in text
         assert how in text
+
+
+def skipping_the_last_call(place: str) -> None:
+    """Rank 0 leaves in order; then rank 2 leaves, for whom rank 1 waits in their group."""
+    allranks.setup(cpu=True, timeout=timedelta(seconds=LONG))
+    rank = allranks.get_rank()
+    pair = allranks.split(rank > 0)
+    allranks.all_reduce(1)
+    if rank == 1:
+        allranks.all_reduce(1, pair)
+    if rank == 2:
+        wait_for(Path(place, "left"))
+    allranks.cleanup()
+    Path(place, "left").touch()
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + DEADLINE
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", [private_environs, at_a_port])
+def test_of_a_group_only_its_ranks_are_accused(way, tmp_path) -> None:
+    with way(3) as environs:
+        ended = Ranks(skipping_the_last_call, environs, str(tmp_path)).results(DEADLINE)
+    assert [type(one.error) for one in ended] == [type(None), PeerFailedError, type(None)]
+    assert ended[1].error.rank == 2
+    assert str(ended[1].error).startswith("rank 2 ")
 
 
 def stopped_while_gloo_connects() -> None:

@@ -15,7 +15,7 @@ from allranks._terminal import printable
 from allranks.errors import CollectiveError, PeerFailedError, StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 CONNECTING = "while gloo connected them"
@@ -104,8 +104,8 @@ class Watch(Protocol):
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
 
-    def find_culprit(self) -> Failure | None:
-        """Who has closed a connection to this rank; takes seconds where it is not known yet."""
+    def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
+        """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
 
     def verdict(self) -> str:
         """What the ranks of a collective that does not complete do instead; "" if unknown."""
@@ -206,13 +206,18 @@ def look(call: str = "") -> None:
         raise peer_failed(on_duty.failure, call)
 
 
-def culprit(error: BaseException) -> Failure | None:
-    """Whose failure or leaving an error is due to, if that is known or can be found out."""
+def culprit(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
+    """Whose failure or leaving an error is due to, if that is known or can be found out.
+
+    Args:
+        error: what torch, or a call of ours, has raised.
+        among: the ranks of the group in which it was raised; all if not given.
+    """
     if on_duty is None:
         return None
     lost = isinstance(error, RuntimeError) and is_lost(error)
     if lost or isinstance(error, PeerFailedError) or has_timed_out(error):
-        return on_duty.failure or (find_culprit() if lost else None)
+        return on_duty.failure or (find_culprit(among) if lost else None)
     return None
 
 
@@ -229,9 +234,9 @@ def has_timed_out(error: BaseException) -> bool:
     return bool(TIMED_OUT.search(str(error)))
 
 
-def find_culprit() -> Failure | None:
-    """Who has closed a connection to this rank; takes seconds where it is not known yet."""
-    return on_duty.find_culprit() if on_duty is not None else None
+def find_culprit(among: Sequence[int] = ()) -> Failure | None:
+    """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
+    return on_duty.find_culprit(among) if on_duty is not None else None
 
 
 def explained(error: BaseException) -> CollectiveError | None:

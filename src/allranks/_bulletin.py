@@ -16,7 +16,7 @@ from allranks._outside import MalformedError, parsed, written
 from allranks._waiting import Abandonable, Deadline, StillRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch.distributed as dist
 
@@ -60,14 +60,22 @@ def left_note(rank: int) -> str:
     return f"watch/left/{rank}"
 
 
-def first_left(store: dist.Store) -> Failure | None:
-    """The first rank that has left, as what others lost."""
+def first_left(store: dist.Store, among: Sequence[int] = ()) -> Failure | None:
+    """The first rank that has left, as what others lost.
+
+    Args:
+        store: where the notes are.
+        among: the ranks of which one has left; all if not given.
+    """
     if not store.check([FIRST_LEFT]):
         return None
     with suppress(MalformedError):
-        rank = parsed(int, store.get(FIRST_LEFT))
-        note = parsed(LeftNote, store.get(left_note(rank)))
-        return Failure(rank, note.who, note.at, "", f"has left: {note.how}")
+        first = parsed(int, store.get(FIRST_LEFT))
+        left = (rank for rank in among if store.check([left_note(rank)]))
+        rank = first if not among or first in among else next(left, None)
+        if rank is not None:
+            note = parsed(LeftNote, store.get(left_note(rank)))
+            return Failure(rank, note.who, note.at, "", f"has left: {note.how}")
     return None
 
 

@@ -205,7 +205,7 @@ def new_group(
         making = Abandonable(_devices.on_same_device(make))
         return making.result_unless(_alarm.look, limit.total_seconds() + 1)
     except (StillRunning, RuntimeError) as error:
-        if culprit := _alarm.culprit(error):
+        if culprit := _alarm.culprit(error, _with_the_store(ranks)):
             raise _alarm.peer_failed(culprit, what) from error
         if isinstance(error, StillRunning) or _alarm.has_timed_out(error):
             told = _alarm.verdict() or "at least one rank did not make the same call."
@@ -341,6 +341,21 @@ def name_of(group: dist.ProcessGroup) -> str:
     import torch.distributed as dist
 
     return "WORLD" if group is dist.group.WORLD else str(group.group_name)
+
+
+def _with_the_store(ranks: Sequence[int]) -> tuple[int, ...]:
+    """Who may be lost while a group of these ranks is made: they meet in rank 0's store."""
+    return tuple({0, *ranks})
+
+
+def global_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
+    """The global ranks of a group; none if it was destroyed."""
+    import torch.distributed as dist
+
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except (KeyError, ValueError):
+        return ()
 
 
 def ranks_of(name: str) -> tuple[int, ...]:

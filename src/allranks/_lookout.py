@@ -30,7 +30,7 @@ from allranks._terminal import printable, tell
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch.distributed as dist
 
@@ -272,8 +272,12 @@ class Lookout:
         self._hear()
         self._hear_of(failure)
 
-    def search(self) -> Failure | None:
-        """Who has closed a connection to this rank: known, or found by asking all."""
+    def search(self, among: Sequence[int] = ()) -> Failure | None:
+        """Who has closed a connection to this rank: known, or found by asking all.
+
+        Args:
+            among: the ranks that have a connection to this one there; all if not given.
+        """
         end = Deadline.after(SEARCH)
         while True:
             self._hear_news()
@@ -283,25 +287,37 @@ class Lookout:
                 break
             self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
         if self._line.lost:
-            return self._store_gone()
-        return self._who_has_left() or self._who_is_missing()
+            of_rank_0 = not among or 0 in among
+            return self._store_gone() if of_rank_0 else self._the_only_one_gone(among)
+        return self._who_has_left(among) or self._who_is_missing(among)
+
+    def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
+        """The rank that has closed a connection, where there is but one, and nobody to be asked."""
+        others = [rank for rank in among if rank != self._post.me.rank]
+        gone = [rank for rank in others if not self._neighbours.is_alive(rank)]
+        if len(gone) != 1:
+            return None
+        text = "has closed its connection: it has left, or died (the store of rank 0 is gone, too)"
+        return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
 
     def _store_gone(self) -> Failure:
         how = self._neighbours.condition(0) or "it has left or died"
         who = str(self._post.rank_0 or "rank 0")
         return Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
 
-    def _who_has_left(self) -> Failure | None:
-        if left := self._line.ask(first_left, None):
+    def _who_has_left(self, among: Sequence[int]) -> Failure | None:
+        left: Failure | None = None
+        if left := self._line.ask(lambda store: first_left(store, among), left):
             self._publish(left)  # Some ranks wait for one that waits for it.
         return self.failure
 
-    def _who_is_missing(self) -> Failure | None:
+    def _who_is_missing(self, among: Sequence[int]) -> Failure | None:
         """A rank that closed a connection, gives no answer, and is not seen to live."""
         if self._is_first_to_ask():
             told = self._answers()
             silent = [rank for rank in range(self._post.world_size) if rank not in told]
             gone = [rank for rank in silent if not self._neighbours.is_alive(rank)]
+            gone.sort(key=lambda rank: rank not in among)
             if gone and told:
                 more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
                 text = f"does not answer{more}: died, or cut off"

@@ -182,7 +182,7 @@ def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str
     stalled = isinstance(error, StillRunning) or _alarm.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     _groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
-    if culprit := _alarm.culprit(error):
+    if culprit := _alarm.culprit(error, _groups.global_ranks(group)):
         raise _alarm.peer_failed(culprit, brief(what)) from None
     if _alarm.HOST_LOST in str(error) and (told := _alarm.verdict()):
         raise StalledError(f"{error}; {told}") from None

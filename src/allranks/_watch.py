@@ -26,7 +26,7 @@ from allranks._terminal import tell
 from allranks.errors import PeerFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from allranks._lookout import Post
 
@@ -74,26 +74,29 @@ class Watch:
 
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails; of several errors, the first."""
-        leaving = isinstance(error, SystemExit) and not error.code
-        if self._announced or leaving or isinstance(error, PeerFailedError):
+        if self._announced or (isinstance(error, SystemExit) and not error.code):
             return
         self._announced = True
+        if not isinstance(error, PeerFailedError):
+            self._announce(error)
+        if self._post.hosts_store:
+            self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)
+
+    def _announce(self, error: BaseException) -> None:
         failure = Failure.of(error, self._rank, str(self._post.me))
         self._tell(Entry("failure", self._rank, failure=failure), unless="failure")
         try:
             self._lookout.keep(str(failure), failure=asdict(failure))
         except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
             tell(f"warning: what {self._post.me} did last cannot be kept: {trouble!r}")
-        if self._post.hosts_store:
-            self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)
 
     def _tell(self, entry: Entry, unless: str) -> None:
         """Post to the log from the program's own thread."""
         unless_lost(lambda: Bulletin().post(self._lookout.store, entry, unless))
 
-    def find_culprit(self) -> Failure | None:
-        """Who has closed a connection to this rank; takes seconds where it is not known yet."""
-        found: Failure | None = self._ask(self._lookout.search)
+    def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
+        """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
+        found: Failure | None = self._ask(lambda: self._lookout.search(among))
         return found
 
     def verdict(self) -> str:

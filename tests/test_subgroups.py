@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,3 +153,39 @@ def test_the_hosts_groups_go_with_their_world() -> None:
         with allranks.session(cpu=True, rendezvous_timeout=15):
             assert allranks.all_reduce(1, allranks.node_group()) == 2
             allranks.leaders_group()
+
+
+def destroying_groups(rounds: int) -> list[tuple[int, int]]:
+    """How many descriptors and threads there are after each round of a group's whole life."""
+    held = []
+    with allranks.session(cpu=True):
+        for _ in range(rounds):
+            pair = allranks.split(0)
+            allranks.all_reduce({"loss": 1.0}, pair)
+            allranks.all_gather(torch.ones(3), pair)
+            dist.destroy_process_group(pair)
+            del pair
+            threads = len(list(Path("/proc/self/task").iterdir()))
+            held.append((len(list(Path("/proc/self/fd").iterdir())), threads))
+    return held
+
+
+def test_a_group_that_was_destroyed_leaves_nothing() -> None:
+    """Neither our sockets, nor gloo's and its threads, which would live as long as it is kept."""
+    for held in allranks.launch(destroying_groups, (30,), ranks=2, timeout=100):
+        early, late = held[4:8], held[-4:]
+        assert max(files for files, _ in late) <= max(files for files, _ in early)
+        assert max(threads for _, threads in late) <= max(threads for _, threads in early)
+
+
+def destroying_the_node_group() -> list[int]:
+    with allranks.session(cpu=True):
+        sums = []
+        for _ in range(3):
+            sums.append(allranks.all_reduce(1, allranks.node_group()))
+            dist.destroy_process_group(allranks.node_group())
+        return sums
+
+
+def test_a_host_group_that_was_destroyed_is_made_anew() -> None:
+    assert allranks.launch(destroying_the_node_group, ranks=2, timeout=60) == [[2, 2, 2]] * 2

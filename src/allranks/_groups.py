@@ -95,6 +95,7 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
     if _given_up:
         _check_usable(call, used)
     if used not in _known:
+        _forget_destroyed()
         ranks = tuple(dist.get_process_group_ranks(used))
         _known[used] = Members(used, ranks.index(dist.get_rank()), ranks)
     return _known[used]
@@ -107,10 +108,19 @@ def _check_up(call: str, group: Any) -> None:
         raise CollectiveError(
             f"{call}: rank {dist.get_rank()} is not in this group, so it must not make the call"
         )
+    if not is_up(group):
+        raise CollectiveError(f"{call}: this group was destroyed")
+
+
+def is_up(group: dist.ProcessGroup) -> bool:
+    """Whether a group has not been destroyed."""
+    import torch.distributed as dist
+
     try:
         dist.get_backend(group)
     except ValueError:
-        raise CollectiveError(f"{call}: this group was destroyed") from None
+        return False
+    return True
 
 
 def give_up(group: dist.ProcessGroup, why: str) -> None:
@@ -290,6 +300,26 @@ def destroy_all() -> None:
     _retired.extend(_all_groups())
     forget()
     dist.destroy_process_group()
+
+
+def _forget_destroyed() -> None:
+    """Keep nothing of groups that the program has destroyed; the objects themselves for a while."""
+    import torch.distributed as dist
+
+    gone = [group for group in _known if not is_up(group)]
+    if not gone:
+        return
+    release_retired()
+    for group in gone:
+        _known.pop(group).closing.close()
+        _timeouts.pop(group, None)
+        _given_up.pop(group, None)
+        private = _private_gloo.pop(group, None)
+        if private is not None and is_up(private):
+            dist.destroy_process_group(private)
+    for key in [key for key in _carriers if key[0] in gone]:
+        del _carriers[key]
+    _retired.extend(gone)
 
 
 def forget() -> None:

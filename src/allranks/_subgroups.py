@@ -105,6 +105,12 @@ def leaders_group() -> dist.ProcessGroup | None:
 
 def _once(name: str, color: Any) -> dist.ProcessGroup | None:
     who = _groups.members(name, None)
-    if who.group is not None and name not in who.kept:
+    if who.group is not None and not _is_kept(who, name):
         who.kept[name] = split(color())
     return who.kept.get(name)
+
+
+def _is_kept(who: Members, name: str) -> bool:
+    """Whether a group was made before, and the program has not destroyed it since."""
+    made = who.kept.get(name)
+    return made is not None and (made is _no_group() or _groups.is_up(made))

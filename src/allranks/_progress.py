@@ -79,11 +79,21 @@ class Progress:
         told = {one.group_id: one.group for one in seen}
         self._names |= dict.fromkeys(self._counts, "") | self._names | told
 
-    def _made(self) -> Counter[str]:
-        """How many calls were made on each group, whoever saw them."""
+    def _made(self, flown: list[Flown]) -> Counter[str]:
+        """How many calls were made on each group, whoever saw them: the same on all its ranks.
+
+        The recorder's own totals will not do: over gloo they count messages from rank to rank too.
+        A group of which it remembers no call is left out.
+        """
+        last = {one.group_id: one.number for one in flown}
         made: Counter[str] = Counter()
-        for group_id, (called, _) in self._counts.items():
-            made[self._names.get(group_id, "")] += called
+        forgotten = set()
+        for group_id in self._counts:
+            name = self._names.get(group_id, "")
+            made[name] += last.get(group_id, 0)
+            forgotten |= set() if group_id in last else {name}
+        for name in forgotten:
+            del made[name]
         return made
 
     def _flown(self) -> list[Flown]:
@@ -100,7 +110,7 @@ class Progress:
         stuck, ours = self.stuck(), _alarm.waiting
         flown = self._flown()
         here = next(iter(self._open(flown)), None)
-        made = self._made()
+        made = self._made(flown)
         calls = _numbered(flown, made, _flight.horizon())
         lines = _stacks.main_thread()
         at = _stacks.of_the_program(lines)
@@ -131,13 +141,13 @@ def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call
 
     Args:
         flown: what is remembered of both, oldest first.
-        made: how many were made on each group.
+        made: how many were made on each group; on those that are missing, nobody knows.
         since: before which some may be forgotten: such calls have the number 0.
     """
     left = made.copy()
     calls = []
     for one in reversed(flown):
-        number = left[one.group] if one.at >= since else 0
+        number = left[one.group] if one.group in made and one.at >= since else 0
         calls.append(Call(one.group, number, one.op, one.data, one.line))
         left[one.group] -= 1
     return calls[::-1]

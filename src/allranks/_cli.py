@@ -87,7 +87,9 @@ def run(
         if not spawn:
             preload()
         with local_world(ranks) as environs:
-            outcome = supervisor.watch(lambda: _run.start(program, environs, spawn=spawn))
+            outcome = supervisor.watch(
+                lambda warden: _run.start(program, environs, warden, spawn=spawn)
+            )
     except AllranksError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

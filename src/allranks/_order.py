@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from allranks import _huge_pages
+from allranks import _huge_pages, _processes
 from allranks._call import Incoming
 from allranks._template import MESSAGE, SHOW_STACKS
 from allranks._waiting import Deadline
@@ -266,6 +266,8 @@ class _Job:
         except (OSError, RankFailedError):
             self.template_ended = True  # Or it is stopped; it takes the ranks along.
         self._control.settimeout(None)
+        if self.template_ended:
+            _processes.end_sessions([rank.pid for rank in self._running if rank.pid])
 
     def close(self) -> None:
         """Close this side of the ranks' pipes."""

@@ -8,6 +8,10 @@ import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 PIDFD_GET_INFO = 0xC048FF0B
 """The request to a process's descriptor, on Linux since 6.15; it answers INFO."""
@@ -96,6 +100,72 @@ def _reaped_status(_: int, descriptor: int | None) -> int | None:
         return None  # An older kernel.
     info = INFO.unpack(asked)
     return info[EXIT_CODE] if info[0] & WITH_EXIT_CODE else None
+
+
+def status_of_child(child: int) -> int | None:
+    """How a child has ended, as ``how_it_ended``; None while it runs.
+
+    The child stays to be reaped, so that its id is nobody else's yet.
+    """
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13.
+        pid, status = os.waitpid(child, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+    told = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if told is None:
+        return None
+    return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
+
+
+def reap(child: int) -> None:
+    """Let a child that has ended go."""
+    with suppress(ChildProcessError):
+        os.waitpid(child, 0)
+
+
+def end_sessions(leaders: Collection[int]) -> None:
+    """Kill all processes of these sessions: what their first processes have started.
+
+    A process that has made a session of its own is spared. Where there is no /proc, so is one
+    that has made a process group of its own.
+
+    Args:
+        leaders: the sessions' first processes, not reaped yet: another may have the id after.
+    """
+    for leader in leaders:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+    killed: set[int] = set()
+    while fresh := set(_members(leaders)) - killed:  # One may have forked while we looked.
+        for pid in fresh:
+            _kill_if_member(pid, leaders)
+        killed |= fresh
+
+
+def _members(sessions: Collection[int]) -> Iterator[int]:
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - cheap
+    except FileNotFoundError:
+        return
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) in sessions:
+                yield pid
+
+
+def _kill_if_member(pid: int, sessions: Collection[int]) -> None:
+    """Kill a process of these sessions, and no other that has its id meanwhile."""
+    with suppress(ProcessLookupError, PermissionError):
+        descriptor = opened(pid)
+        try:
+            if os.getsid(pid) not in sessions:
+                return
+            if descriptor is None:
+                os.kill(pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def ending(code: int | None) -> str:

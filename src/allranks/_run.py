@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from allranks import _interpreter, _rank
+from allranks import _interpreter, _processes, _rank
 from allranks._alarm import LOST_PEERS
 from allranks._rank import Failure, Program
 from allranks._template import HEARD, become_a_fresh_process
+from allranks._warden import Warden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,11 @@ CULPRIT_GRACE = 1.0
 
 OUTER_TERM_GRACE = 30.0
 """Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
+
+CHUNK = 65536
+
+LAST_CHUNKS = 16
+"""Read of a pipe whose rank has ended: all that it can hold, unless others still write."""
 
 
 @dataclass
@@ -97,16 +103,23 @@ class Outcome:
         return self.first.exit_code if self.first else 0
 
 
-def start(program: Program, environs: list[dict[str, str]], *, spawn: bool = False) -> list[Rank]:
+def start(
+    program: Program, environs: list[dict[str, str]], warden: Warden, *, spawn: bool = False
+) -> list[Rank]:
     """Start all ranks of a job on this host; in a forked rank this call does not return.
 
     Args:
         program: what they run.
         environs: each rank's own variables.
+        warden: is told of each.
         spawn: start fresh interpreters instead of forking this one.
     """
     begin = _spawn if spawn else _fork
-    return [begin(program, rank, {**own, **_terminal()}) for rank, own in enumerate(environs)]
+    ranks = []
+    for number, own in enumerate(environs):
+        ranks.append(begin(program, number, {**own, **_terminal()}, warden))
+        warden.tell(ranks[-1].pid)
+    return ranks
 
 
 def _terminal() -> dict[str, str]:
@@ -117,7 +130,7 @@ def _terminal() -> dict[str, str]:
     return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
 
 
-def _fork(program: Program, rank: int, environ: dict[str, str]) -> Rank:
+def _fork(program: Program, rank: int, environ: dict[str, str], warden: Warden) -> Rank:
     pipes, writers = _pipes()
     parent = os.getpid()
     sys.stdout.flush()
@@ -126,6 +139,7 @@ def _fork(program: Program, rank: int, environ: dict[str, str]) -> Rank:
     if pid == 0:
         os.setsid()
         _rank.die_with_parent(parent)
+        warden.forget()
         for pipe in pipes:
             os.close(pipe)
         stdin = rank == 0 and sys.stdin is not None and not sys.stdin.isatty()
@@ -141,7 +155,7 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (out_r, err_r, report_r), (out_w, err_w, report_w)
 
 
-def _spawn(program: Program, rank: int, environ: dict[str, str]) -> Rank:
+def _spawn(program: Program, rank: int, environ: dict[str, str], _: Warden) -> Rank:
     pipes, writers = _pipes()
     order = {
         "parent": os.getpid(),
@@ -184,20 +198,23 @@ class Supervisor:
         self._kill_at: float | None = None
         self._ending: set[int] = set()
 
-    def watch(self, begin: Callable[[], list[Rank]]) -> Outcome:
+    def watch(self, begin: Callable[[Warden], list[Rank]]) -> Outcome:
         """Start the ranks, and wait until all have ended.
 
         Args:
             begin: starts the ranks; signals are heard from before it is called.
         """
         with self._hearing_signals():
-            self._ranks = begin()
+            warden = Warden()
+            self._ranks = begin(warden)
             for rank in self._ranks:
                 for stream, pipe in enumerate(rank.pipes, start=1):
                     os.set_blocking(pipe, False)
                     self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
             while any(rank.status is None for rank in self._ranks):
                 self._step(self._patience())
+            self._end_sessions()
+            warden.dismiss()
             self._drain()
         return self._outcome()
 
@@ -214,7 +231,7 @@ class Supervisor:
         while self._signals:
             self._hear(self._signals.pop(0))
         for rank in self._ranks:
-            self._reap(rank)
+            self._look_after(rank)
         if self._end_at is not None and time.monotonic() >= self._end_at:
             self._end(signal.SIGTERM, TERM_GRACE)
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
@@ -222,17 +239,18 @@ class Supervisor:
             self._kill_at = None
 
     def _read(self, pipe: int, rank: Rank, stream: int) -> None:
-        try:
-            text = os.read(pipe, 65536)
-        except BlockingIOError:
-            return
+        with suppress(BlockingIOError):
+            text = os.read(pipe, CHUNK)
+            self._take(rank, stream, text)
+            if not text:
+                self._selector.unregister(pipe)
+                os.close(pipe)
+
+    def _take(self, rank: Rank, stream: int, text: bytes) -> None:
         if stream == 3:
             self._hear_failure(rank, text)
         else:
             self._write(rank.rank, stream, text)
-        if not text:
-            self._selector.unregister(pipe)
-            os.close(pipe)
 
     def _hear_failure(self, rank: Rank, text: bytes) -> None:
         """Take a report, which ends with its line; the rank itself may take long to leave."""
@@ -250,15 +268,14 @@ class Supervisor:
         else:
             self._end(signal.SIGTERM, TERM_GRACE, spared=rank)
 
-    def _reap(self, rank: Rank) -> None:
+    def _look_after(self, rank: Rank) -> None:
+        """See whether a rank has ended; it is reaped with all others, when its session is over."""
         if rank.status is not None:
             return
-        pid, status = os.waitpid(rank.pid, os.WNOHANG)
-        if pid == 0:
-            return
-        rank.status = os.waitstatus_to_exitcode(status)
-        rank.ended = time.monotonic()
-        if rank.status != 0:
+        rank.status = _processes.status_of_child(rank.pid)
+        if rank.status is not None:
+            rank.ended = time.monotonic()
+        if rank.status:
             self._one_failed(rank)
 
     def _end(self, signum: int, grace: float, spared: Rank | None = None) -> None:
@@ -292,17 +309,23 @@ class Supervisor:
             except PermissionError:
                 pass  # macOS says so of a group of zombies.
 
+    def _end_sessions(self) -> None:
+        """End what the ranks have left running, and only then reap them."""
+        pids = [rank.pid for rank in self._ranks]
+        _processes.end_sessions(pids)
+        for pid in pids:
+            _processes.reap(pid)
+
     def _drain(self) -> None:
-        """Read what the ended ranks have left in their pipes, and end what they left running."""
-        if self._ending:
-            self._signal_all(signal.SIGKILL)
-        while any(key.data for key in self._selector.get_map().values()):
-            ready = self._selector.select(0.0 if not self._ending else 0.2)
-            pipes = [key for key, _ in ready if key.data]
-            if not pipes:
-                break  # A process that a rank has left running holds the pipe.
-            for key in pipes:
-                self._read(key.fd, *key.data)
+        """Read what is left in pipes; one that made itself a session may hold them for ever."""
+        for key in [key for key in self._selector.get_map().values() if key.data]:
+            rank, stream = key.data
+            with suppress(BlockingIOError):
+                for _ in range(LAST_CHUNKS):
+                    self._take(rank, stream, os.read(key.fd, CHUNK))
+            self._take(rank, stream, b"")
+            self._selector.unregister(key.fd)
+            os.close(key.fd)
 
     def _outcome(self) -> Outcome:
         failed = [rank for rank in self._ranks if rank.status]

@@ -20,7 +20,7 @@ from contextlib import suppress
 from importlib import import_module, invalidate_caches
 from typing import TYPE_CHECKING
 
-from allranks import _huge_pages
+from allranks import _huge_pages, _processes
 from allranks._rank import die_with_parent
 from allranks.errors import AllranksError
 
@@ -149,7 +149,7 @@ class Server:
         except ConnectionResetError:
             text, files = b"", []
         if not text:
-            self._signal(signal.SIGKILL)
+            _processes.end_sessions(self._ranks)
             return False
         order = json.loads(text)
         if order["do"] == "signal":
@@ -174,13 +174,13 @@ class Server:
         self._tell(rank=order["rank"], pid=pid)
 
     def _reap(self) -> None:
-        while self._ranks:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # What the rank has left running.
-            self._tell(rank=self._ranks.pop(pid), status=os.waitstatus_to_exitcode(status))
+        statuses = {pid: _processes.status_of_child(pid) for pid in self._ranks}
+        ended = {pid: status for pid, status in statuses.items() if status is not None}
+        if ended:
+            _processes.end_sessions(ended)  # What the ranks have left running.
+        for pid, status in ended.items():
+            _processes.reap(pid)
+            self._tell(rank=self._ranks.pop(pid), status=status)
 
     def _tell(self, **facts: int) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):

@@ -1,0 +1,57 @@
+"""A small process beside ``allranks run``, which ends what ranks have forked if it is killed.
+
+Ranks end with their parent by themselves (Linux), but not what they have started: a child's own
+such wish would be bound to the thread of the rank that forked it, which may end before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+from allranks import _processes
+from allranks._template import HEARD
+
+
+class Warden:
+    """The process, as the parent of the ranks sees it."""
+
+    def __init__(self) -> None:
+        """Fork it, before the first rank."""
+        heard, self._line = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._line)
+            _keep_watch(heard)
+        os.close(heard)
+
+    def tell(self, rank: int) -> None:
+        """Tell it of a rank.
+
+        Args:
+            rank: the process id, which is its session's too.
+        """
+        with suppress(BrokenPipeError):  # Somebody has killed it.
+            os.write(self._line, b"%d\n" % rank)
+
+    def forget(self) -> None:
+        """In a rank: let go of the line, whose end is the parent's end."""
+        os.close(self._line)
+
+    def dismiss(self) -> None:
+        """The job is over, and its sessions with it."""
+        os.close(self._line)
+        _processes.reap(self._pid)
+
+
+def _keep_watch(heard: int) -> None:
+    """Wait for the parent's end, however it ends; then end the ranks' sessions."""
+    try:
+        os.setsid()  # So that what a terminal, or a shell, sends to the job is not sent here.
+        for signum in HEARD:
+            signal.signal(signum, signal.SIG_IGN)
+        with os.fdopen(heard) as line:
+            _processes.end_sessions([int(rank) for rank in line])
+    finally:
+        os._exit(0)

@@ -82,10 +82,10 @@ class Progress:
     def _made(self, flown: list[Flown]) -> Counter[str]:
         """How many calls were made on each group, whoever saw them: the same on all its ranks.
 
-        The recorder's own totals will not do: over gloo they count messages from rank to rank too.
-        A group of which it remembers no call is left out.
+        The totals of torch's recorder will not do: over gloo they count messages from rank to rank
+        too. A group of which it remembers no call is left out.
         """
-        last = {one.group_id: one.number for one in flown}
+        last = {one.group_id: one.number for one in [*flown, *_flight.last_exchanges()]}
         made: Counter[str] = Counter()
         forgotten = set()
         for group_id in self._counts:

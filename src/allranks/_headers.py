@@ -8,7 +8,6 @@ import os
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +15,7 @@ from allranks import _groups, _stacks
 from allranks._gloo_channel import GlooChannel
 from allranks._host_channel import HostChannel, connected
 from allranks._messages import SAID, brief, nothing
+from allranks._remembered import remembered
 from allranks._rollcall import ranges
 from allranks._told import UNMARKED, Told
 from allranks.errors import CollectiveError, MismatchError
@@ -47,7 +47,7 @@ CHECK = "ALLRANKS_CHECK"
 CHECK_KEY = os.environ.encodekey(CHECK)
 
 
-@lru_cache(maxsize=256)
+@remembered(len, largest=16_384)
 def digest(text: str) -> bytes:
     """What stands for a text in a header."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -85,7 +85,8 @@ class Progress:
         The totals of torch's recorder will not do: over gloo they count messages from rank to rank
         too. A group of which it remembers no call is left out.
         """
-        last = {one.group_id: one.number for one in [*flown, *_flight.last_exchanges()]}
+        last = {one.group_id: one.number for one in flown}
+        last |= {one.group_id: one.number for one in _flight.last_exchanges()}
         made: Counter[str] = Counter()
         forgotten = set()
         for group_id in self._counts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
@@ -23,6 +23,7 @@ from allranks._in_place import (
 )
 from allranks._joined import Room, apart, folded, join, stacked
 from allranks._messages import nothing
+from allranks._remembered import remembered
 from allranks._tensors import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 
@@ -40,6 +41,9 @@ T = TypeVar("T")
 Signature: TypeAlias = "tuple[Any, ...]"
 
 NUMBER: Signature = ()
+
+LEAVES = 1024
+"""The leaves of the largest tree whose plan is remembered."""
 
 NO_NUMBERS = _numbers.floats([])
 
@@ -170,7 +174,7 @@ class _Plan(NamedTuple):
     batches: tuple[_Batch, ...]
 
 
-@lru_cache(maxsize=256)
+@remembered(lambda _op, _node, signatures: len(signatures), LEAVES)
 def _planned(op: str, node: Node | None, signatures: Sequence[Signature]) -> _Plan:
     """The plan for a tree; remembered, since a program repeats its calls.
 
@@ -198,7 +202,7 @@ def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
     return _Batch(tuple(indices), shapes, shapes[0] if len(set(shapes)) == 1 else None, plain)
 
 
-@lru_cache(maxsize=256)
+@remembered(lambda _op, _node, _signature, count: count, LEAVES)
 def _planned_alike(op: str, node: Node | None, signature: Signature, count: int) -> _Plan:
     """The plan for a tree of leaves that are all alike, found sooner."""
     return _planned(op, node, (signature,) * count)

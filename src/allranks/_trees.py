@@ -10,6 +10,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from allranks._remembered import remembered
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -186,7 +188,7 @@ def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
     return lambda values: [values[place] for place in places]
 
 
-@lru_cache(maxsize=256)
+@remembered(len, largest=1024)
 def _order(keys: tuple[Any, ...]) -> _Order | None:
     """The order of text keys, remembered, since a program repeats its calls; None for others."""
     if all(isinstance(key, str) for key in keys):

@@ -33,6 +33,7 @@ LAYERS = (
         "_pytest_kept",
         "_pytest_worker",
         "_remembered",
+        "_compiled",
     ),
     ("_alarm", "_ports", "_record", "_parking", "_trees"),
     (

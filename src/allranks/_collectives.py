@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from allranks import _groups
+from allranks._compiled import outside_graphs
 from allranks._headers import Header, agree, exchange, fits_inline, numbers, numbers_in
 from allranks._in_place import (
     agree_on,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@outside_graphs
 def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
     """Wait until every rank has come to this call. Collective.
 
@@ -58,6 +60,7 @@ def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
         dist.barrier(who.group, device_ids=[torch.accelerator.current_device_index()])
 
 
+@outside_graphs
 def broadcast(
     tensor: torch.Tensor,
     src: int,
@@ -113,6 +116,7 @@ def all_gather(
 ) -> torch.Tensor: ...
 
 
+@outside_graphs
 def all_gather(
     data: Any,
     group: dist.ProcessGroup | None = None,
@@ -278,6 +282,7 @@ def _fill_from_each(
     transfer(who, "all_gather", dict.fromkeys(peers, (mine.numpy(),)), incoming, largest)
 
 
+@outside_graphs
 def reduce_scatter(
     data: torch.Tensor | Sequence[torch.Tensor],
     group: dist.ProcessGroup | None = None,

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _environ
+from allranks._compiled import outside_graphs
 from allranks.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def choose_index(kind: str, local_rank: int, local_world_size: int | None = None
     return local_rank
 
 
+@outside_graphs
 def assign_device_for_local_rank(
     cpu: bool, local_rank: int, *, local_world_size: int | None = None
 ) -> None:
@@ -115,6 +117,7 @@ def _make_current(kind: str, index: int) -> None:
         torch.accelerator.set_device_index(index)
 
 
+@outside_graphs
 def get_device_for_local_rank() -> str:
     """This rank's device: ``cpu``, ``cuda:1``, ``xpu:0`` or ``mps``. Not collective.
 
@@ -139,6 +142,7 @@ def get_device_for_local_rank() -> str:
     return f"{kind}:{_index(kind)}"
 
 
+@outside_graphs
 def get_device_type() -> str:
     """This rank's device type, for ``init_device_mesh`` and ``torch.autocast``. Not collective."""
     return get_device_for_local_rank().partition(":")[0]

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from allranks import _sockets
+from allranks._compiled import outside_graphs
 from allranks.errors import DetectionError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def restore() -> None:
     _before.clear()
 
 
+@outside_graphs
 def os_environ_get_or_throw(x: str) -> str:
     """The value of an environment variable that must be set. Not collective.
 
@@ -57,6 +59,7 @@ def os_environ_get_or_throw(x: str) -> str:
     return os.environ[x]
 
 
+@outside_graphs
 def setup_env_local() -> None:
     """Describe a world of one in the environment, as torchrun would. Not collective.
 
@@ -65,6 +68,7 @@ def setup_env_local() -> None:
     setup_env_local_multi_gpu(0, _sockets.free_port(), world_size=1)
 
 
+@outside_graphs
 def setup_env_local_multi_gpu(
     rank: int, port: int, address: str = "localhost", *, world_size: int | None = None
 ) -> None:

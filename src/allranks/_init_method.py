@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from allranks import _hostlist, _sockets
+from allranks._compiled import outside_graphs
 from allranks._ports import DISTRIBUTED_PORT
 from allranks.errors import ConfigError
 
@@ -35,6 +36,7 @@ class InitMethod:
     rank: int | None = None
 
 
+@outside_graphs
 def get_init_method(
     init_method: str,
     world_size: int | None,

@@ -17,6 +17,7 @@ from allranks._bring_up import (
     take_down,
 )
 from allranks._bulletin import PATIENCE, UP, counted
+from allranks._compiled import outside_graphs
 from allranks._settings import Settings, SettingsDict, read
 from allranks._world import World, detect
 from allranks.errors import CollectiveError, ConfigError, DetectionError
@@ -32,6 +33,7 @@ _state: State | None = None
 _at_exit_registered = False
 
 
+@outside_graphs
 def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDict]) -> None:
     """Bring the process group up, under whatever started this process. Collective.
 
@@ -147,6 +149,7 @@ def _leave() -> None:
     _end(_state.ending)
 
 
+@outside_graphs
 def cleanup() -> None:
     """Destroy the process group and put the environment back as it was. Not collective.
 
@@ -252,6 +255,7 @@ def rank_0() -> Record | None:
     return _state.rank_0 if _state is not None else None
 
 
+@outside_graphs
 def initialized() -> bool:
     """Whether a process group is up, whoever made it. Not collective; imports no torch."""
     torch_distributed: Any = sys.modules.get("torch.distributed")
@@ -262,6 +266,7 @@ def initialized() -> bool:
     )
 
 
+@outside_graphs
 def world() -> World:
     """This process's world: as set up, else as detected. Not collective.
 

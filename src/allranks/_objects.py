@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from allranks import _groups
 from allranks._buffers import addresses, dump, empty, flat, load, sizes
+from allranks._compiled import outside_graphs
 from allranks._headers import Header, exchange, fits_inline, numbers, numbers_in
 from allranks._rollcall import ranges
 from allranks._transfers import Incoming, transfer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@outside_graphs
 def gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T] | None:
     """Gather an object from every rank onto the group's first rank. Collective.
 
@@ -42,6 +44,7 @@ def gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T] |
     return _gather("gather_objects", data, group, receivers=(0,))
 
 
+@outside_graphs
 def all_gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T]:
     """Gather an object from every rank onto every rank. Collective.
 
@@ -64,6 +67,7 @@ def gather_everywhere(call: str, data: T, group: dist.ProcessGroup | None) -> li
     return cast("list[T]", _gather(call, data, group, receivers=None))
 
 
+@outside_graphs
 def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = None) -> T:
     """Send one rank's object to every rank. Collective.
 
@@ -83,6 +87,7 @@ def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = No
     return sent
 
 
+@outside_graphs
 def broadcast_object_list(
     object_list: list[Any],
     src: int,
@@ -108,6 +113,7 @@ def broadcast_object_list(
     object_list[:] = _broadcast(call, object_list, src, group, error)
 
 
+@outside_graphs
 def scatter_objects(
     data: Sequence[T] | None, src: int = 0, group: dist.ProcessGroup | None = None
 ) -> T:

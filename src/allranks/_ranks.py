@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from allranks._compiled import outside_graphs
 from allranks._lifecycle import world
 from allranks.errors import DetectionError
 
 
+@outside_graphs
 def get_rank() -> int:
     """This process's rank; 0 in a world of one. Not collective.
 
@@ -17,6 +19,7 @@ def get_rank() -> int:
     return world().rank
 
 
+@outside_graphs
 def get_world_size() -> int:
     """The number of ranks; 1 in a world of one. Not collective.
 
@@ -26,6 +29,7 @@ def get_world_size() -> int:
     return world().world_size
 
 
+@outside_graphs
 def is_master() -> bool:
     """Whether this is rank 0. Not collective.
 
@@ -35,6 +39,7 @@ def is_master() -> bool:
     return get_rank() == 0
 
 
+@outside_graphs
 def get_local_rank() -> int:
     """This process's number among the ranks on its host. Not collective.
 
@@ -44,6 +49,7 @@ def get_local_rank() -> int:
     return _known("local_rank")
 
 
+@outside_graphs
 def get_local_world_size() -> int:
     """The number of ranks on this host. Not collective.
 
@@ -53,6 +59,7 @@ def get_local_world_size() -> int:
     return _known("local_world_size")
 
 
+@outside_graphs
 def get_node_rank() -> int:
     """This host's number in the job, in the order of the ranks. Not collective.
 
@@ -62,6 +69,7 @@ def get_node_rank() -> int:
     return _known("node_rank")
 
 
+@outside_graphs
 def get_num_nodes() -> int:
     """The number of hosts in the job. Not collective.
 

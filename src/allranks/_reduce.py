@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from allranks import _groups, _numbers, _trees
+from allranks._compiled import outside_graphs
 from allranks._headers import Header, agree, fits_inline
 from allranks._in_place import (
     OPS,
@@ -53,6 +54,7 @@ FACTS = attrgetter("__class__", "dtype", "shape", "layout", "device")
 REQUIRES_GRAD = attrgetter("requires_grad")
 
 
+@outside_graphs
 def all_reduce(
     data: T,
     group: dist.ProcessGroup | None = None,

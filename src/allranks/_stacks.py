@@ -18,6 +18,8 @@ OURS = str(Path(__file__).parent) + os.sep
 
 TORCHS = f"{os.sep}torch{os.sep}distributed{os.sep}"
 
+COMPILERS = f"{os.sep}torch{os.sep}_dynamo{os.sep}"
+
 OWN = "allranks-"
 """How the names of our threads begin."""
 
@@ -81,9 +83,14 @@ def _is_of_a_call(line: Line) -> bool:
 def caller() -> Line | None:
     """The innermost line of this thread that is not of allranks."""
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect would read the sources
-    while frame and frame.f_code.co_filename.startswith(OURS):
+    while frame and _is_between(frame.f_code.co_filename):
         frame = frame.f_back
     return Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else None
+
+
+def _is_between(file: str) -> bool:
+    """Whether a file is ours, or of the compiler, through which calls of ours go."""
+    return file.startswith(OURS) or COMPILERS in file
 
 
 def raised_at(traceback: TracebackType | None) -> Line | None:

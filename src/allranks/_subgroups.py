@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 from allranks import _groups
+from allranks._compiled import outside_graphs
 from allranks._headers import Header, agree
 from allranks._lifecycle import world
 from allranks._objects import gather_everywhere
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from allranks._groups import Members
 
 
+@outside_graphs
 def split(
     color: Any, key: int | None = None, group: dist.ProcessGroup | None = None
 ) -> dist.ProcessGroup | None:
@@ -79,6 +81,7 @@ def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
     return made
 
 
+@outside_graphs
 def node_group() -> dist.ProcessGroup | None:
     """The group of the ranks on this host. Collective over WORLD at the first call.
 
@@ -90,6 +93,7 @@ def node_group() -> dist.ProcessGroup | None:
     return _once("node_group", lambda: world().node_rank)
 
 
+@outside_graphs
 def leaders_group() -> dist.ProcessGroup | None:
     """The group of the first rank of each host. Collective over WORLD at the first call.
 

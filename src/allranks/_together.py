@@ -14,6 +14,7 @@ from allranks import _alarm, _groups, _headers, _processes, _signals
 from allranks._buffers import load
 from allranks._bulletin import unless_lost
 from allranks._call import dump_error
+from allranks._compiled import outside_graphs
 from allranks._headers import Header
 from allranks._lifecycle import rank_0, store
 from allranks._objects import broadcast_object
@@ -43,6 +44,7 @@ SILENT = 15.0
 DONE, SIGN = "done", "sign"
 
 
+@outside_graphs
 def agree(
     flag: object,
     how: Literal["any", "all"] = "any",
@@ -77,6 +79,7 @@ def agree(
     return _headers.agree(who, header, lambda all_: bytes([together(map(any, all_))])) == b"\1"
 
 
+@outside_graphs
 def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
     """Whether any rank was asked to stop: the same answer on all ranks at one call. Collective.
 
@@ -108,6 +111,7 @@ def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
     return first is not None
 
 
+@outside_graphs
 def on_master(fn: Callable[[], T]) -> T:
     """Call a function on rank 0 alone, and give its result to all ranks. Collective over WORLD.
 

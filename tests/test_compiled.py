@@ -1,0 +1,78 @@
+"""Under torch.compile our calls break the graph, as torch's own do, and are right."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+
+import pytest
+import torch
+
+import allranks
+from allranks import _stacks
+
+CALLS = {
+    "all_reduce": lambda x: allranks.all_reduce(x.clone())[0].item(),
+    "a number": lambda _: allranks.all_reduce(1.5),
+    "a tree": lambda x: allranks.all_reduce({"a": x, "b": [1]})["b"][0],
+    "all_gather": lambda x: len(allranks.all_gather(x)),
+    "broadcast": lambda x: allranks.broadcast(x.clone(), 0),
+    "reduce_scatter": lambda x: allranks.reduce_scatter(x).shape[0],
+    "synchronize": lambda _: allranks.synchronize(),
+    "gather_objects": lambda _: allranks.gather_objects("x") is not None,
+    "all_gather_objects": lambda _: allranks.all_gather_objects("x"),
+    "broadcast_object": lambda _: allranks.broadcast_object("x"),
+    "scatter_objects": lambda _: allranks.scatter_objects(["a", "a"]),
+    "agree": lambda _: allranks.agree(True),
+    "on_master": lambda _: allranks.on_master(lambda: 3),
+    "split": lambda _: allranks.all_reduce(1, allranks.split(0)),
+    "node_group": lambda _: allranks.all_reduce(1, allranks.node_group()),
+    "ranks": lambda _: (allranks.get_rank() >= 0, allranks.get_world_size(), allranks.is_master()),
+    "world": lambda _: allranks.world().world_size,
+    "device": lambda _: allranks.get_device_for_local_rank(),
+}
+COMPILERS = ["eager", *(["inductor"] if shutil.which("g++") else [])]
+
+
+def same(a, b) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # The compiler's own.
+@pytest.mark.ranks(2, timeout=110)
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_a_compiled_function_may_make_every_call(world, backend: str) -> None:
+    for name, call in CALLS.items():
+
+        def step(x, call=call):
+            y = x * 2
+            return call(y), y + 1
+
+        expected = step(torch.ones(4))
+        torch._dynamo.reset()
+        compiled = torch.compile(step, backend=backend)
+        for _ in range(2):
+            result, tensor = compiled(torch.ones(4))
+            assert same(result, expected[0]), name
+            assert torch.equal(tensor, expected[1]), name
+
+
+@pytest.mark.ranks(2, timeout=60)
+def test_one_graph_cannot_hold_a_call_and_says_so(world) -> None:
+    whole = torch.compile(lambda x: allranks.all_reduce(x * 2), backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="talks to other ranks"):
+        whole(torch.ones(2))
+
+
+@pytest.mark.ranks(1, timeout=60)
+def test_the_line_of_a_call_is_the_programs(world) -> None:
+    import torch._dynamo  # noqa: F401 - from now on calls go through it
+
+    seen = []
+    allranks.on_master(lambda: seen.append(_stacks.caller()))
+    assert seen[0].file == __file__
+
+
+def test_a_call_still_tells_its_signature() -> None:
+    assert list(inspect.signature(allranks.all_reduce).parameters)[:2] == ["data", "group"]
+    assert "Collective." in (allranks.all_reduce.__doc__ or "")

@@ -103,6 +103,29 @@ def numbers_are_reduced():
     assert identical(allranks.all_reduce(3, device="cpu"), 3 * size)
 
 
+def negative_zeros_stay():
+    """A sum of -0.0 from all ranks is -0.0, as IEEE 754 says; of any other zeros 0.0."""
+    rank, size = rank_and_size()
+    for op in ("sum", "mean"):
+        made = allranks.all_reduce([-0.0, np.float32(-0.0), -0.0 if rank else 0.0], op=op)
+        assert [math.copysign(1, one) for one in made] == [-1, -1, 1]
+        for dtype in (torch.float32, torch.bfloat16):
+            for length in (2, 40_000):
+                zeros = torch.full((length,), -0.0, dtype=dtype)
+                mixed = zeros.clone() if rank else zeros.abs()
+                for one in (*allranks.all_reduce([zeros, zeros], op=op), zeros):
+                    assert signs(allranks.all_reduce(one, op=op)) == {True}, (dtype, length)
+                for one in (*allranks.all_reduce([mixed, mixed], op=op), mixed):
+                    assert signs(allranks.all_reduce(one, op=op)) == {False}, (dtype, length)
+        array = allranks.all_reduce(np.full(3, -0.0), op=op)
+        assert np.signbit(array).all()
+    assert signs(allranks.reduce_scatter([torch.full((2,), -0.0)] * size)) == {True}
+
+
+def signs(tensor):
+    return set(tensor.signbit().tolist())
+
+
 def arrays_are_reduced():
     rank, size = rank_and_size()
     total = sum(range(1, size + 1))
@@ -537,6 +560,7 @@ def broadcast_copies():
 
 FACTS = [
     numbers_are_reduced,
+    negative_zeros_stay,
     arrays_are_reduced,
     trees_are_reduced,
     leaves_that_are_alike_make_ordinary_tensors,

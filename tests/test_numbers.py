@@ -197,3 +197,23 @@ def test_what_is_a_number():
     """Python's and numpy's scalars, and nothing else."""
     assert all(map(is_number, [1, True, 1.5, 1j, np.int8(1), np.bool_(1), np.float16(1)]))
     assert not any(map(is_number, ["1", None, [1], np.array(1), b"1", np.str_("1")]))
+
+
+@pytest.mark.parametrize("op", ["sum", "mean"])
+@pytest.mark.parametrize("zero", [-0.0, complex(-0.0, -0.0), np.float32(-0.0), np.complex64(-0.0)])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_zeros_keep_their_sign(op, zero, count):
+    """A sum is -0.0 only where every part is: IEEE 754, 6.3."""
+    assert identical(signs(reduced(op, *[zero] * count)), signs(zero))
+    assert signs(reduced(op, zero, *[abs(zero)] * count))[0] == 1
+
+
+def signs(number):
+    parts = (number.real, number.imag) if isinstance(number, (complex, np.complex64)) else (number,)
+    return [math.copysign(1, part) for part in parts]
+
+
+@pytest.mark.parametrize("op", ["sum", "mean", "prod"])
+def test_parts_of_a_complex_number_do_not_mix(op):
+    assert repr(reduced(op, complex(math.inf, -0.0))) == "(inf-0j)"
+    assert repr(reduced("mean", complex(math.inf, 1), complex(math.inf, 2))) == "(inf+1.5j)"

@@ -83,8 +83,8 @@ def broadcast(
             part of an autograd graph, or is not contiguous with ``async_op``. Nothing was sent.
     """
     who = _groups.members("broadcast", group)
-    who.index("broadcast", src)
-    agree_on(f"broadcast(src={src})", tensor, who, why_not_in_place(tensor, async_op=async_op))
+    why = who.why_not_from(src) or why_not_in_place(tensor, async_op=async_op)
+    agree_on(f"broadcast(src={src!r:.60})", tensor, who, why)
     if who.group is None:
         return done(async_op=async_op)
     import torch.distributed as dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks import _alarm, _devices, _flight, _parking, _stacks
+from allranks._rollcall import ranges
 from allranks._settings import DEFAULT_TIMEOUT
 from allranks._waiting import Abandonable, Deadline, StillRunning, workers_in_calls
 from allranks._world import detect
@@ -62,13 +64,14 @@ class Members:
         """The number of members."""
         return len(self.ranks)
 
-    def index(self, call: str, src: int) -> int:
-        """A member's rank within the group, by its global rank."""
-        if src not in self.ranks:
-            raise CollectiveError(
-                f"{call}: src={src} is not in this group; its global ranks are {self.ranks}"
-            )
-        return self.ranks.index(src)
+    def why_not_from(self, src: Any) -> str | None:
+        """Why nothing can be sent from a global rank; None if it is a member."""
+        try:
+            is_member = operator.index(src) in self.ranks
+        except TypeError:
+            is_member = False
+        told = f"src={src!r:.60} is not in this group of ranks {ranges(self.ranks)}"
+        return None if is_member else told
 
 
 def members(call: str, group: dist.ProcessGroup | None) -> Members:

@@ -53,16 +53,32 @@ def is_tensor(data: Any) -> bool:
     return isinstance(data, torch.Tensor)
 
 
-def named_op(op: str, *, average: bool) -> str:
+def named_op(op: object, *, average: object) -> str:
     """The reduction that is asked for; what cannot be is told by ``why_no_such_op``."""
-    if not average:
+    if type(op) is str and average is False:  # Every small call passes here.
         return op
-    return "mean" if op in ("sum", "mean") else f"{op} with average=True"
+    asked = str.__str__(op) if isinstance(op, str) else shown(op)
+    try:
+        wanted = bool(average)
+    except Exception:  # noqa: BLE001 - an array, say; it is an error on all ranks
+        return f"{asked} with average={shown(average)}"
+    if not wanted:
+        return asked
+    return "mean" if asked in ("sum", "mean") else f"{asked} with average=True"
+
+
+def shown(thing: object) -> str:
+    """What is no text, for an error: as it shows itself, or its type alone where it cannot."""
+    kind = type(thing).__name__
+    try:
+        return f"{thing!r:.60} ({kind})"
+    except Exception:  # noqa: BLE001 - whatever its own __repr__ does
+        return f"a {kind}"
 
 
 def why_no_such_op(op: str) -> str | None:
     """Why there is no such reduction; None if there is."""
-    return None if op in OPS else f"op={op} is none of {', '.join(OPS)}"
+    return None if op in OPS else f"op={op:.80} is none of {', '.join(OPS)}"
 
 
 @lru_cache(maxsize=256)

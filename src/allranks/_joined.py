@@ -102,5 +102,18 @@ def folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor
         return rows.amin(0) if op == "min" else rows.amax(0)
     if op == "prod":
         return rows.prod(0, dtype=dtype)
-    total = rows.sum(0, dtype=dtype)
+    total = _summed(rows)
     return total.div_(len(column)) if op == "mean" else total
+
+
+def _summed(rows: torch.Tensor) -> torch.Tensor:
+    """The sum of rows; torch begins its own at 0.0, which would be the sum of -0.0, too."""
+    import torch
+
+    total = rows.sum(0, dtype=rows.dtype)
+    if (not rows.dtype.is_floating_point and not rows.is_complex()) or bool(total.all()):
+        return total
+    parts = torch.view_as_real(rows) if rows.is_complex() else rows
+    sums = torch.view_as_real(total) if rows.is_complex() else total
+    sums[(sums == 0) & parts.signbit().all(0)] = -0.0
+    return total

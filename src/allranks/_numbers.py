@@ -143,7 +143,7 @@ def reduce_packed(op: str, bodies: Sequence[bytes], count: int) -> bytes:
 
 def _summed(columns: Sequence[Sequence[float]]) -> list[float]:
     try:
-        return list(map(math.fsum, columns))
+        return [math.fsum(column) or _zero(column) for column in columns]
     except (OverflowError, ValueError):  # infinities, in one of them
         return list(map(_sum, columns))
 
@@ -177,14 +177,26 @@ def _sum(values: Sequence[Any]) -> Any:
     if isinstance(values[0], float):
         try:
             # Correct to the last bit, whatever the order of the ranks and Python's version.
-            return math.fsum(values)
+            return math.fsum(values) or _zero(values)
         except (OverflowError, ValueError):  # infinities
             return sum(values)
     return sum(values)
 
 
+def _zero(values: Sequence[float]) -> float:
+    """The zero that is the sum of floats: -0.0 only where all of them are."""
+    return -0.0 if all(math.copysign(1.0, value) < 0 for value in values) else 0.0
+
+
 def _mean(values: Sequence[Any]) -> Any:
-    return _sum(values) / len(values)
+    total = _sum(values)
+    if isinstance(total, complex):  # Python would divide by a complex number, which mixes parts.
+        return complex(total.real / len(values), total.imag / len(values))
+    return total / len(values)
+
+
+def _product(values: Sequence[Any]) -> Any:
+    return math.prod(values[1:], start=+values[0])
 
 
 def _extreme(pick: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], Any]:
@@ -201,7 +213,7 @@ _REDUCE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "mean": _mean,
     "min": _extreme(min),
     "max": _extreme(max),
-    "prod": math.prod,
+    "prod": _product,
 }
 
 

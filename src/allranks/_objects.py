@@ -8,7 +8,6 @@ from allranks import _groups
 from allranks._buffers import addresses, dump, empty, flat, load, sizes
 from allranks._compiled import outside_graphs
 from allranks._headers import Header, exchange, fits_inline, numbers, numbers_in
-from allranks._rollcall import ranges
 from allranks._transfers import Incoming, transfer
 from allranks.errors import CollectiveError
 
@@ -161,9 +160,8 @@ def scatter_objects(
 
 
 def _no_such_sender(call: str, src: int, who: Members) -> str | None:
-    if src in who.ranks:
-        return None
-    return f"{call}: src={src} is not in this group of ranks {ranges(who.ranks)}"
+    why = who.why_not_from(src)
+    return f"{call}: {why}" if why else None
 
 
 def _broadcast(

@@ -87,11 +87,11 @@ class Template:
         """Start a template.
 
         Args:
-            command: what to start; the connection's descriptor follows as its last argument.
+            command: what to start; our process id and the connection's descriptor follow.
         """
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [*command, str(theirs.fileno())],
+            [*command, str(os.getpid()), str(theirs.fileno())],
             env=_huge_pages.wanted(os.environ),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -111,6 +111,8 @@ class Template:
 
     def close(self) -> None:
         """End it, and all that it has forked."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)  # A fork of this process may hold it, too.
         self._control.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)

@@ -25,7 +25,14 @@ from _pytest.capture import FDCapture
 
 import allranks
 from allranks import _call
-from allranks._template import PRELOADED, Server, control_from_arguments, preload, refuse_threads
+from allranks._template import (
+    PRELOADED,
+    Server,
+    control_from_arguments,
+    parent_from_arguments,
+    preload,
+    refuse_threads,
+)
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -192,7 +199,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         return True
     gc.collect()
     gc.freeze()  # Keeps the garbage collector from writing to the pages that the ranks share.
-    Server(control_from_arguments(), _serve).serve()
+    Server(control_from_arguments(), _serve, parent_from_arguments()).serve()
     return True
 
 

@@ -21,6 +21,7 @@ LAYERS = (
         "_interpreter",
         "_peer_memory",
         "_processes",
+        "_shown",
         "_sockets",
         "_stacks",
         "_told",

@@ -15,7 +15,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from allranks import errors
+from allranks import _shown, errors
 from allranks._waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,
@@ -402,7 +402,7 @@ def ranges(ranks: Iterable[int]) -> str:
 
 def tell(text: str) -> None:
     """One line to the user, on the standard error stream."""
-    print(f"allranks: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it is for people
+    _shown.show(sys.stderr, f"allranks: {text}\n")
 
 
 def _run_lengths(records: Sequence[Record]) -> list[tuple[int, int]]:

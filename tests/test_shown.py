@@ -36,6 +36,9 @@ def test_it(world):
     print("hello")
 """
 
+BOUND = 1 << 20
+"""Bytes that may be kept of a line."""
+
 TERMINALS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
     "strict": {"PYTHONIOENCODING": "latin-1:strict"},
@@ -111,11 +114,11 @@ def test_a_line_without_an_end_is_kept_in_bounds_and_passed_on_in_pieces(chunk: 
     pieces = []
     for _ in range(600):
         pieces += lines.split(0, chunk)
-        assert len(lines.unfinished[0]) <= _shown.LONGEST
+        assert len(lines.unfinished[0]) <= BOUND
     pieces += lines.split(0, b"")
     assert b"".join(pieces) == chunk * 600
-    assert all(len(piece) <= _shown.LONGEST + len(chunk) for piece in pieces)
-    assert len(pieces) <= 600 * len(chunk) // _shown.LONGEST + 1
+    assert all(len(piece) <= BOUND + len(chunk) for piece in pieces)
+    assert len(pieces) <= 600 * len(chunk) // BOUND + 1
 
 
 def test_lines_come_whole_however_they_are_cut() -> None:
@@ -131,7 +134,7 @@ def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> 
     for output in (_launch._Output(), Output(1)):
         for _ in range(64):
             output.write(0, 1, b"x" * 65536)
-            assert len(output._lines.unfinished[0, 1]) <= _shown.LONGEST
+            assert len(output._lines.unfinished[0, 1]) <= BOUND
         output.write(0, 1, b"")
     sys.stdout.flush()
     shown = capfdbinary.readouterr().out.replace("0│ ".encode(), b"").replace(b"\n", b"")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -15,7 +17,9 @@ import pytest
 import torch
 
 import allranks
-from allranks import _launch
+from allranks import _interpreter, _launch
+from allranks._call import Call
+from allranks._order import Template
 from allranks.errors import ConfigError, RankFailedError, StalledError
 from harness import alive, unlocked_directories
 
@@ -304,3 +308,71 @@ def test_a_template_that_is_stopped_does_not_keep_the_deadline_from_coming() -> 
         allranks.launch(stop, ranks=2, timeout=5)
     assert not alive(template)
     assert allranks.launch(lambda: 1, ranks=1) == [1]
+
+
+FORKED = """
+import allranks, os, signal, sys, time
+from allranks import _launch
+def fork_that_lingers():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+    return pid
+def die(template, fork):
+    print(template, fork, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+BEFORE_IT_SERVES = "die(_launch._template().pid, fork_that_lingers())"
+
+WHILE_RANKS_RUN = """
+import threading
+allranks.launch(lambda: 1, ranks=1)
+fork = fork_that_lingers()
+marks = sys.argv[1]
+def work():
+    open(f"{marks}/{os.getpid()}", "w").close()
+    time.sleep(600)
+def watch():
+    while len(os.listdir(marks)) < 2: time.sleep(0.05)
+    die(_launch._template().pid, fork)
+threading.Thread(target=watch, daemon=True).start()
+allranks.launch(work, ranks=2)
+"""
+
+
+@pytest.mark.usefixtures("_swept")
+@pytest.mark.parametrize("program", [BEFORE_IT_SERVES, WHILE_RANKS_RUN])
+def test_a_template_ends_with_its_parent_though_a_fork_of_it_lives(program, tmp_path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", FORKED + program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    template, fork = map(int, parent.stdout.readline().split())
+    parent.stdout.close()
+    parent.wait()
+    ranks = [int(path.name) for path in tmp_path.iterdir()]
+    end = time.monotonic() + 60
+    try:
+        while any(map(alive, [template, *ranks])):
+            assert time.monotonic() < end, "left behind"
+            time.sleep(0.05)
+        assert alive(fork)
+    finally:
+        os.kill(fork, signal.SIGKILL)
+
+
+def test_a_template_is_closed_at_once_though_a_fork_of_its_parent_lives() -> None:
+    template = Template(_interpreter.command("from allranks import _call; _call.main()"))
+    fork = os.fork()
+    if fork == 0:
+        time.sleep(600)
+    try:
+        with tempfile.TemporaryFile() as payload:
+            payload.write(pickle.dumps(Call.of(int, [{}])))
+            payload.flush()
+            template.order(1, payload.fileno(), lambda *_: None)
+        template.close()
+        assert template._process.returncode == 0  # It was not killed.
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)

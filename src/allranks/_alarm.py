@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from allranks import _stacks
+from allranks import _shown, _stacks
 from allranks._terminal import printable
 from allranks.errors import CollectiveError, PeerFailedError, StalledError
 
@@ -172,7 +172,7 @@ def _at_the_end(
     announce(reason or error)
     (_hook_before or sys.__excepthook__)(kind, error, frames)
     if reason:
-        print(f"{type(reason).__name__}: {reason}", file=sys.stderr, flush=True)  # noqa: T201
+        _shown.show(sys.stderr, f"{type(reason).__name__}: {reason}\n")
 
 
 def announce(error: BaseException) -> None:

@@ -26,6 +26,7 @@ from allranks._template import (
     Server,
     become_a_fresh_process,
     control_from_arguments,
+    parent_from_arguments,
     preload,
     write_stacks_to,
 )
@@ -237,5 +238,5 @@ def main() -> NoReturn:
     """Be a template for functions, in a fresh interpreter."""
     control = control_from_arguments()
     preload()
-    Server(control, run).serve()
+    Server(control, run, parent_from_arguments()).serve()
     raise SystemExit(0)

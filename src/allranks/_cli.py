@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from allranks import _interpreter, _ports
+from allranks import _interpreter, _ports, _shown
 from allranks._board import SET_ADDRESS
 from allranks._local import local_world
 from allranks._outside import plain
@@ -52,6 +52,7 @@ class _FailingClosed(click.Group):
 @click.version_option(__version__, prog_name="allranks")
 def main() -> None:
     """PyTorch's process group, up under any launcher."""
+    _shown.open_closed_streams()
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
@@ -112,7 +113,7 @@ class Output:
         """
         self._quiet = quiet
         self._width = len(str(ranks - 1))
-        self._pending: dict[tuple[int, int], bytes] = {}
+        self._lines = _shown.Lines()
         self._unseen: dict[tuple[int, int], bytes] = {}
         self._prefixes = {
             (rank, stream): self._prefix(rank, console)
@@ -121,10 +122,11 @@ class Output:
         }
 
     def _prefix(self, rank: int, console: Console) -> bytes:
+        bar = _shown.bar(console.file)
         with console.capture() as capture:
             style = COLOURS[rank % len(COLOURS)]
-            console.print(f"{rank:>{self._width}}│ ", style=style, end="", highlight=False)
-        return capture.get().encode()
+            console.print(f"{rank:>{self._width}}{bar} ", style=style, end="", highlight=False)
+        return capture.get().encode(console.encoding)
 
     def write(self, rank: int, stream: int, text: bytes) -> None:
         """Take what a rank wrote to a stream; an empty text ends the stream."""
@@ -132,15 +134,12 @@ class Output:
         if self._quiet and rank > 0:
             self._unseen[key] = (self._unseen.get(key, b"") + text)[-UNSEEN:]
             return
-        lines = (self._pending.pop(key, b"") + text).split(b"\n")
-        rest = lines.pop()
         out = sys.stdout.buffer if stream == 1 else sys.stderr.buffer
-        for line in lines:
-            self._put(out, key, line + b"\n")
-        if rest and not text:
-            self._put(out, key, rest + b"\n")
-        elif rest:
-            self._pending[key] = self._show_progress(out, rest)
+        for line in self._lines.split(key, text):
+            self._put(out, key, line)
+        rest = self._lines.unfinished[key]
+        if b"\r" in rest:
+            rest[:] = self._show_progress(out, bytes(rest))
         out.flush()
 
     def show_unseen(self, rank: int) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from allranks import _interpreter
+from allranks import _interpreter, _shown
 from allranks._call import Call
 from allranks._local import local_world
 from allranks._order import Ended, Template
@@ -95,19 +95,14 @@ class _Output:
     """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
 
     def __init__(self) -> None:
-        self._pending: dict[tuple[int, int], bytes] = {}
+        self._lines = _shown.Lines()
 
     def write(self, rank: int, stream: int, text: bytes) -> None:
         """Take what a rank wrote to a stream; an empty text ends the stream."""
-        *lines, rest = (self._pending.pop((rank, stream), b"") + text).split(b"\n")
-        if rest and not text:
-            lines.append(rest)
-        elif rest:
-            self._pending[rank, stream] = rest
         out = sys.stdout if stream == 1 else sys.stderr
-        for line in lines:
-            out.write(f"{rank}│ {line.decode(errors='replace')}\n")
-        out.flush()
+        before = f"{rank}{_shown.bar(out)} "
+        for line in self._lines.split((rank, stream), text):
+            _shown.show(out, f"{before}{line.decode(errors='replace')}\n")
 
 
 def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:

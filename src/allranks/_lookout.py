@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from allranks import _alarm, _evidence, _flight, _inquiry, _processes, _stacks
+from allranks import _alarm, _evidence, _flight, _inquiry, _processes, _shown, _stacks
 from allranks._alarm import Failure
 from allranks._bulletin import HEARD, Bulletin, Entry, Line, first_left, left_note
 from allranks._diagnosis import Standing, verdict
@@ -442,8 +442,8 @@ class Lookout:
             f"cannot complete; leaving. First failure: {self.failure}"
         )
         self.keep(f"left, blocked, after {self.failure}")
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            _shown.show(stream, "")  # What is written there comes out before we leave.
         os._exit(1)
 
 

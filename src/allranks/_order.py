@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import math
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from allranks import _huge_pages, _processes
+from allranks import _huge_pages, _processes, _shown
 from allranks._call import Incoming
 from allranks._template import MESSAGE, SHOW_STACKS
 from allranks._waiting import Deadline
@@ -87,14 +88,16 @@ class Template:
         """Start a template.
 
         Args:
-            command: what to start; the connection's descriptor follows as its last argument.
+            command: what to start; our process id and the connection's descriptor follow.
         """
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control, theirs = map(_out_of_the_way, socket.socketpair(type=socket.SOCK_SEQPACKET))
         self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [*command, str(theirs.fileno())],
+            [*command, str(os.getpid()), str(theirs.fileno())],
             env=_huge_pages.wanted(os.environ),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            stdout=None if _shown.is_stream(1) else subprocess.DEVNULL,
+            stderr=None if _shown.is_stream(2) else subprocess.DEVNULL,
             start_new_session=True,
         )
         theirs.close()
@@ -111,6 +114,8 @@ class Template:
 
     def close(self) -> None:
         """End it, and all that it has forked."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)  # A fork of this process may hold it, too.
         self._control.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
@@ -146,6 +151,12 @@ class Template:
             if job.template_ended:
                 self.close()
         return job.ranks
+
+
+def _out_of_the_way(connection: socket.socket) -> socket.socket:
+    """The same, under no standard stream's number: one that is closed leaves its number free."""
+    with connection:
+        return socket.socket(fileno=fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 class _Job:

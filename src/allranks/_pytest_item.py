@@ -29,7 +29,14 @@ from allranks._pytest_heard import Junit
 from allranks._pytest_phases import Hooks, give_hooks
 from allranks._pytest_report import ERROR
 from allranks._pytest_told import Teller, described, told_file
-from allranks._template import PRELOADED, Server, control_from_arguments, preload, refuse_threads
+from allranks._template import (
+    PRELOADED,
+    Server,
+    control_from_arguments,
+    parent_from_arguments,
+    preload,
+    refuse_threads,
+)
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -199,7 +206,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         return True
     gc.collect()
     gc.freeze()  # Keeps the garbage collector from writing to the pages that the ranks share.
-    Server(control_from_arguments(), _serve).serve()
+    Server(control_from_arguments(), _serve, parent_from_arguments()).serve()
     return True
 
 

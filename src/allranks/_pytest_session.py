@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import allranks
-from allranks import _interpreter, _pytest_examples, _pytest_marker
+from allranks import _interpreter, _pytest_examples, _pytest_marker, _shown
 from allranks._call import Call
 from allranks._local import local_world
 from allranks._order import GRACE, Ended, Template
@@ -386,8 +386,7 @@ def _keep(output: dict[int, Ends], rank: int, _stream: int, text: bytes) -> None
 def _pass_on(rank: int, stream: int, text: bytes) -> None:
     out = sys.stdout if stream == 1 else sys.stderr
     for line in text.decode(errors="replace").splitlines():
-        out.write(f"{rank}│ {line}\n")
-    out.flush()
+        _shown.show(out, f"{rank}{_shown.bar(out)} {line}\n")
 
 
 def _death(one: Ended) -> str:

@@ -38,6 +38,9 @@ SHOW_STACKS = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
 
 MESSAGE = 65536
 
+LOOK_EVERY = 1.0
+"""Seconds between looks for the parent, where the system does not tell of its end."""
+
 
 def preload(modules: Sequence[str] = PRELOADED) -> None:
     """Import what every rank needs, and leave no thread behind that a fork would lose.
@@ -107,20 +110,22 @@ class Server:
     """The template's side: forks a rank at each order, and tells how it ended."""
 
     def __init__(
-        self, control: socket.socket, body: Callable[[dict[str, int], list[int]], None]
+        self, control: socket.socket, body: Callable[[dict[str, int], list[int]], None], parent: int
     ) -> None:
         """Prepare to serve.
 
         Args:
             control: the connection to the parent, of packets.
             body: what a forked rank does with an order and the file descriptors beside it.
+            parent: its process id; a fork of it may hold the connection when it is gone.
         """
         self._control = control
+        self._parent = parent
         self._body = body
         self._ranks: dict[int, int] = {}
 
     def serve(self) -> None:
-        """Serve until the parent closes the connection."""
+        """Serve until the parent closes the connection, or ends."""
         invalidate_caches()  # For each rank: the caller may write modules after this.
         woken, waker = socket.socketpair()
         waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -131,9 +136,11 @@ class Server:
         import select
 
         scattered = _huge_pages.candidates()
-        while True:
+        heard: list[socket.socket | int] = [self._control, woken, *self._parents_end()]
+        patience = None if len(heard) > 2 else LOOK_EVERY
+        while os.getppid() == self._parent:
             idle = scattered and not self._ranks
-            ready, _, _ = select.select([self._control, woken], [], [], 0 if idle else None)
+            ready, _, _ = select.select(heard, [], [], 0 if idle else patience)
             if idle and not ready:
                 _huge_pages.collapse(scattered.pop())
             if woken in ready:
@@ -141,7 +148,15 @@ class Server:
                     woken.recv(MESSAGE)
             self._reap()
             if self._control in ready and not self._obey():
-                return
+                break
+        _processes.end_sessions(self._ranks)
+
+    def _parents_end(self) -> list[int]:
+        """A descriptor by which the parent's end is heard, where there is one."""
+        with suppress(ProcessLookupError):  # It is gone, and no longer this process's parent.
+            descriptor = _processes.opened(self._parent)
+            return [] if descriptor is None else [descriptor]
+        return []
 
     def _obey(self) -> bool:
         try:
@@ -149,7 +164,6 @@ class Server:
         except ConnectionResetError:
             text, files = b"", []
         if not text:
-            _processes.end_sessions(self._ranks)
             return False
         order = json.loads(text)
         if order["do"] == "signal":
@@ -201,3 +215,8 @@ def write_stacks_to(file: int) -> None:
 def control_from_arguments() -> socket.socket:
     """The connection to the parent, whose end is the template's end."""
     return socket.socket(fileno=int(sys.argv[-1]))
+
+
+def parent_from_arguments() -> int:
+    """The parent's process id."""
+    return int(sys.argv[-2])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import unicodedata
 
+from allranks import _shown
+
 
 def tell(text: str) -> None:
     """One line to the user, on the standard error stream."""
-    print(f"allranks: {printable(text)}", file=sys.stderr, flush=True)  # noqa: T201 - it is for people
+    _shown.show(sys.stderr, f"allranks: {printable(text)}\n")
 
 
 def printable(text: str) -> str:

@@ -349,3 +349,50 @@ def test_env_exports_nothing_where_rank_0_is_unknown() -> None:
     done = env("--export", OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="4")
     assert (done.returncode, done.stdout) == (1, "false\n")
     assert "nothing tells on which host rank 0 runs: set MASTER_ADDR" in done.stderr
+
+
+LEAVING = """
+import atexit, os, signal, sys, time, allranks
+with allranks.session(cpu=True) as world:
+    allranks.all_reduce(1)
+    if world.rank == 1:
+        atexit.register(time.sleep, 3)  # As torch's own end may take, on a busy machine.
+        sys.exit({code})
+    allranks.all_reduce(1)
+"""
+
+
+@pytest.mark.parametrize(("code", "told"), [("3", 3), ("'no shard 7'", 1), ("259", 3)])
+def test_a_rank_that_asks_to_leave_keeps_its_exit_code(
+    tmp_path: Path, code: str, told: int
+) -> None:
+    """Whatever the others hear of it, and however long it takes to leave."""
+    done = run(tmp_path, LEAVING.format(code=code), "-n", "2")
+    assert done.returncode == told, done.stderr
+    assert "rank 1 (pid" in done.stderr
+    assert f"left with exit code {told}" in done.stderr
+
+
+MARKUP = """
+raise RuntimeError("[/x] [red]:m: \\\\x1b[31m" + chr(27) + "]0;title" + chr(7))
+"""
+
+
+def test_a_failure_is_no_markup_and_sends_nothing_to_the_terminal(tmp_path: Path) -> None:
+    done = run(tmp_path, MARKUP, "-n", "1")
+    shown = done.stderr.rpartition("RuntimeError: ")[2]
+    assert shown.startswith("[/x] [red]:m: \\x1b[31m\\x1b]0;title\\x07"), done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_env_shows_values_as_they_are() -> None:
+    done = env(
+        MASTER_ADDR="[fd00::1]",
+        MASTER_PORT="7",
+        RANK="0",
+        WORLD_SIZE="2",
+        ALLRANKS_JOB=":m:[/x]\x1b[31m",
+    )
+    assert "[fd00::1]" in done.stdout
+    assert ":m:[/x]\\x1b[31m" in done.stdout
+    assert "\x1b" not in done.stdout

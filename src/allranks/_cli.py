@@ -168,7 +168,7 @@ class Output:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _explain(outcome: Outcome) -> None:
@@ -176,17 +176,17 @@ def _explain(outcome: Outcome) -> None:
     console = _console(stderr=True)
     if outcome.signal is not None:
         name = signal.Signals(outcome.signal).name
-        console.print(f"allranks: all ranks ended, after {name}", style="yellow", markup=False)
+        console.print(f"allranks: all ranks ended, after {name}", style="yellow")
     if outcome.first is None or (outcome.signal is not None and not outcome.first.failure):
         return
     if outcome.first.lost_peers and outcome.done:
-        console.print(f"allranks: before, {_told_done(outcome.done)}", markup=False)
+        console.print(f"allranks: before, {_told_done(outcome.done)}")
     for told in _told_once(outcome.first, outcome.others):
-        console.print(f"allranks: {told}", markup=False)
+        console.print(f"allranks: {told}")
     first = f"rank {outcome.first.rank} (pid {outcome.first.pid})"
-    console.print(f"allranks: {first} {_how(outcome.first)}", style="bold red", markup=False)
+    console.print(f"allranks: {first} {_how(outcome.first)}", style="bold red")
     if outcome.first.failure:
-        console.print(outcome.first.failure.traceback, markup=False, end="")
+        console.print(printable(outcome.first.failure.traceback), end="")
 
 
 def _told_done(done: tuple[Rank, ...]) -> str:
@@ -207,9 +207,9 @@ def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
 
 
 def _how(rank: Rank) -> str:
-    if rank.failure:
-        return f"failed: {rank.failure.summary}"
-    status = rank.status or 0
+    if rank.failure and not rank.is_leaving:
+        return f"failed: {printable(rank.failure.summary)}"
+    status = rank.exit_code if rank.is_leaving else rank.status or 0
     if status < 0:
         hint = "; out of memory?" if status == -signal.SIGKILL else ""
         return f"was ended by {signal.Signals(-status).name}{hint}"

@@ -80,13 +80,15 @@ class Failure:
 
     Attributes:
         summary: the exception's type and message.
-        traceback: the whole traceback, as Python prints it.
+        traceback: the whole traceback, as Python prints it; "" where the program asked to leave.
         at: when, on the monotonic clock, which all processes of a host share.
+        code: the exit code.
     """
 
     summary: str
     traceback: str
     at: float
+    code: int = 1
 
 
 def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoReturn:
@@ -104,7 +106,10 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
     own = os.getpid()
     try:
         program.run()
-    except SystemExit:
+    except SystemExit as leaving:
+        if os.getpid() == own and leaving.code:  # Torch's own end may take longer than others wait.
+            code = leaving.code & 0xFF if isinstance(leaving.code, int) else 1
+            _tell_parent(Failure("", "", time.monotonic(), code), report_to)
         raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
@@ -124,8 +129,12 @@ def _report(error: BaseException, report_to: int) -> None:
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))
+    _tell_parent(Failure(summary, text, time.monotonic()), report_to)
+
+
+def _tell_parent(failure: Failure, report_to: int) -> None:
     with os.fdopen(os.dup(report_to), "w") as pipe:
-        pipe.write(json.dumps(asdict(Failure(summary, text, time.monotonic()))) + "\n")
+        pipe.write(json.dumps(asdict(failure)) + "\n")
 
 
 def _frames_of_the_program(frames: TracebackType | None) -> TracebackType | None:

@@ -64,9 +64,14 @@ class Rank:
     def exit_code(self) -> int:
         """Its exit code, as a shell shows it."""
         if self.failure:
-            return 1  # Even if a signal met it on its way out.
+            return self.failure.code  # Even if a signal met it on its way out.
         status = self.status or 0
         return 128 - status if status < 0 else status
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its program has asked to leave, with an exit code that tells of a failure."""
+        return self.failure is not None and not self.failure.traceback
 
     @property
     def lost_peers(self) -> bool:
@@ -257,7 +262,8 @@ class Supervisor:
         rank.report += text
         if rank.failure is None and rank.report.endswith(b"\n"):
             rank.failure = Failure(**json.loads(rank.report.splitlines()[0]))
-            self._one_failed(rank)
+            if not rank.is_leaving:
+                self._one_failed(rank)
 
     def _one_failed(self, rank: Rank) -> None:
         """End all, but after a victim give the culprit time to be seen."""
@@ -298,7 +304,8 @@ class Supervisor:
     def _signal_all(self, signum: int, spared: Rank | None = None) -> None:
         """Signal every rank's process group, and so what the rank has started."""
         for rank in self._ranks:
-            if rank is spared or (rank.status is not None and signum != signal.SIGKILL):
+            gone = rank is spared or rank.status is not None or rank.is_leaving
+            if gone and (rank is spared or signum != signal.SIGKILL):
                 continue
             try:
                 os.killpg(rank.pid, signum)

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected
-from chaos_programs import AWHILE, DEATHS, OTHER_CALLS
+from chaos_programs import AWHILE, DEATHS, FORKS, OTHER_CALLS
 from chaos_words import accused, ending_of, is_pythons_own, lines_by_rank, odd_lines
 
 if TYPE_CHECKING:
@@ -251,8 +251,13 @@ def _at_forks(hearing: Hearing) -> Iterator[str]:
 
 
 def _at_leftovers(hearing: Hearing) -> Iterator[str]:
-    """Nothing is left."""
-    for one in (*hearing.played.processes, *hearing.played.files):
+    """Nothing is left, but what a rank has forked under env://: that is its launcher's to end.
+
+    `allranks run`, `launch` and the plugin are launchers of ours, and end it; as srun and torchrun
+    do. A rank by itself leaves what its program has put into the background, as any python does.
+    """
+    forked = hearing.program.launcher == "env" and hearing.kind == FORKS[0]
+    for one in (*(() if forked else hearing.played.processes), *hearing.played.files):
         yield f"left: {one}"
     if hearing.played.held > 0:
         yield f"the caller of launch holds {hearing.played.held} descriptors or threads more"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from allranks import _alarm, _flight, _groups, _stacks
 from allranks._diagnosis import Call, Standing
-from allranks._flight import Exchange, Flown
+from allranks._flight import Exchange, Flown, Remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECENT = 50
 """How many of its last collectives a rank tells."""
@@ -79,16 +82,25 @@ class Progress:
         told = {one.group_id: one.group for one in seen}
         self._names |= dict.fromkeys(self._counts, "") | self._names | told
 
-    def _made(self) -> Counter[str]:
-        """How many calls were made on each group, whoever saw them."""
+    def _made(self, by_id: Mapping[str, int | None]) -> Counter[str]:
+        """How many calls were made on each group, whoever saw them, where that is known."""
+        names = {group_id: self._names.get(group_id, "") for group_id in by_id}
         made: Counter[str] = Counter()
-        for group_id, (called, _) in self._counts.items():
-            made[self._names.get(group_id, "")] += called
+        for group_id, count in by_id.items():
+            made[names[group_id]] += count or 0
+        for unknown in {names[group_id] for group_id, count in by_id.items() if count is None}:
+            del made[unknown]
         return made
 
+    def _remembered(self) -> Remembered:
+        """The calls of this world, and the counts."""
+        if self._blind:
+            return Remembered([], {})
+        flown, made = _flight.remembered()
+        return Remembered([one for one in flown if one.at >= self._began], made)
+
     def _flown(self) -> list[Flown]:
-        """The calls of this world, oldest first."""
-        return [] if self._blind else [o for o in _flight.flown() if o.at >= self._began]
+        return self._remembered().flown
 
     def _open(self, flown: list[Flown]) -> list[Flown]:
         """Those that have not ended, but for the ones that were given up."""
@@ -98,9 +110,9 @@ class Progress:
     def standing(self, rank: int, who: str) -> Standing:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
-        flown = self._flown()
+        flown, by_id = self._remembered()
         here = next(iter(self._open(flown)), None)
-        made = self._made()
+        made = self._made(by_id)
         calls = _numbered(flown, made, _flight.horizon())
         lines = _stacks.main_thread()
         at = _stacks.of_the_program(lines)
@@ -131,13 +143,13 @@ def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call
 
     Args:
         flown: what is remembered of both, oldest first.
-        made: how many were made on each group.
+        made: how many were made on each group; the calls of others have the number 0.
         since: before which some may be forgotten: such calls have the number 0.
     """
     left = made.copy()
     calls = []
     for one in reversed(flown):
-        number = left[one.group] if one.at >= since else 0
+        number = left[one.group] if one.at >= since and one.group in made else 0
         calls.append(Call(one.group, number, one.op, one.data, one.line))
         left[one.group] -= 1
     return calls[::-1]

@@ -114,9 +114,8 @@ class Progress:
         here = next(iter(self._open(flown)), None)
         made = self._made(by_id)
         calls = _numbered(flown, made, _flight.horizon())
-        lines = _stacks.main_thread()
+        lines = _stacks.program()
         at = _stacks.of_the_program(lines)
-        shown = [line for line in lines if not line.file.startswith(_stacks.OURS)]
         group = ours.group if ours else here.group if here else ""
         return Standing(
             rank=rank,
@@ -129,7 +128,7 @@ class Progress:
             members=_groups.ranks_of(group),
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
-            stack=tuple(str(line) for line in shown),
+            stack=tuple(str(line) for line in lines),
         )
 
     def _seconds(self, stuck: Stuck | None, here: Flown | None) -> float:

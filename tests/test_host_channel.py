@@ -359,7 +359,7 @@ def exchanges() -> list[tuple[str, str, bool]]:
     with session() as world:
         for _ in range(2):
             allranks.all_reduce(world.rank)
-        made = [one for one in _flight.flown() if one.group_id == "host WORLD"]
+        made = [one for one in _flight.remembered().flown if one.group_id == "host WORLD"]
         return [(one.op, one.line.partition(":")[0], one.over) for one in made]
 
 

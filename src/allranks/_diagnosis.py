@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from allranks._rollcall import ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 ALL_WAIT = "All are in it"
 """What is concluded where no rank is missing from a call."""
@@ -26,7 +26,7 @@ class Call:
 
     Attributes:
         group: the group's name, the same on all its ranks.
-        number: the how manieth collective of the group it is, as torch counts.
+        number: the how manieth collective of the group it is; 0 where that is not known.
         op: its name.
         data: dtypes and shapes.
         line: the program's line, or "".
@@ -79,7 +79,7 @@ class Standing:
 
     @property
     def number(self) -> int:
-        """The number of the collective that it waits in; 0 where torch does not tell."""
+        """The number of the collective that it waits in; 0 where that is not known."""
         return self.call.number if self.call else 0
 
 
@@ -147,16 +147,23 @@ def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[st
         )
         return
     counts = {standing.made.get(seen_by.group, 0) for standing in here.values()}
-    silent = len(here) < len(seen_by.members)
-    # A collective may end on some ranks only, where another is cut off: these are a call ahead.
-    names = {(0 if silent else s.number, s.call.op, s.call.data) for s in waiting if s.call}
+    calls = {(s.number, s.call.op, s.call.data) for s in waiting if s.call}
     differs = _first_difference(seen_by.group, here)
-    if differs and (len(counts) > 1 or len(names) > 1):
+    if differs and (len(counts) > 1 or len(calls) > 1):
         yield differs
-    elif len(names) > 1:
+    elif _two_of_one_number(calls):
         yield "They are in different collectives."
-    elif len(waiting) == len(seen_by.members) > 1 and len(counts) == 1:
+    elif len(waiting) == len(seen_by.members) > 1 and len(counts) == len(calls) == 1:
         yield f"{ALL_WAIT}: the network between them is slow or cut, or a rank is very busy."
+
+
+def _two_of_one_number(calls: Collection[tuple[int, str, str]]) -> bool:
+    """Whether ranks made different calls as their how manieth.
+
+    A collective may end on some ranks while others wait in it: these are calls ahead, rightly.
+    """
+    numbers = [number for number, _, _ in calls if number]
+    return len(numbers) > len(set(numbers))
 
 
 def _first_difference(group: str, here: Mapping[int, Standing]) -> str:

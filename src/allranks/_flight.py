@@ -147,8 +147,9 @@ def why_blind() -> str | None:
 
 
 def progress() -> dict[str, tuple[int, int]]:
-    """Of each group that made a collective: how many were called, and the last that ended.
+    """Of each group: what changes with each call, in torch's own count, and the last that ended.
 
+    Over gloo the count goes on with messages from rank to rank, so that it differs by rank.
     Of two that run at once the second may end first, so that a group may be idle though the last
     that ended is not the last that was called.
     """
@@ -170,14 +171,48 @@ def horizon() -> float:
     return _exchanges[0].at if len(_exchanges) == KEPT else 0.0
 
 
-def flown() -> list[Flown]:
-    """The collectives and exchanges that are remembered, oldest first."""
+class Remembered(NamedTuple):
+    """What is remembered, and what of the rest is known.
+
+    Attributes:
+        flown: the collectives and exchanges, oldest first.
+        made: how many each group has made, by the group's id; None where that is not known.
+    """
+
+    flown: list[Flown]
+    made: dict[str, int | None]
+
+
+def remembered() -> Remembered:
+    """The collectives and exchanges, but no messages from rank to rank."""
     told = [one.flown() for one in list(_exchanges)]
+    made: dict[str, int | None] = {one.group_id: one.number for one in last_exchanges()}
     with _inductor_unasked():
         for name, _, whole in _recorders():
             dump = pickle.loads(whole(includeStackTraces=True))  # noqa: S301 - of our own process
-            told += [_flown(name, one) for one in dump.get("entries", ()) if not one["is_p2p"]]
-    return sorted(told, key=lambda one: one.at)
+            entries = dump.get("entries", ())
+            collectives = [_flown(name, one) for one in entries if not one["is_p2p"]]
+            told += collectives
+            made |= {f"{name}{group}": count for group, count in _forgotten(dump).items()}
+            made |= {one.group_id: one.number for one in collectives}
+    return Remembered(sorted(told, key=lambda one: one.at), made)
+
+
+def _forgotten(dump: dict[str, Any]) -> dict[str, int | None]:
+    """How many collectives the groups made whose calls are all forgotten.
+
+    Torch's count of such a group may include messages: then there are more than were recorded.
+    """
+    entries = [one for one in dump.get("entries", ()) if not one["is_p2p"]]
+    first = {str(one["pg_id"]): one["collective_seq_id"] for one in reversed(entries)}
+    counts = {
+        group: int(status["last_enqueued_collective"])
+        for group, status in dump.get("pg_status", {}).items()
+        if str(group) not in first
+    }
+    recorded = dump["entries"][0]["record_id"] if entries else 0
+    exact = sum(counts.values()) + sum(one - 1 for one in first.values()) <= recorded
+    return {str(group): count if exact else None for group, count in counts.items()}
 
 
 @contextmanager

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from allranks import _alarm, _flight, _groups, _stacks
 from allranks._diagnosis import Call, Standing
-from allranks._flight import Exchange, Flown
+from allranks._flight import Exchange, Flown, Remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECENT = 50
 """How many of its last collectives a rank tells."""
@@ -79,27 +82,25 @@ class Progress:
         told = {one.group_id: one.group for one in seen}
         self._names |= dict.fromkeys(self._counts, "") | self._names | told
 
-    def _made(self, flown: list[Flown]) -> Counter[str]:
-        """How many calls were made on each group, whoever saw them: the same on all its ranks.
-
-        The totals of torch's recorder will not do: over gloo they count messages from rank to rank
-        too. A group of which it remembers no call is left out.
-        """
-        last = {one.group_id: one.number for one in flown}
-        last |= {one.group_id: one.number for one in _flight.last_exchanges()}
+    def _made(self, by_id: Mapping[str, int | None]) -> Counter[str]:
+        """How many calls were made on each group, whoever saw them, where that is known."""
+        names = {group_id: self._names.get(group_id, "") for group_id in by_id}
         made: Counter[str] = Counter()
-        forgotten = set()
-        for group_id in self._counts:
-            name = self._names.get(group_id, "")
-            made[name] += last.get(group_id, 0)
-            forgotten |= set() if group_id in last else {name}
-        for name in forgotten:
-            del made[name]
+        for group_id, count in by_id.items():
+            made[names[group_id]] += count or 0
+        for unknown in {names[group_id] for group_id, count in by_id.items() if count is None}:
+            del made[unknown]
         return made
 
+    def _remembered(self) -> Remembered:
+        """The calls of this world, and the counts."""
+        if self._blind:
+            return Remembered([], {})
+        flown, made = _flight.remembered()
+        return Remembered([one for one in flown if one.at >= self._began], made)
+
     def _flown(self) -> list[Flown]:
-        """The calls of this world, oldest first."""
-        return [] if self._blind else [o for o in _flight.flown() if o.at >= self._began]
+        return self._remembered().flown
 
     def _open(self, flown: list[Flown]) -> list[Flown]:
         """Those that have not ended, but for the ones that were given up."""
@@ -109,13 +110,12 @@ class Progress:
     def standing(self, rank: int, who: str) -> Standing:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
-        flown = self._flown()
+        flown, by_id = self._remembered()
         here = next(iter(self._open(flown)), None)
-        made = self._made(flown)
+        made = self._made(by_id)
         calls = _numbered(flown, made, _flight.horizon())
-        lines = _stacks.main_thread()
+        lines = _stacks.program()
         at = _stacks.of_the_program(lines)
-        shown = [line for line in lines if not line.file.startswith(_stacks.OURS)]
         group = ours.group if ours else here.group if here else ""
         return Standing(
             rank=rank,
@@ -128,7 +128,7 @@ class Progress:
             members=_groups.ranks_of(group),
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
-            stack=tuple(str(line) for line in shown),
+            stack=tuple(str(line) for line in lines),
         )
 
     def _seconds(self, stuck: Stuck | None, here: Flown | None) -> float:
@@ -142,13 +142,13 @@ def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call
 
     Args:
         flown: what is remembered of both, oldest first.
-        made: how many were made on each group; on those that are missing, nobody knows.
+        made: how many were made on each group; the calls of others have the number 0.
         since: before which some may be forgotten: such calls have the number 0.
     """
     left = made.copy()
     calls = []
     for one in reversed(flown):
-        number = left[one.group] if one.group in made and one.at >= since else 0
+        number = left[one.group] if one.at >= since and one.group in made else 0
         calls.append(Call(one.group, number, one.op, one.data, one.line))
         left[one.group] -= 1
     return calls[::-1]

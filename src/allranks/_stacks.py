@@ -23,6 +23,13 @@ COMPILERS = f"{os.sep}torch{os.sep}_dynamo{os.sep}"
 OWN = "allranks-"
 """How the names of our threads begin."""
 
+STARTERS = {
+    ("allranks._rank", "run"),
+    ("allranks._call", "make"),
+    ("multiprocessing.process", "_bootstrap"),
+}
+"""Modules and functions that call a program, or a part of one for a process."""
+
 
 class Line(NamedTuple):
     """A place in a program.
@@ -46,6 +53,32 @@ def main_thread() -> list[Line]:
     """Where the main thread stands, innermost first."""
     ident = threading.main_thread().ident
     return list(_lines(sys._current_frames().get(ident or 0)))  # noqa: SLF001 - the public way
+
+
+def program() -> list[Line]:
+    """Where the program stands in the main thread, innermost first, without what started it.
+
+    It ends at the latest with the module named ``__main__`` or below what calls it; the frames of
+    libraries that are left at its end, as a test runner's, started it too.
+    """
+    ident = threading.main_thread().ident
+    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - the public way
+    lines, end, over = [], 0, False
+    while frame and not over:
+        code, module = frame.f_code, frame.f_globals.get("__name__")
+        if (module, code.co_name) in STARTERS:
+            break
+        lines.append(Line(code.co_filename, frame.f_lineno, code.co_name))
+        end = len(lines) if _is_written(lines[-1]) else end
+        over = (module, code.co_name) == ("__main__", "<module>")
+        frame = frame.f_back
+    return [line for line in lines[:end] or lines if not line.file.startswith(OURS)]
+
+
+def _is_written(line: Line) -> bool:
+    """Whether the user wrote a line; an installed command's script was generated."""
+    is_command = str(Path(line.file).parent) == sysconfig.get_path("scripts")
+    return _origin(line.file) == "program" and not (is_command and line.function == "<module>")
 
 
 def all_threads() -> dict[str, list[str]]:

@@ -53,6 +53,8 @@ def ending(rank: Rank, victim: int) -> str:
     errors = rank.told("error")
     if errors:
         return ending_of(errors[0], victim)
+    if rank.status == -signal.SIGINT and not rank.diary:
+        return "interrupted"  # Before its program began.
     return "done" if rank.done else "silent"
 
 

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chaos_worker
 import numpy as np
 
 import allranks
@@ -94,15 +95,11 @@ def become(order: dict[str, Any]) -> None:
         from allranks._cli import main
 
         main()
-    import chaos_worker
-
     chaos_worker.play(int(sys.argv[1]), sys.argv[2])
 
 
 def call() -> None:
     """Make one call of ``launch`` at each order, and tell what it gave and what it left."""
-    import chaos_worker
-
     here, before = Path.cwd(), dict(os.environ)
     allranks.launch(int, ranks=1)
     tell(ready=True)

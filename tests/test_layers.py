@@ -84,6 +84,7 @@ LAYERS = (
         "_pytest_phases",
         "_pytest_told",
         "_warden",
+        "_unconnected",
     ),
     ("_gloo_channel", "_host_channel", "_order", "_lookout", "_run"),
     ("_headers",),

@@ -20,9 +20,7 @@ from allranks import (
     _processes,
     _sockets,
 )
-from allranks._alarm import CONNECTING
 from allranks._bulletin import UP, unless_lost
-from allranks._diagnosis import ALL_WAIT
 from allranks._headers import CHECK, checking
 from allranks._lookout import Post
 from allranks._plan import MPI, Plan, nth, plan
@@ -32,6 +30,7 @@ from allranks._rendezvous import Meeting, Route, meet
 from allranks._rollcall import LINGER, RollCall
 from allranks._settings import DEFAULT_STALL_AFTER, Settings
 from allranks._terminal import tell
+from allranks._unconnected import GLOO_INTERFACE, lost, what_gloo_lacked
 from allranks._waiting import Abandonable, Deadline, StillRunning
 from allranks._watch import Watch
 from allranks._world import World, detect
@@ -40,7 +39,6 @@ from allranks.errors import ConfigError, DeviceError, PeerFailedError, Rendezvou
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"
 WATCH = "ALLRANKS_WATCH"
 STALL_AFTER = "ALLRANKS_STALL_AFTER"
@@ -393,59 +391,15 @@ def _init_process_group(
         calling = Abandonable(_devices.on_same_device(init))
         calling.result_unless(_alarm.look, deadline.left)
     except PeerFailedError as error:
-        raise _lost(world, error) from None
+        raise lost(world.rank, error) from None
     except (StillRunning, RuntimeError) as error:
         timed_out = isinstance(error, StillRunning) or _alarm.has_timed_out(error)
         culprit = _alarm.find_culprit() if timed_out else _alarm.culprit(error)
         if culprit:
-            raise _lost(world, culprit) from error
-        told = _what_gloo_lacked(error, world, deadline, timed_out=timed_out)
+            raise lost(world.rank, culprit) from error
+        told = what_gloo_lacked(error, world.rank, deadline, timed_out=timed_out)
         if told is None:
             raise
         raise RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") from error
     finally:
         _alarm.leave()
-
-
-def _lost(world: World, what: object) -> RendezvousError:
-    return RendezvousError(
-        f"rank {world.rank}: all ranks answered the roll call, but one was lost {CONNECTING}: "
-        f"{what}"
-    )
-
-
-def _what_gloo_lacked(
-    error: Exception, world: World, deadline: Deadline, *, timed_out: bool
-) -> str | None:
-    if isinstance(error, RuntimeError) and _alarm.is_lost(error):
-        return (
-            f"rank {world.rank}: all ranks answered the roll call, but one of them left "
-            f"{CONNECTING}; its own log says why."
-        )
-    if "bind: Address already in use" in str(error) and _bind.range_of_gloo():
-        return (
-            f"rank {world.rank} on {socket.gethostname()}: gloo found no free port to listen on. "
-            f"{_ports.PORT_RANGE} must have one for each rank of a host and each gloo group, and "
-            "one for rank 0's store."
-        )
-    connecting = timed_out or "connectFullMesh" in str(error)
-    return _unconnected(world, deadline) if connecting else None
-
-
-def _unconnected(world: World, deadline: Deadline) -> str:
-    found = _alarm.verdict()
-    told = (
-        f"rank {world.rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
-        f"did not connect them within {deadline.elapsed:.3g} s."
-    )
-    return f"{told} {_of_the_network() if not found or ALL_WAIT in found else found}"
-
-
-def _of_the_network() -> str:
-    interface = os.environ.get(GLOO_INTERFACE)
-    known = _bind.range_of_gloo() or _ports.of_the_kernel()
-    ports = f"ports {known[0]}-{known[-1]}" if known else "any port"
-    return (
-        f"gloo listens on {ports}; does a firewall let the hosts reach each other there? Is "
-        f"{GLOO_INTERFACE}={interface!r} the interface that leads to the other hosts?"
-    )

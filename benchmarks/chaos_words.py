@@ -64,6 +64,8 @@ ODD = re.compile(
 )
 OURS = re.compile(r"allranks\.errors\.|.*\bBoom\b|KeyboardInterrupt|SystemExit|ExceptionGroup")
 CHAIN = ("The above exception", "During handling")
+TORCHS = re.compile(r"\[.*\[c10d\]|frame #|Exception raised from|<omitting python frames>")
+"""Torch's warnings of a lost store, which may come between two lines of a traceback."""
 
 
 def odd_lines(text: str) -> Iterator[str]:
@@ -79,7 +81,7 @@ def odd_lines(text: str) -> Iterator[str]:
 def _odd_end(lines: Sequence[str]) -> Iterator[str]:
     """The end of a traceback, where it is no error of ours and leads to none."""
     for number, line in enumerate(lines):
-        if line[:1].isspace() or not line:
+        if line[:1].isspace() or not line or TORCHS.match(line):
             continue
         later = next((one for one in lines[number + 1 :] if one.strip()), "")
         if not OURS.match(line) and not later.startswith(CHAIN):

@@ -201,6 +201,23 @@ def test_a_rank_that_is_stopped_while_gloo_connects_is_named() -> None:
         assert "firewall" not in one.text
 
 
+def stopped_while_a_group_is_made() -> None:
+    with allranks.session(cpu=True, timeout=timedelta(seconds=8), stall_after=2) as world:
+        if world.rank == 1:
+            _groups.new_group = lambda *_, **__: stop()
+        allranks.split(0)
+
+
+@pytest.mark.parametrize("way", [private_environs, at_a_port])
+def test_a_rank_that_is_stopped_while_a_group_is_made_is_named(way) -> None:
+    """Whichever clock ends the wait: gloo's, the store's or ours."""
+    with way(3) as environs:
+        ended = Ranks(stopped_while_a_group_is_made, environs).results(DEADLINE, never=1)
+    for one in ended:
+        assert one.text.startswith("StalledError: split did not complete within 8 s; "), one.text
+        assert re.search("Rank 1: no answer from .*; its process is stopped", one.text), one.text
+
+
 WAITS = [
     (setting_up_with_a_stopped_rank, ""),
     (splitting_with_a_stopped_rank, ""),
@@ -220,22 +237,23 @@ def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: 
 
 
 def timing_out_twice() -> None:
-    """Of one of two calls that wait, gloo says only that a timeout has closed the connection."""
+    """Of one of two calls that wait, gloo may say only that a timeout has closed the connection."""
     with allranks.session(cpu=True, timeout=timedelta(seconds=4), stall_after=0.5) as world:
         if world.rank:
             time.sleep(8)
             return
         works = [dist.all_reduce(torch.ones(3), async_op=True) for _ in range(2)]
-        errors = []
         for work in works:
-            with pytest.raises(RuntimeError) as caught:
+            with pytest.raises(RuntimeError, match="Timed out waiting|" + CLOSURE):
                 work.wait()
-            errors.append(caught.value)
-        raise next(error for error in errors if "pair closure" in str(error))
+        raise RuntimeError(CLOSURE)  # Whichever of the two it was.
+
+
+CLOSURE = "Application timeout caused pair closure"
 
 
 def test_a_connection_that_a_timeout_has_closed_is_a_stall() -> None:
     with private_environs(2) as environs:
         one, _ = Ranks(timing_out_twice, environs).results(DEADLINE)
     assert one.text.startswith("StalledError: a collective did not complete in time; all_reduce #1")
-    assert "Application timeout caused pair closure" in one.error.__notes__[0]
+    assert CLOSURE in one.error.__notes__[0]

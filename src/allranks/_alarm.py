@@ -29,9 +29,9 @@ LOST_PEERS = re.compile(
 
 TIMED_OUT = re.compile(
     r"Timed out waiting|Application timeout caused pair closure|"  # In a call.
-    r"wait timeout after|timed out connecting|Connect timeout"  # While it connects ranks.
+    r"timed out connecting|Connect timeout"  # While it connects ranks.
 )
-"""What gloo and the store say when their timeout has passed."""
+"""What gloo says when its timeout has passed."""
 
 GLOO_LOST = re.compile(
     r"gloo/transport/.*(closed by peer|reset by peer|Broken pipe|(Read|Write) error)"
@@ -230,8 +230,10 @@ def is_lost(error: RuntimeError) -> bool:
 
 
 def has_timed_out(error: BaseException) -> bool:
-    """Whether an error is gloo's about a timeout, of this call or of one before it."""
-    return bool(TIMED_OUT.search(str(error)))
+    """Whether an error is gloo's or the store's about a timeout, of this call or an earlier one."""
+    torchs = sys.modules.get("torch.distributed")
+    of_a_store = isinstance(error, getattr(torchs, "DistStoreError", ()))
+    return of_a_store or bool(TIMED_OUT.search(str(error)))
 
 
 def find_culprit(among: Sequence[int] = ()) -> Failure | None:

@@ -185,19 +185,27 @@ def test_of_a_group_only_its_ranks_are_accused(way, tmp_path) -> None:
     assert str(ended[1].error).startswith("rank 2 ")
 
 
-def stopped_while_gloo_connects() -> None:
-    if allranks.get_rank() == 1:
+def stopped_while_gloo_connects(culprit: int) -> None:
+    if allranks.get_rank() == culprit:
         _bring_up._init_process_group = lambda *_: stop()
     allranks.setup(cpu=True, rendezvous_timeout=8)
 
 
-def test_a_rank_that_is_stopped_while_gloo_connects_is_named() -> None:
-    with private_environs(3) as environs:
-        ended = Ranks(stopped_while_gloo_connects, environs).results(DEADLINE, never=1)
+STOPPED = [
+    (private_environs, 1, "no answer from "),
+    (at_a_port, 1, "no answer from "),
+    (at_a_port, 0, "its store does not answer"),
+]
+
+
+@pytest.mark.parametrize(("way", "culprit", "told"), STOPPED)
+def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told) -> None:
+    with way(3) as environs:
+        ranks = Ranks(stopped_while_gloo_connects, environs, culprit)
+        ended = ranks.results(DEADLINE, never=culprit)
     for one in ended:
         assert one.text.startswith("RendezvousError"), one.text
-        assert "Rank 1: no answer from " in one.text
-        assert "its process is stopped" in one.text
+        assert re.search(f"Rank {culprit}: {told}.*; its process is stopped", one.text), one.text
         assert "firewall" not in one.text
 
 

@@ -178,8 +178,9 @@ class Line:
         self._own: Abandonable[dist.Store] | None = None
         self._has_own = False
         self._pending: Abandonable[Any] | None = None
+        self._end_of_patience: Deadline | None = None
+        self._is_silent = False
         self.lost = ""
-        self.silent = False
 
     def share(self) -> None:
         """Use the program's connection from now on, as long as there is none of one's own."""
@@ -195,12 +196,19 @@ class Line:
         clone = getattr(self.store, "clone", None)  # Not in all versions of torch.
         if self._own is None and clone:
             self._own = Abandonable(clone)
+            self._end_of_patience = self._end_of_patience or Deadline.after(PATIENCE)
         elif self._own and self._own.over and not self._has_own:
             try:
                 self.store, self._has_own = self._own.result(0.0), True
                 self._pending = None  # The program may hold up the other connection for long.
             except RuntimeError:
                 self._own = None  # The next look tries again.
+
+    @property
+    def silent(self) -> bool:
+        """Whether the store does not answer, or not even a new connection."""
+        unanswered = self._end_of_patience is not None and self._end_of_patience.passed
+        return self._is_silent or (not self.is_open and unanswered)
 
     def ask(self, question: Callable[[dist.Store], T], otherwise: T) -> T:
         """What the store answers, or otherwise where it does not.
@@ -216,10 +224,10 @@ class Line:
         try:
             answer = asked.result(PATIENCE)
         except StillRunning:
-            self.silent = True
+            self._is_silent = True
             return otherwise
         except RuntimeError as error:
             self.lost = str(error)
             return otherwise
-        self.silent = False
+        self._is_silent = False
         return cast("T", answer)

@@ -26,13 +26,18 @@ import multiprocessing, os, signal, subprocess, sys, time
 from pathlib import Path
 
 def sleeper(before=lambda: None):
+    ready, is_ready = os.pipe()
     pid = os.fork()
     if pid == 0:
         before()
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, signal.SIG_IGN)
+        os.write(is_ready, b"!")
         time.sleep(600)
         os._exit(0)
+    os.read(ready, 1)  # Else it may be ended before it is what it is to be.
+    os.close(ready)
+    os.close(is_ready)
     return pid
 
 def grandchild():

@@ -274,6 +274,8 @@ def _fault(chance: random.Random, program: Program) -> Fault:
     # None, and what a user's program does, come more often than one of many ways to die.
     kind = chance.choice((*FAULTS, "none", "none", "another call", "a skipped call", "kill"))
     rank = chance.randrange(program.ranks)
+    if kind == "stop" and rank == 0 and any(step.call in OF_THE_WORLD for step in program.steps):
+        kind = "stop and go on"  # The others wait for its turn however long, and say so.
     if kind == "none":
         return Fault()
     if kind in OTHER_CALLS:

@@ -119,11 +119,13 @@ class Waiting:
         call: names it.
         group: the group's name.
         since: since when, on the monotonic clock.
+        ranks: who takes part, where they are not the group's.
     """
 
     call: str
     group: str
     since: float
+    ranks: tuple[int, ...] = ()
 
 
 on_duty: Watch | None = None
@@ -181,10 +183,10 @@ def announce(error: BaseException) -> None:
         on_duty.announce(error)
 
 
-def enter(call: str, group: str, ago: float = 0.0) -> None:
+def enter(call: str, group: str, ago: float = 0.0, ranks: Sequence[int] = ()) -> None:
     """A call of ours has begun to wait for more than a moment, so many seconds ago."""
     global waiting  # noqa: PLW0603 - the main thread's
-    waiting = Waiting(call, group, time.monotonic() - ago)
+    waiting = Waiting(call, group, time.monotonic() - ago, tuple(ranks))
 
 
 def leave() -> None:

@@ -213,7 +213,7 @@ def new_group(
             )
         return made
 
-    _alarm.enter(what, name_of(within))
+    _alarm.enter(what, name_of(within), ranks=ranks)
     try:
         making = Abandonable(_devices.on_same_device(make))
         return making.result_unless(_alarm.look, limit.total_seconds() + 1)

@@ -125,7 +125,7 @@ class Progress:
             call=calls[flown.index(here)] if here else None,
             ours=ours.call if ours else "",
             group=group,
-            members=_groups.ranks_of(group),
+            members=ours.ranks if ours and ours.ranks else _groups.ranks_of(group),
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
             stack=tuple(str(line) for line in lines),

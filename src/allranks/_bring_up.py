@@ -185,8 +185,7 @@ def bring_up(wanted: Settings) -> State:
 def _give_up(meeting: Meeting | None, watch: Watch | None, error: BaseException) -> None:
     """Tell the others why this rank does not come up, unless they know of one before it."""
     if watch:
-        if watch.failure is None:
-            watch.announce(error)
+        watch.announce(error)
         watch.stop("its set-up failed")
     take_down(meeting)
 

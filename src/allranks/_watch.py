@@ -77,7 +77,7 @@ class Watch:
         if self._announced or (isinstance(error, SystemExit) and not error.code):
             return
         self._announced = True
-        if not isinstance(error, PeerFailedError):
+        if self.failure is None and not isinstance(error, PeerFailedError):
             self._announce(error)
         if self._post.hosts_store:
             self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)

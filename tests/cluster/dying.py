@@ -24,7 +24,7 @@ def main() -> None:
             _bring_up._init_process_group = die
         _groups.new_group = die
     try:
-        with allranks.session(cpu=True, timeout=0.2, rendezvous_timeout=15, stall_after=4):
+        with allranks.session(cpu=True, timeout=0.2, rendezvous_timeout=30, stall_after=4):
             allranks.split(0)
     except allranks.errors.AllranksError as error:
         print(f"TOLD rank {allranks.get_rank()}: {type(error).__name__}: {error}", flush=True)

@@ -75,6 +75,6 @@ def run(directory: Path, tests: str, *arguments: str) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=400,
     )
     return Run(directory, ended.returncode, ended.stdout, time.monotonic() - began)

@@ -10,6 +10,8 @@ import pytest
 
 from nested import Run, run
 
+pytestmark = pytest.mark.timeout(600)  # Each test is several sessions of pytest.
+
 pytest.importorskip("pytest_randomly")
 pytest.importorskip("pytest_rerunfailures")
 pytest.importorskip("pytest_asyncio")

@@ -50,8 +50,9 @@ faults: .venv/dev
 # PROGRAMS=500 runs more; a line that is printed repeats one.
 PROGRAMS ?= 100
 
+# SEED=N draws the same ones again; without, each run draws others.
 chaos: .venv/dev
-	$(BIN)/python benchmarks/chaos.py --programs $(PROGRAMS) --keep-going
+	$(BIN)/python benchmarks/chaos.py --programs $(PROGRAMS) $(SEED:%=--seed %) --keep-going
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

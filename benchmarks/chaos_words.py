@@ -64,7 +64,7 @@ ODD = re.compile(
 )
 OURS = re.compile(r"allranks\.errors\.|.*\bBoom\b|KeyboardInterrupt|SystemExit|ExceptionGroup")
 CHAIN = ("The above exception", "During handling")
-TORCHS = re.compile(r"\[.*\[c10d\]|frame #|Exception raised from|<omitting python frames>")
+TORCHS = re.compile(r"\[.*\[c10d\]|frame #|Exception raised from|<omitting python frames>|\^+$")
 """Torch's warnings of a lost store, which may come between two lines of a traceback."""
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import allranks
-from allranks import _stacks
+from allranks import _compiled, _stacks
 
 CALLS = {
     "all_reduce": lambda x: allranks.all_reduce(x.clone())[0].item(),
@@ -71,6 +71,19 @@ def test_the_line_of_a_call_is_the_programs(world) -> None:
     seen = []
     allranks.on_master(lambda: seen.append(_stacks.caller()))
     assert seen[0].file == __file__
+
+
+@pytest.mark.ranks(1, timeout=60)
+def test_outside_of_compiled_functions_a_call_goes_straight(world, monkeypatch) -> None:
+    def step(x):
+        return x * 2, allranks.get_rank()
+
+    compiled = torch.compile(step, backend="eager")
+    assert compiled(torch.ones(2))[1] == 0
+    function = allranks.get_rank.__wrapped__  # type: ignore[attr-defined]
+    monkeypatch.setitem(_compiled._disabled, function, lambda: "through the compiler's wrapper")
+    assert allranks.get_rank() == 0
+    assert compiled(torch.ones(2))[1] == "through the compiler's wrapper"
 
 
 def test_a_call_still_tells_its_signature() -> None:

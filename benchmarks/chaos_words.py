@@ -13,7 +13,7 @@ ACCUSED = re.compile(
     r"\branks? (\d+(?:(?:-|, )\d+)*)(?: \(pid \d+(?: on [^)]*)?\))?:? "
     r"(?:was killed|was ended|has died|died|failed(?!: (?:\w+\.)*(?:PeerFailed|MissingRanks|"
     r"Rendezvous|Stalled)Error)(?! in the same way)|has left|left with|is gone|in no collective|"
-    r"no answer|does not answer|its store|cannot be asked)",
+    r"no answer|does not answer|its store|cannot be asked(?!, without the store))",
     re.IGNORECASE,
 )
 """Whom a text says to be at fault."""

@@ -241,6 +241,9 @@ def test_ranks_named():
         *(0, 1, 3, 5)
     }
     assert chaos_words.accused("rank 1 failed: PeerFailedError: rank 2 has died") == {2}
+    told = "Rank 0: its store does not answer. Ranks 1-2: cannot be asked, without the store."
+    assert chaos_words.accused(told) == {0}
+    assert chaos_words.accused("Rank 2: is stopped. Rank 1: cannot be asked") == {1}
 
 
 def test_a_seed_is_a_program():

@@ -230,6 +230,7 @@ EXAMPLES = """
     from hypothesis import given, settings, strategies
 
     BOUND = int(os.environ.get("BOUND", 2000))
+    settings.load_profile("default")  # Where CI is set, Hypothesis has others.
 
     @pytest.mark.ranks(2)
     @settings(max_examples=20, deadline=None)
@@ -252,6 +253,12 @@ EXAMPLES = """
     @given(number=strategies.integers())
     def test_seeded(number):
         note("seeded", number)
+
+    @pytest.mark.ranks(2)
+    @settings(max_examples=3, deadline=None, derandomize=True, database=None)
+    @given(number=strategies.integers())
+    def test_derandomized(number):
+        note("derandomized", number)
 
     def note(name, number):
         with open(f"{name}-{os.environ['ALLRANKS_RANK']}", "a") as file:
@@ -280,7 +287,7 @@ def test_hypothesis_draws_the_same_on_all_ranks_of_a_worker(tmp_path) -> None:
 
 def test_hypothesis_draws_the_same_on_all_ranks_and_again(tmp_path) -> None:
     first = run(tmp_path, EXAMPLES)
-    drawn, seeded = _drawn(tmp_path, "drawn"), _drawn(tmp_path, "seeded")
+    drawn, *fixed = [_drawn(tmp_path, name) for name in ("drawn", "seeded", "derandomized")]
     assert len(drawn) == 20
     for letter in "ab":  # As small as it can be, and tried first the next time.
         assert "number=1000" in first.report(f"test_fails[{letter}]")["text"]
@@ -291,12 +298,12 @@ def test_hypothesis_draws_the_same_on_all_ranks_and_again(tmp_path) -> None:
 
     run(tmp_path, EXAMPLES)
     assert _drawn(tmp_path, "drawn") != drawn
-    assert _drawn(tmp_path, "seeded") == seeded
+    assert [_drawn(tmp_path, name) for name in ("seeded", "derandomized")] == fixed
     assert [_drawn(tmp_path, f"failing-{letter}")[0] for letter in "ab"] == ["1000", "1000"]
 
     run(tmp_path, EXAMPLES, seed, "-k", "drawn or seeded")
     assert _drawn(tmp_path, "drawn") == drawn
-    assert _drawn(tmp_path, "seeded") == seeded
+    assert _drawn(tmp_path, "seeded") == fixed[0]
 
 
 def test_a_failed_example_is_forgotten_when_it_passes(tmp_path, monkeypatch) -> None:

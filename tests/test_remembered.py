@@ -10,9 +10,9 @@ import torch
 
 import allranks
 from allranks import _headers, _reduce, _trees
-from allranks._remembered import ENTRIES, remembered
+from allranks._remembered import ENTRIES, LARGEST, remembered
 
-ROUNDS, NUMBERS = 10, 20_000
+ROUNDS, NUMBERS, LONG = 10, 20_000, 200_000
 
 
 @pytest.mark.ranks(2, timeout=110)
@@ -24,7 +24,8 @@ def test_large_trees_are_not_kept(world) -> None:
     before = tracemalloc.get_traced_memory()[0]
     for extra in range(ROUNDS):
         allranks.all_reduce([0.5] * (NUMBERS + extra))
-        allranks.all_reduce({f"{extra}.{i}": 1 for i in range(2_000)})
+        allranks.all_reduce({f"{extra}.{i}": 1 for i in range(NUMBERS)})
+        allranks.all_reduce({str(extra) * LONG: 1, "in": {str(extra) * LONG: 1}})
     gc.collect()
     kept = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
@@ -42,12 +43,27 @@ def test_small_calls_are_remembered(world) -> None:
 
 def test_what_is_large_is_made_anew() -> None:
     made = []
+    small, large = "a" * LARGEST, "a" * (LARGEST + 1)
 
-    @remembered(len, largest=3)
+    @remembered(len)
     def length(text: str) -> int:
-        made.append(text)
+        made.append(len(text))
         return len(text)
 
-    assert [length("abc"), length("abc"), length("abcd"), length("abcd")] == [3, 3, 4, 4]
-    assert made == ["abc", "abcd", "abcd"]
+    assert [length(text) for text in (small, small, large, large)] == [
+        *(LARGEST, LARGEST),
+        *(LARGEST + 1, LARGEST + 1),
+    ]
+    assert made == [LARGEST, LARGEST + 1, LARGEST + 1]
     assert length.cache_info().maxsize == ENTRIES
+
+
+@pytest.mark.parametrize("text", ["", "a" * (LARGEST + 1)])
+def test_errors_have_no_context(text: str) -> None:
+    @remembered(len)
+    def refused(text: str) -> None:
+        raise ValueError(len(text))
+
+    with pytest.raises(ValueError, match=str(len(text))) as caught:
+        refused(text)
+    assert caught.value.__context__ is None

@@ -54,7 +54,7 @@ def _leave_alone(call: Callable[..., Any]) -> None:
     What ``torch.compiler.disable`` adds costs 15 us a call (torch 2.13), and is needed in compiled
     functions only. One code is all wrappers'. Where torch lacks either part, each call pays.
     """
-    global _compiling
+    global _compiling  # noqa: PLW0603 - known once, and for all wrappers
     try:
         from torch._C._dynamo.eval_frame import get_eval_frame_callback
         from torch._dynamo.eval_frame import skip_code

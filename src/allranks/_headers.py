@@ -47,7 +47,7 @@ CHECK = "ALLRANKS_CHECK"
 CHECK_KEY = os.environ.encodekey(CHECK)
 
 
-@remembered(len, largest=16_384)
+@remembered(len)
 def digest(text: str) -> bytes:
     """What stands for a text in a header."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

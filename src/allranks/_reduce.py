@@ -43,9 +43,6 @@ Signature: TypeAlias = "tuple[Any, ...]"
 
 NUMBER: Signature = ()
 
-LEAVES = 1024
-"""The leaves of the largest tree whose plan is remembered."""
-
 NO_NUMBERS = _numbers.floats([])
 
 FACTS = attrgetter("__class__", "dtype", "shape", "layout", "device")
@@ -176,7 +173,7 @@ class _Plan(NamedTuple):
     batches: tuple[_Batch, ...]
 
 
-@remembered(lambda _op, _node, signatures: len(signatures), LEAVES)
+@remembered(lambda _op, node, _signatures: _trees.size(node))
 def _planned(op: str, node: Node | None, signatures: Sequence[Signature]) -> _Plan:
     """The plan for a tree; remembered, since a program repeats its calls.
 
@@ -204,7 +201,7 @@ def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
     return _Batch(tuple(indices), shapes, shapes[0] if len(set(shapes)) == 1 else None, plain)
 
 
-@remembered(lambda _op, _node, _signature, count: count, LEAVES)
+@remembered(lambda _op, node, _signature, _count: _trees.size(node))
 def _planned_alike(op: str, node: Node | None, signature: Signature, count: int) -> _Plan:
     """The plan for a tree of leaves that are all alike, found sooner."""
     return _planned(op, node, (signature,) * count)

@@ -13,23 +13,38 @@ F = TypeVar("F", bound="Callable[..., Any]")
 ENTRIES = 256
 """Results of one function that are remembered: a step of a program repeats fewer calls."""
 
+LARGEST = 65_536
+"""Characters, or about as many bytes, that one result may take and be remembered."""
 
-def remembered(size: Callable[..., int], largest: int) -> Callable[[F], F]:
+
+class _TooLargeError(Exception):
+    """What a cache of the standard library does not keep: a call that raises."""
+
+
+def remembered(size: Callable[..., float]) -> Callable[[F], F]:
     """As ``functools.lru_cache``, but what is large is made anew each time.
 
     A cache that counts entries, and not bytes, would keep as many large ones as small ones.
 
     Args:
-        size: tells, of a call's arguments, how large what is kept would be.
-        largest: the largest size that is remembered.
+        size: tells, of a call's arguments, how large what is kept would be. Asked of calls that are
+            not remembered yet.
     """
 
     def decorated(function: F) -> F:
-        kept = lru_cache(maxsize=ENTRIES)(function)
+        @lru_cache(maxsize=ENTRIES)
+        def kept(*args: Any) -> Any:
+            if size(*args) > LARGEST:
+                raise _TooLargeError
+            return function(*args)
 
         @wraps(function)
         def call(*args: Any) -> Any:
-            return function(*args) if size(*args) > largest else kept(*args)
+            try:
+                return kept(*args)
+            except _TooLargeError:
+                pass
+            return function(*args)  # Here, so that its errors have no context.
 
         call.cache_info = kept.cache_info  # type: ignore[attr-defined]  # as lru_cache has it
         return cast("F", call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
@@ -188,7 +189,25 @@ def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
     return lambda values: [values[place] for place in places]
 
 
-@remembered(len, largest=1024)
+PER_ENTRY = 64
+"""Bytes that an entry takes beside its label, about."""
+
+
+def size(node: Node | None) -> int:
+    """Bytes that a structure takes in memory, about."""
+    if node is None:
+        return PER_ENTRY
+    return sum(map(len, node.labels)) + sum(map(size, node.children))
+
+
+def _size_of_keys(keys: tuple[Any, ...]) -> float:
+    """As above; what is no text may be of any size."""
+    if all(isinstance(key, str) for key in keys):
+        return sum(map(len, keys)) + PER_ENTRY * len(keys)
+    return math.inf
+
+
+@remembered(_size_of_keys)
 def _order(keys: tuple[Any, ...]) -> _Order | None:
     """The order of text keys, remembered, since a program repeats its calls; None for others."""
     if all(isinstance(key, str) for key in keys):

@@ -82,6 +82,19 @@ def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
     )
 
 
+def test_one_call_on_two_lines_is_not_taken_for_the_difference() -> None:
+    first = [Call("WORLD", n, "all_reduce", "float32[8]", "train.py:40") for n in (1, 2, 3)]
+    mine = [replace(first[0], line="train.py:30"), first[1], replace(first[2], op="broadcast")]
+    here = [waiting(rank, first[2], recent=tuple(first)) for rank in (0, 1, 3)]
+    assert (
+        "Their calls first differ at #3: ranks 0-1, 3: all_reduce float32[8] at train.py:40; "
+        "rank 2: broadcast float32[8] at train.py:40; their lines at #1: "
+        "ranks 0-1, 3: all_reduce float32[8] at train.py:40; "
+        "rank 2: all_reduce float32[8] at train.py:30."
+        in told([*here, waiting(2, mine[2], recent=tuple(mine))])
+    )
+
+
 def test_lines_that_differ_are_no_reason_where_all_else_agrees() -> None:
     branch = replace(REDUCE, line="train.py:90")
     text = told([waiting(0), waiting(1, branch), elsewhere(2, made={"WORLD": 41}), waiting(3)])

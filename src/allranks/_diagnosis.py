@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from allranks._rollcall import ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 ALL_WAIT = "All are in it"
 """What is concluded where no rank is missing from a call."""
@@ -167,21 +167,41 @@ def _two_of_one_number(calls: Collection[tuple[int, str, str]]) -> bool:
 
 
 def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
-    """Where the calls of the ranks on a group begin to differ, as far as all remember them."""
+    """Where the calls of the ranks on a group begin to differ, as far as all remember them.
+
+    Ranks may rightly make one call on different lines: where these differ sooner than the calls,
+    both are told.
+    """
     by_rank = {
         rank: {call.number: call for call in standing.recent if call.group == group}
-        for rank, standing in here.items()
+        for rank, standing in sorted(here.items())
     }
     known = [set(calls) for calls in by_rank.values()]
-    for number in sorted(set.intersection(*known)) if known else ():
-        by_call: dict[str, list[int]] = {}
-        for rank, calls in sorted(by_rank.items()):
-            call = calls[number]
-            by_call.setdefault(f"{call}{f' at {call.line}' if call.line else ''}", []).append(rank)
-        if len(by_call) > 1:
-            each = "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
-            return f"Their calls first differ at #{number}: {each}."
-    return ""
+    numbers = sorted(set.intersection(*known)) if known else []
+    made = {number: {r: calls[number] for r, calls in by_rank.items()} for number in numbers}
+    by_lines = _first_unlike(made, _with_line)
+    by_calls = _first_unlike(made, str) or by_lines
+    if not by_calls or not by_lines:
+        return ""
+    lines = f"; their lines at #{by_lines}: {_each(made[by_lines])}" if by_lines < by_calls else ""
+    return f"Their calls first differ at #{by_calls}: {_each(made[by_calls])}{lines}."
+
+
+def _first_unlike(made: Mapping[int, Mapping[int, Call]], told: Callable[[Call], str]) -> int:
+    """The first number whose calls are not told alike; 0 for none."""
+    return next((n for n, calls in made.items() if len(set(map(told, calls.values()))) > 1), 0)
+
+
+def _each(made: Mapping[int, Call]) -> str:
+    """Which ranks made which call."""
+    by_call: dict[str, list[int]] = {}
+    for rank, call in made.items():
+        by_call.setdefault(_with_line(call), []).append(rank)
+    return "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
+
+
+def _with_line(call: Call) -> str:
+    return f"{call} at {call.line}" if call.line else str(call)
 
 
 def _stacks(here: Mapping[int, Standing]) -> Iterable[str]:

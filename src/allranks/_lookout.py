@@ -100,6 +100,11 @@ class Post:
         """Seconds that ranks have to tell where they stand: they look, and take some to tell."""
         return self.tick + 0.5
 
+    @property
+    def hearsay(self) -> float:
+        """Seconds that a rank has to tell what the ranks have told it: it awaits their answers."""
+        return 2 * self.answers
+
 
 class Lookout:
     """The thread, and what it knows."""
@@ -326,7 +331,7 @@ class Lookout:
                 who = str(record or f"rank {gone[0]}")
                 self._publish(Failure(gone[0], who, time.time(), "", text))
         else:
-            self._await(lambda: self.failure is not None)
+            self._await(lambda: self.failure is not None, self._post.hearsay)
         return self.failure
 
     def _is_first_to_ask(self) -> bool:
@@ -340,13 +345,17 @@ class Lookout:
     def _answers(self) -> dict[int, Answer]:
         """What the ranks tell of themselves, by rank."""
         asked, size = self._inquiry, self._post.world_size
-        self._await(lambda: self._line.ask(lambda store: _inquiry.count(store, asked), 0) == size)
+
+        def all_told() -> bool:
+            return self._line.ask(lambda store: _inquiry.count(store, asked), 0) == size
+
+        self._await(all_told, self._post.answers)
         told: dict[int, Answer] = {}
         return self._line.ask(lambda store: _inquiry.answers(store, asked, size), told)
 
-    def _await(self, is_there: Callable[[], bool]) -> None:
-        """Wait for what other ranks tell, and hear the news meanwhile; not for long."""
-        end = Deadline.after(self._post.answers)
+    def _await(self, is_there: Callable[[], bool], seconds: float) -> None:
+        """Wait for what other ranks tell, and hear the news meanwhile."""
+        end = Deadline.after(seconds)
         while not is_there() and not end.passed and not self.cut_off:
             time.sleep(self._post.hurry)
             self._line.ask(self._bulletin.fetch, None)
@@ -368,7 +377,7 @@ class Lookout:
                 self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
                 self._hear()
         else:
-            self._await(lambda: self.last_verdict != before)
+            self._await(lambda: self.last_verdict != before, self._post.hearsay)
         if self.cut_off and self._is_still(stuck):
             self._hear_verdict(self._verdict_alone())
         return self.last_verdict

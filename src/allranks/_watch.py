@@ -139,6 +139,6 @@ class Watch:
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The lookout's answer; None if it takes too long."""
         try:
-            return self._lookout.request(question).result(ANSWER + self._post.answers)
+            return self._lookout.request(question).result(ANSWER + self._post.hearsay)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return None

@@ -25,6 +25,18 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["torch", "torch.distributed", "allranks", "pytest"])
 
 
+PATIENCE = 300
+"""Seconds after which a test gives up on what must come; it measures nothing."""
+
+
+def wait_until(condition) -> None:
+    """Wait for what must come."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
 @dataclass
 class Ended:
     """How one rank ended: with a value or an error; else silently, with an exit code."""

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import PATIENCE
+
 REPORTER = """
 import json, os
 
@@ -75,6 +77,6 @@ def run(directory: Path, tests: str, *arguments: str) -> Run:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     return Run(directory, ended.returncode, ended.stdout, time.monotonic() - began)

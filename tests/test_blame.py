@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness import PATIENCE
+
 ALLRANKS = [sys.executable, "-m", "allranks._cli"]
 
 LOOP = """
@@ -26,7 +28,7 @@ def run(tmp_path: Path, script: str, *options: str) -> subprocess.CompletedProce
     path = tmp_path / "script.py"
     path.write_text(script)
     command = [*ALLRANKS, "run", "-n", "3", *options, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from allranks.errors import (
     WorldMismatchError,
     WrongJobError,
 )
-from harness import Ranks, env_environs, private_environs, run_ranks
+from harness import PATIENCE, Ranks, env_environs, private_environs, run_ranks
 
 TIMEOUT = 5.0
 LIMIT = 8.0
@@ -341,7 +341,9 @@ def test_torchrun_restarts_work(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.1"]
     for _ in range(5):
-        done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            [*command, str(script)], capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("sum 2") == 2
 

@@ -15,7 +15,7 @@ import pytest
 import allranks
 from allranks import _launch, _processes
 from allranks.errors import RankFailedError, StalledError
-from harness import alive
+from harness import alive, wait_until
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli", "run", "-n", "2"]
 
@@ -64,13 +64,6 @@ def start(directory):
     while not all((Path(directory) / rank).exists() for rank in "01"):
         time.sleep(0.01)
 """
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
 
 
 @pytest.fixture

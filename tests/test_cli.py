@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import alive, unlocked_directories
+from harness import PATIENCE, alive, unlocked_directories, wait_until
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli"]
 
@@ -25,16 +25,9 @@ def run(tmp_path: Path, script: str, *options: str, arguments: tuple[str, ...] =
         [*ALLRANKS, "run", *options, str(path), *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         **more,
     )
-
-
-def wait_until(condition, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
 
 
 HELLO = """
@@ -78,7 +71,7 @@ def test_a_module_is_run(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert sorted(done.stdout.splitlines()) == [f"{r}│ sum 1 ['x'] __main__" for r in range(2)]
 
@@ -161,10 +154,10 @@ def test_one_rank_failing_ends_all_within_five_seconds(tmp_path: Path) -> None:
     job, pids = stubborn_job(tmp_path)
     (tmp_path / "go").touch()
     began = time.monotonic()
-    job.communicate(timeout=30)
+    job.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < 5
     assert job.returncode == 5
-    wait_until(lambda: not any(map(alive, pids)), 2)
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -173,18 +166,18 @@ def test_control_c_leaves_no_orphan(tmp_path: Path, signum: int, code: int) -> N
     job.send_signal(signum)
     time.sleep(0.5)
     job.send_signal(signum)  # An impatient person.
-    _, said = job.communicate(timeout=30)
+    _, said = job.communicate(timeout=PATIENCE)
     assert job.returncode == code
     assert signal.Signals(signum).name in said
-    wait_until(lambda: not any(map(alive, pids)), 2)
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.usefixtures("_swept")
 def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
     job, pids = stubborn_job(tmp_path)
     job.kill()
-    job.communicate(timeout=30)
-    wait_until(lambda: not any(map(alive, pids)), 5)
+    job.communicate(timeout=PATIENCE)
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 INTERRUPTED = """
@@ -207,7 +200,7 @@ def test_control_c_works_inside_a_blocked_collective(tmp_path: Path) -> None:
     time.sleep(0.5)
     began = time.monotonic()
     job.send_signal(signal.SIGINT)
-    _, said = job.communicate(timeout=30)
+    _, said = job.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < 3  # Before SIGKILL would have come.
     assert job.returncode == 130
     assert "Traceback" not in said
@@ -263,7 +256,10 @@ def test_a_script_is_the_main_module(tmp_path: Path) -> None:
 
 def test_a_module_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*ALLRANKS, "run", "-n", "1", "-m", "no.such"], capture_output=True, text=True, timeout=100
+        [*ALLRANKS, "run", "-n", "1", "-m", "no.such"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1
     assert "No module named 'no'" in done.stderr

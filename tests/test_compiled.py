@@ -10,6 +10,7 @@ import torch
 
 import allranks
 from allranks import _compiled, _stacks
+from harness import PATIENCE
 
 CALLS = {
     "all_reduce": lambda x: allranks.all_reduce(x.clone())[0].item(),
@@ -39,7 +40,7 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # The compiler's own.
-@pytest.mark.ranks(2, timeout=110)
+@pytest.mark.ranks(2, timeout=PATIENCE)
 @pytest.mark.parametrize("backend", COMPILERS)
 def test_a_compiled_function_may_make_every_call(world, backend: str) -> None:
     for name, call in CALLS.items():
@@ -57,14 +58,14 @@ def test_a_compiled_function_may_make_every_call(world, backend: str) -> None:
             assert torch.equal(tensor, expected[1]), name
 
 
-@pytest.mark.ranks(2, timeout=60)
+@pytest.mark.ranks(2, timeout=PATIENCE)
 def test_one_graph_cannot_hold_a_call_and_says_so(world) -> None:
     whole = torch.compile(lambda x: allranks.all_reduce(x * 2), backend="eager", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="talks to other ranks"):
         whole(torch.ones(2))
 
 
-@pytest.mark.ranks(1, timeout=60)
+@pytest.mark.ranks(1, timeout=PATIENCE)
 def test_the_line_of_a_call_is_the_programs(world) -> None:
     import torch._dynamo  # noqa: F401 - from now on calls go through it
 
@@ -73,7 +74,7 @@ def test_the_line_of_a_call_is_the_programs(world) -> None:
     assert seen[0].file == __file__
 
 
-@pytest.mark.ranks(1, timeout=60)
+@pytest.mark.ranks(1, timeout=PATIENCE)
 def test_outside_of_compiled_functions_a_call_goes_straight(world, monkeypatch) -> None:
     def step(x):
         return x * 2, allranks.get_rank()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness import PATIENCE
+
 DIGITS = Path(__file__).parent.parent / "examples" / "digits.py"
 
 LAUNCHED_BY = {
@@ -23,7 +25,7 @@ def digits(tmp_path: Path, launcher: list[str], epochs: int) -> dict[str, str]:
         [*launcher, str(DIGITS), "--epochs", str(epochs), "--picture", str(picture)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -9,9 +9,8 @@ import sys
 import pytest
 
 from allranks import _sockets
-from harness import env_environs
+from harness import PATIENCE, env_environs
 
-DEADLINE = 60
 ROUNDS = 5
 
 FAILED_SETUP = """
@@ -53,6 +52,6 @@ def test_what_is_under_way_does_not_abort_the_interpreter(program: str, starting
         size = 3 if program is FAILED_SETUP else 2
         environs = env_environs(size, _sockets.free_port(), ALLRANKS_JOB=str(number))
         jobs += [started(program, environ) for environ in environs[:starting]]
-    ended = [(job.communicate(timeout=DEADLINE)[0], job.returncode) for job in jobs]
+    ended = [(job.communicate(timeout=PATIENCE)[0], job.returncode) for job in jobs]
     assert [code for _, code in ended] == [3] * len(jobs), ended
     assert not any("terminate called" in text for text, _ in ended)

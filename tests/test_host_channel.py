@@ -27,6 +27,7 @@ from allranks._host_channel import ENTRY, SWITCH, HostChannel
 from allranks._progress import Progress, _numbered
 from allranks._told import FRAME, ROOM
 from allranks.errors import CollectiveError, DetectionError, MismatchError, RankFailedError
+from harness import PATIENCE
 
 BODIES = (0, 1, ROOM - 1, ROOM, ROOM + 1, FRAME, 65536, 65536 + ROOM + 1, 3_000_000)
 
@@ -76,7 +77,7 @@ def bodies() -> None:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_headers_of_any_length(size) -> None:
-    allranks.launch(bodies, ranks=size, timeout=60)
+    allranks.launch(bodies, ranks=size, timeout=PATIENCE)
 
 
 def two_long_calls() -> str:
@@ -87,7 +88,7 @@ def two_long_calls() -> str:
 
 
 def test_calls_that_are_told_at_length_are_compared() -> None:
-    told = allranks.launch(two_long_calls, ranks=2, timeout=60)
+    told = allranks.launch(two_long_calls, ranks=2, timeout=PATIENCE)
     assert told[0] == told[1]
     assert len(told[0]) < 2000
 
@@ -139,7 +140,7 @@ def no_descriptor_is_left(rank: int) -> str:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_go_over_gloo_where_a_rank_has_no_descriptor_left(rank) -> None:
-    found = allranks.launch(no_descriptor_is_left, (rank,), ranks=3, timeout=60)
+    found = allranks.launch(no_descriptor_is_left, (rank,), ranks=3, timeout=PATIENCE)
     assert found == ["GlooChannel"] * 3
 
 
@@ -171,7 +172,7 @@ def child_calls(generations: int, is_first: bool) -> tuple[int, str]:
 @pytest.mark.parametrize("generations", [1, 2])
 def test_a_child_has_no_part_in_its_parents_calls(generations, is_first) -> None:
     """Whether or not its parent has made a call before."""
-    ranks = allranks.launch(child_calls, (generations, is_first), ranks=2, timeout=60)
+    ranks = allranks.launch(child_calls, (generations, is_first), ranks=2, timeout=PATIENCE)
     assert ranks[0] == (2, "")
     count, told = ranks[1]
     assert count == 2
@@ -227,7 +228,7 @@ GONE = "CollectiveError: all_reduce(sum) of number: rank 0 has given up, or left
 
 def test_a_peer_that_does_not_come_is_told(monkeypatch) -> None:
     monkeypatch.setenv("ALLRANKS_WATCH", "0")
-    told = allranks.launch(late, ((0, 4),), ranks=2, timeout=60)
+    told = allranks.launch(late, ((0, 4),), ranks=2, timeout=PATIENCE)
     assert told[0] == f"{STALLED}rank 1 did not make the same call, or stopped in it."
     assert told[1].startswith(GONE)
 
@@ -235,7 +236,7 @@ def test_a_peer_that_does_not_come_is_told(monkeypatch) -> None:
 def test_the_timeout_is_that_of_the_call(monkeypatch) -> None:
     """Not of each rank that comes late; and who waits for an answer does not know for whom."""
     monkeypatch.setenv("ALLRANKS_WATCH", "0")
-    told = allranks.launch(late, ((0, 0, 1.2, 2.6),), ranks=4, timeout=60)
+    told = allranks.launch(late, ((0, 0, 1.2, 2.6),), ranks=4, timeout=PATIENCE)
     assert told[0] == f"{STALLED}rank 3 did not make the same call, or stopped in it."
     assert told[1].startswith((GONE, f"{STALLED}at least one rank did not"))
     assert told[2].startswith(GONE)
@@ -243,7 +244,7 @@ def test_the_timeout_is_that_of_the_call(monkeypatch) -> None:
 
 
 def test_those_who_lose_the_first_member_are_told_what_it_waited_for() -> None:
-    told = allranks.launch(late, ((0, 1, 4),), ranks=3, timeout=60)
+    told = allranks.launch(late, ((0, 1, 4),), ranks=3, timeout=PATIENCE)
     for text in told[:2]:
         assert text.startswith("StalledError: ")
         assert "Rank 2: in no collective" in text
@@ -348,7 +349,7 @@ def many_calls_within_a_group() -> tuple[int, list[int]]:
 
 
 def test_what_is_forgotten_is_counted_all_the_same() -> None:
-    told = allranks.launch(many_calls_within_a_group, ranks=3, timeout=60)
+    told = allranks.launch(many_calls_within_a_group, ranks=3, timeout=PATIENCE)
     made, numbers = told[0]
     assert [each[0] for each in told] == [made] * 3
     assert numbers == list(range(made - len(numbers) + 1, made + 1))

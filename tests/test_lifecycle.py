@@ -18,7 +18,7 @@ import torch.distributed as dist
 import allranks
 from allranks import _sockets
 from allranks.errors import CollectiveError, ConfigError, DetectionError
-from harness import Ranks, env_environs, run_ranks
+from harness import PATIENCE, Ranks, env_environs, run_ranks
 
 
 def environ_now() -> dict[str, str]:
@@ -359,7 +359,7 @@ def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: i
         )
         for environ in environs
     ]
-    said = [process.communicate(timeout=60)[1] for process in running]
+    said = [process.communicate(timeout=PATIENCE)[1] for process in running]
     assert [process.returncode for process in running] == [code, code], said
     assert "destroy_process_group" not in "".join(said)
 
@@ -377,7 +377,9 @@ def test_setup_again_under_torchrun(tmp_path: Path) -> None:
     script = tmp_path / "again.py"
     script.write_text(AGAIN)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [*torchrun, str(script)], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert ended.returncode == 0, ended.stderr
 
 
@@ -407,7 +409,9 @@ def many_worlds(own_store: bool) -> tuple[int, int, float]:
 @pytest.mark.parametrize("own_store", [True, False])
 def test_setup_again_and_again_leaves_nothing(own_store: bool) -> None:
     """Whether the ranks meet at a private file, or at rank 0's port."""
-    for threads, files, growth in allranks.launch(many_worlds, (own_store,), ranks=3, timeout=100):
+    for threads, files, growth in allranks.launch(
+        many_worlds, (own_store,), ranks=3, timeout=PATIENCE
+    ):
         assert threads <= 10
         assert files <= 60  # Connections that were refused go with the next garbage collection.
         assert growth <= 1.1

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import allranks
+from harness import PATIENCE
 from programs import Leaf, Step, run
 
 REDUCED = ["uint8", "int8", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
@@ -170,7 +171,7 @@ def test_programs_do_what_the_model_says(size, sockets, monkeypatch) -> None:
     )
     @given(st.lists(steps(size), min_size=4, max_size=10))
     def test(program: list[Step]) -> None:
-        results = allranks.launch(run, (program, size), ranks=size, timeout=20)
+        results = allranks.launch(run, (program, size), ranks=size, timeout=PATIENCE)
         for rank, returned in enumerate(results):
             for step, got in zip(program, returned, strict=True):
                 check(got, expected(step, rank))

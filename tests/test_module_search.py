@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import allranks
+from harness import PATIENCE
 
 SCRIPTS = Path(sys.executable).parent
 SHADOWED = ("torch", "selectors", "json", "pickle", "linecache", "mpi4py", "importlib")
@@ -57,7 +58,7 @@ def done(*command: object, **environ: str) -> str:
         [str(part) for part in command],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
         env={**os.environ, **environ},
     )
     assert process.returncode == 0, process.stdout + process.stderr

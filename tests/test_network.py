@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from harness import PATIENCE
+
 MISSING = [tool for tool in ("unshare", "ip", "ss") if not shutil.which(tool)]
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +68,7 @@ def in_a_namespace(tmp_path, *command: str) -> list[str]:
         [*enter, "bash", "-c", NAMESPACE, "bash", str(tmp_path), *command, str(script)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "listening" in line]

@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from harness import PATIENCE
+
 CELLS = (
     "import torch, allranks\nfactor = 3",
     "class Thing:\n    def __init__(self, rank): self.rank = rank",
@@ -31,7 +33,7 @@ except ZeroDivisionError as error:
 def test_functions_of_cells_are_launched_and_their_output_is_shown() -> None:
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=100, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3").execute()
     *_, first, second, third = notebook.cells
     written = "".join(out.text for out in first.outputs if out.output_type == "stream")
     assert sorted(written.splitlines()) == ["0│ hello", "1│ hello"]

@@ -14,6 +14,7 @@ import torch
 
 import allranks
 from allranks.errors import CollectiveError
+from harness import PATIENCE
 from test_collectives import Celsius, everyone_works_on, rank_and_size, refusal, same_values
 
 
@@ -258,7 +259,7 @@ def test_what_cannot_be_unpickled_is_an_error_where_it_arrives(unchecked):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks(2, timeout=100)
+@pytest.mark.ranks(2, timeout=PATIENCE)
 def test_more_than_two_gigabytes_from_one_rank():
     """Beyond what 32 bits count."""
     rank, _ = rank_and_size()

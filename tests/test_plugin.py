@@ -415,7 +415,9 @@ def selected(tmp_path_factory) -> Run:
     tests = """
         @pytest.mark.ranks(2)
         def test_alpha(world):
-            print("hello")
+            for half in (b"one l\\xc3", b"\\xadne\\nthe rest"):  # In the middle of a letter.
+                os.write(1, half)
+                time.sleep(0.2)
             assert world.rank == 0
 
         @pytest.mark.ranks(2)
@@ -434,6 +436,12 @@ def test_selection_and_stopping_at_the_first_failure(selected) -> None:
     assert selected.outcomes() == {"test_alpha": "failed"}
     assert selected.code == pytest.ExitCode.TESTS_FAILED
     assert "1 failed, 1 deselected" in selected.output
+
+
+def test_lines_that_pytest_does_not_capture_come_whole(selected) -> None:
+    for rank in (0, 1):
+        for line in ("one l\u00edne", "the rest"):
+            assert f"{rank}\u2502 {line}\n" in selected.output
 
 
 def test_the_last_failures_the_slowest_tests_and_junits_file_know_ranks(selected) -> None:

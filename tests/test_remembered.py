@@ -11,11 +11,12 @@ import torch
 import allranks
 from allranks import _headers, _reduce, _trees
 from allranks._remembered import ENTRIES, LARGEST, remembered
+from harness import PATIENCE
 
 ROUNDS, NUMBERS, LONG = 10, 20_000, 200_000
 
 
-@pytest.mark.ranks(2, timeout=110)
+@pytest.mark.ranks(2, timeout=PATIENCE)
 def test_large_trees_are_not_kept(world) -> None:
     """Each of another length, so that none is met again."""
     allranks.all_reduce([0.5] * NUMBERS)

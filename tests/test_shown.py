@@ -12,6 +12,7 @@ import pytest
 
 from allranks import _launch, _shown
 from allranks._cli import Output
+from harness import PATIENCE
 
 RUN = ("-m", "allranks._cli", "run", "-n", "2")
 
@@ -60,7 +61,7 @@ def python(*arguments: str, closed: str = "", **environ: str):
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, *arguments],
         capture_output=True,
-        timeout=200,
+        timeout=PATIENCE,
         env={**os.environ, **environ},
     )
 
@@ -131,7 +132,7 @@ def test_lines_come_whole_however_they_are_cut() -> None:
 
 
 def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> None:
-    for output in (_launch._Output(), Output(1)):
+    for output in (_launch.Output(), Output(1)):
         for _ in range(64):
             output.write(0, 1, b"x" * 65536)
             assert len(output._lines.unfinished[0, 1]) <= BOUND

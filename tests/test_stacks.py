@@ -13,6 +13,7 @@ import pytest
 
 import allranks
 from allranks import _stacks
+from harness import PATIENCE
 
 PYTHON = [sys.executable]
 PYTEST = ["-q", "-p", "no:cacheprovider", "test_it.py"]
@@ -60,7 +61,7 @@ def stack(tmp_path: Path, *command: str) -> list[str]:
         (tmp_path / name).write_text(text)
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told, *_ = sorted(tmp_path.glob("told*"))

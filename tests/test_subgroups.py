@@ -13,6 +13,7 @@ import torch.distributed as dist
 import allranks
 from allranks import _groups
 from allranks.errors import CollectiveError
+from harness import PATIENCE
 
 
 @pytest.mark.ranks(1, 2, 3, 4)
@@ -172,7 +173,7 @@ def destroying_groups(rounds: int) -> list[tuple[int, int]]:
 
 def test_a_group_that_was_destroyed_leaves_nothing() -> None:
     """Neither our sockets, nor gloo's and its threads, which would live as long as it is kept."""
-    for held in allranks.launch(destroying_groups, (30,), ranks=2, timeout=100):
+    for held in allranks.launch(destroying_groups, (30,), ranks=2, timeout=PATIENCE):
         early, late = held[4:8], held[-4:]
         assert max(files for files, _ in late) <= max(files for files, _ in early)
         assert max(threads for _, threads in late) <= max(threads for _, threads in early)
@@ -188,4 +189,4 @@ def destroying_the_node_group() -> list[int]:
 
 
 def test_a_host_group_that_was_destroyed_is_made_anew() -> None:
-    assert allranks.launch(destroying_the_node_group, ranks=2, timeout=60) == [[2, 2, 2]] * 2
+    assert allranks.launch(destroying_the_node_group, ranks=2, timeout=PATIENCE) == [[2, 2, 2]] * 2

@@ -15,6 +15,7 @@ import torch
 import allranks
 from allranks import _together
 from allranks.errors import CollectiveError, MismatchError, PeerFailedError, RankFailedError
+from harness import PATIENCE
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -150,7 +151,7 @@ def test_the_death_of_rank_0_is_told(ending, own_store) -> None:
         allranks.on_master(lambda: exec(ending))
 
     with pytest.raises(RankFailedError, match="rank 0") as caught:
-        allranks.launch(work, ranks=3, timeout=20)
+        allranks.launch(work, ranks=3, timeout=PATIENCE)
     others = caught.value.__cause__
     assert isinstance(others, BaseExceptionGroup)
     assert [type(error) for error in others.exceptions] == [PeerFailedError] * 2

@@ -70,7 +70,7 @@ def launch(
         payload.write(pickle.dumps(Call.of(call, environs)))
         payload.flush()
         with _one_at_a_time:
-            ended = _template().order(ranks, payload.fileno(), _Output().write, timeout)
+            ended = _template().order(ranks, payload.fileno(), Output().write, timeout)
     _raise_failures(ended, timeout)
     return [one.value for one in ended]
 
@@ -91,7 +91,7 @@ def _end_template() -> None:
         _warm.close()
 
 
-class _Output:
+class Output:
     """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
 
     def __init__(self) -> None:

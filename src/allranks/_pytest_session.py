@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import allranks
-from allranks import _interpreter, _pytest_examples, _pytest_marker, _shown
+from allranks import _interpreter, _pytest_examples, _pytest_marker
 from allranks._call import Call
+from allranks._launch import Output
 from allranks._local import local_world
 from allranks._order import GRACE, Ended, Template
 from allranks._pytest_heard import hear, tell_seed
@@ -295,7 +296,7 @@ class Double:
         _clear(captured)
         output: dict[int, Ends] = {}
         shown = self._config.option.capture == "no"
-        write = _pass_on if shown else functools.partial(_keep, output)
+        write = Output().write if shown else functools.partial(_keep, output)
         ended = self._order(ranks, functools.partial(run_item, errand), errand.deadline, write)
         told = [self._told(one, ended, errand.deadline) for one in ended]
         for one in told:
@@ -381,12 +382,6 @@ def _coverage_settings() -> dict[str, Any] | None:
 
 def _keep(output: dict[int, Ends], rank: int, _stream: int, text: bytes) -> None:
     output.setdefault(rank, Ends()).write(text)
-
-
-def _pass_on(rank: int, stream: int, text: bytes) -> None:
-    out = sys.stdout if stream == 1 else sys.stderr
-    for line in text.decode(errors="replace").splitlines():
-        _shown.show(out, f"{rank}{_shown.bar(out)} {line}\n")
 
 
 def _death(one: Ended) -> str:

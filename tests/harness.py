@@ -93,7 +93,7 @@ class Ranks:
             self.processes.append(process)
             self.pipes.append(reader)
 
-    def results(self, timeout: float = 60, never: int | None = None) -> list[Ended]:
+    def results(self, timeout: float = PATIENCE, never: int | None = None) -> list[Ended]:
         """How the ranks ended; one that never does is killed, and left out."""
         end = time.monotonic() + timeout
         pairs = zip(self.processes, self.pipes, strict=True)
@@ -150,7 +150,7 @@ def env_environs(ranks: int, port: int, **more: str) -> list[dict[str, str]]:
     ]
 
 
-def run_ranks(function, ranks: int, *arguments, timeout: float = 60) -> list[Ended]:
+def run_ranks(function, ranks: int, *arguments, timeout: float = PATIENCE) -> list[Ended]:
     """How each rank ended that ran ``function(*arguments)`` in a world of its own."""
     with private_environs(ranks) as environs:
         return Ranks(function, environs, *arguments).results(timeout)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 import allranks
 from allranks import _bring_up, _sockets
 from allranks.errors import RendezvousError
-from harness import PATIENCE, Ranks, env_environs, private_environs
+from harness import Ranks, env_environs, private_environs
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def failing_twice() -> list[str]:
 
 
 def ended_well(function, environs) -> list[object]:
-    ended = Ranks(function, environs).results(PATIENCE)
+    ended = Ranks(function, environs).results()
     assert [one.error for one in ended] == [None] * len(ended), ended[0].error.__notes__
     return [one.value for one in ended]
 

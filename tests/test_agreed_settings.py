@@ -7,7 +7,7 @@ import os
 import pytest
 
 import allranks
-from harness import PATIENCE, Ranks, private_environs
+from harness import Ranks, private_environs
 
 
 def checked(rank: int, how: str) -> int:
@@ -24,7 +24,7 @@ def checked(rank: int, how: str) -> int:
 @pytest.mark.parametrize(("ranks", "rank", "others"), [(2, 0, "rank 1"), (4, 2, "ranks 0-1, 3")])
 def test_a_check_on_some_ranks_only_is_named_on_all(ranks, rank, others, how, shown) -> None:
     with private_environs(ranks) as environs:
-        ended = Ranks(checked, environs, rank, how).results(PATIENCE)
+        ended = Ranks(checked, environs, rank, how).results()
     for one in ended:
         assert one.text.startswith("RendezvousError: the ranks were set up differently: "), one.text
         assert f"check={shown} on rank {rank}" in one.text
@@ -39,7 +39,7 @@ def backends(by_rank: list[str | None]) -> int:
 
 def test_two_backends_are_named() -> None:
     with private_environs(2) as environs:
-        ended = Ranks(backends, environs, ["gloo", "cpu:gloo,cuda:gloo"]).results(PATIENCE)
+        ended = Ranks(backends, environs, ["gloo", "cpu:gloo,cuda:gloo"]).results()
     for one in ended:
         assert "distributed_backend='gloo' on rank 0 and " in one.text
         assert "distributed_backend='cpu:gloo,cuda:gloo' on rank 1" in one.text
@@ -47,7 +47,7 @@ def test_two_backends_are_named() -> None:
 
 def test_what_comes_to_the_same_is_no_difference() -> None:
     with private_environs(2) as environs:
-        ended = Ranks(backends, environs, ["gloo", None]).results(PATIENCE)
+        ended = Ranks(backends, environs, ["gloo", None]).results()
     assert [one.value for one in ended] == [2, 2]
 
 
@@ -60,5 +60,5 @@ def differently_timed() -> int:
 
 def test_what_does_no_harm_may_differ() -> None:
     with private_environs(2) as environs:
-        ended = Ranks(differently_timed, environs).results(PATIENCE)
+        ended = Ranks(differently_timed, environs).results()
     assert [one.value for one in ended] == [2, 2]

@@ -246,7 +246,7 @@ def test_control_c_works_in_every_call_and_gives_the_group_up(call, unchecked):
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             call(group)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 25  # The timeout is 30 s.
         with pytest.raises(CollectiveError, match=r"no longer usable, since .* ended early"):
             call(group)
     everyone_works_on()

@@ -314,13 +314,13 @@ def interrupt_me() -> float:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_control_c_works_while_ranks_are_missing(rank: int) -> None:
     environs = env_environs(2, _sockets.free_port())
-    (ended,) = Ranks(interrupt_me, [environs[rank]]).results(20)
+    (ended,) = Ranks(interrupt_me, [environs[rank]]).results()
     assert ended.value < LIMIT
 
 
 def test_control_c_works_against_a_silent_port() -> None:
     with busy_port() as port:
-        (ended,) = Ranks(interrupt_me, [env_environs(2, port)[1]]).results(20)
+        (ended,) = Ranks(interrupt_me, [env_environs(2, port)[1]]).results()
     assert ended.value < LIMIT
 
 

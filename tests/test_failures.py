@@ -22,7 +22,7 @@ from allranks._bulletin import Bulletin, left_note
 from allranks._lookout import Post
 from allranks._progress import Progress
 from allranks.errors import ConfigError, PeerFailedError, StalledError
-from harness import PATIENCE, Ranks, env_environs, private_environs
+from harness import Ranks, env_environs, private_environs
 
 
 def _heard(function, place: str):
@@ -351,7 +351,7 @@ def befallen(tmp_path_factory):
             if case in NEXT:
                 time.sleep(1.0)  # Two cores cannot start all of them at once.
         yield {
-            case: (place, ranks.results(PATIENCE, never=NEVER.get(case[0].__name__)))
+            case: (place, ranks.results(never=NEVER.get(case[0].__name__)))
             for case, (place, ranks) in jobs.items()
         }
 
@@ -469,7 +469,7 @@ def test_the_watch_can_be_left_out(befallen) -> None:
 
 def test_rank_0_keeps_its_store_for_the_others_but_not_for_long(tmp_path) -> None:
     environs = env_environs(2, _sockets.free_port())
-    ended = Ranks(_heard, environs, staying, str(tmp_path)).results(PATIENCE)
+    ended = Ranks(_heard, environs, staying, str(tmp_path)).results()
     assert [one.error for one in ended] == [None, None]
     assert ended[0].value >= 0.5
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 import allranks
 from allranks import _groups, _peer_memory, _transfers
 from allranks.errors import CollectiveError, StalledError
-from harness import Ranks, private_environs
+from harness import PATIENCE, Ranks, private_environs
 from test_collectives import everyone_works_on, rank_and_size, refusal
 
 LARGE = _transfers.LARGE
@@ -168,7 +168,7 @@ def test_memory_that_cannot_be_read_is_sent(monkeypatch):
 
 def gather_from_a_rank_that_dies() -> str:
     """Rank 0 finds the memory of rank 1 gone."""
-    with allranks.session(cpu=True, timeout=timedelta(seconds=20)):
+    with allranks.session(cpu=True, timeout=timedelta(seconds=PATIENCE)):
         pids = allranks.all_gather_objects(os.getpid())
         read = _peer_memory.read
 
@@ -190,11 +190,10 @@ def gather_from_a_rank_that_dies() -> str:
 def test_a_sender_that_dies_is_named():
     """Its memory is gone with it; nothing hangs, and nothing looks as if it had arrived."""
     with private_environs(2) as environs:
-        first, second = Ranks(gather_from_a_rank_that_dies, environs).results(30)
+        first, second = Ranks(gather_from_a_rank_that_dies, environs).results()
     assert second.exit_code == -signal.SIGKILL
     assert "rank 1 (pid PID" in str(first.value), (first.value, first.error)
     assert "no longer usable" in first.value
-    assert first.seconds < 15
 
 
 @pytest.mark.ranks(2, setup=False)

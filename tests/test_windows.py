@@ -18,7 +18,7 @@ import torch.distributed as dist
 import allranks
 from allranks import _bring_up, _groups, _sockets, _together
 from allranks.errors import PeerFailedError
-from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
+from harness import Ranks, env_environs, private_environs, wait_until
 
 LONG = 300.0
 """Seconds of every timeout of ours in here: whoever waits for one of them does not end in time."""
@@ -122,7 +122,7 @@ def waiting_for_a_stopped_rank_0() -> str:
 
 def outcomes(function, culprit: int, end, environs):
     """How the ranks ended that go on."""
-    ended = Ranks(function, environs, culprit, end).results(PATIENCE, never=culprit)
+    ended = Ranks(function, environs, culprit, end).results(never=culprit)
     return [(type(one.error).__name__, str(one.error)) for one in ended]
 
 
@@ -171,7 +171,7 @@ def skipping_the_last_call(place: str) -> None:
 @pytest.mark.parametrize("way", [private_environs, at_a_port])
 def test_of_a_group_only_its_ranks_are_accused(way, tmp_path) -> None:
     with way(3) as environs:
-        ended = Ranks(skipping_the_last_call, environs, str(tmp_path)).results(PATIENCE)
+        ended = Ranks(skipping_the_last_call, environs, str(tmp_path)).results()
     assert [type(one.error) for one in ended] == [type(None), PeerFailedError, type(None)]
     assert ended[1].error.rank == 2
     assert str(ended[1].error).startswith("rank 2 ")
@@ -194,7 +194,7 @@ STOPPED = [
 def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told) -> None:
     with way(3) as environs:
         ranks = Ranks(stopped_while_gloo_connects, environs, culprit)
-        ended = ranks.results(PATIENCE, never=culprit)
+        ended = ranks.results(never=culprit)
     for one in ended:
         assert one.text.startswith("RendezvousError"), one.text
         assert re.search(f"Rank {culprit}: {told}.*; its process is stopped", one.text), one.text
@@ -213,7 +213,7 @@ def stopped_while_a_group_is_made() -> None:
 def test_a_rank_that_is_stopped_while_a_group_is_made_is_named(way) -> None:
     """Whichever clock ends the wait: gloo's, the store's or ours."""
     with way(3) as environs:
-        first, one = Ranks(stopped_while_a_group_is_made, environs).results(PATIENCE, never=1)
+        first, one = Ranks(stopped_while_a_group_is_made, environs).results(never=1)
     assert (first.error is None) == (way is private_environs)
     assert one.text.startswith("StalledError: split did not complete within 8 s; "), one.text
     assert re.search("Rank 1: no answer from .*; its process is stopped", one.text), one.text
@@ -234,7 +234,7 @@ WAITS = [
 @pytest.mark.parametrize(("function", "told"), WAITS, ids=lambda x: getattr(x, "__name__", ""))
 def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: str) -> None:
     ranks = Ranks(function, env_environs(2, _sockets.free_port()))
-    (one,) = ranks.results(PATIENCE, never=0)
+    (one,) = ranks.results(never=0)
     assert one.error is None, one.error.__notes__
     assert re.search(told, one.value)
 
@@ -257,6 +257,6 @@ CLOSURE = "Application timeout caused pair closure"
 
 def test_a_connection_that_a_timeout_has_closed_is_a_stall() -> None:
     with private_environs(2) as environs:
-        one, _ = Ranks(timing_out_twice, environs).results(PATIENCE)
+        one, _ = Ranks(timing_out_twice, environs).results()
     assert one.text.startswith("StalledError: a collective did not complete in time; all_reduce #1")
     assert CLOSURE in one.error.__notes__[0]

@@ -355,7 +355,10 @@ class Supervisor:
             yield
         finally:
             signal.set_wakeup_fd(wakeup)
+            # Who is impatient signals twice, and may meet us on our way out with its exit code.
+            told = self._outside is not None
             for signum, handler in before.items():
-                signal.signal(signum, handler)
+                is_late = told and signum != signal.SIGCHLD
+                signal.signal(signum, signal.SIG_IGN if is_late else handler)
             waker.close()
             woken.close()

@@ -415,6 +415,7 @@ def selected(tmp_path_factory) -> Run:
     tests = """
         @pytest.mark.ranks(2)
         def test_alpha(world):
+            print("hello", flush=True)
             for half in (b"one l\\xc3", b"\\xadne\\nthe rest"):  # In the middle of a letter.
                 os.write(1, half)
                 time.sleep(0.2)
@@ -438,9 +439,9 @@ def test_selection_and_stopping_at_the_first_failure(selected) -> None:
     assert "1 failed, 1 deselected" in selected.output
 
 
-def test_lines_that_pytest_does_not_capture_come_whole(selected) -> None:
+def test_output_is_shown_whole_with_its_rank_where_capturing_is_off(selected) -> None:
     for rank in (0, 1):
-        for line in ("one l\u00edne", "the rest"):
+        for line in ("hello", "one l\u00edne", "the rest"):
             assert f"{rank}\u2502 {line}\n" in selected.output
 
 
@@ -456,11 +457,6 @@ def test_the_last_failures_the_slowest_tests_and_junits_file_know_ranks(selected
         text=True,
     )
     assert again.stdout.startswith("test_inner.py::test_alpha\n\n"), again.stdout
-
-
-def test_output_is_shown_with_its_rank_where_capturing_is_off(selected) -> None:
-    assert "0│ hello\n" in selected.output
-    assert "1│ hello\n" in selected.output
 
 
 def test_each_worker_of_xdist_has_its_own_template(tmp_path) -> None:

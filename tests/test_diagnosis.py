@@ -77,22 +77,47 @@ def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
     late = elsewhere(2, recent=tuple(skipped), made={"WORLD": 2}, at="train.py:50")
     here = [waiting(rank, first[2], recent=tuple(first)) for rank in (0, 1)]
     assert (
-        "Their calls first differ at #2: ranks 0-1: all_reduce float32[8] at train.py:42; "
-        "rank 2: all_reduce float32[8] at train.py:43." in told([*here, late])
+        "Their calls are alike, but their lines differ from #2: ranks 0-1: all_reduce float32[8] "
+        "at train.py:42; rank 2: all_reduce float32[8] at train.py:43." in told([*here, late])
     )
+
+
+def on_lines(*lines: int) -> list[Call]:
+    calls = enumerate(lines, start=1)
+    return [Call("WORLD", n, "all_reduce", "float32[8]", f"train.py:{line}") for n, line in calls]
 
 
 def test_one_call_on_two_lines_is_not_taken_for_the_difference() -> None:
-    first = [Call("WORLD", n, "all_reduce", "float32[8]", "train.py:40") for n in (1, 2, 3)]
-    mine = [replace(first[0], line="train.py:30"), first[1], replace(first[2], op="broadcast")]
-    here = [waiting(rank, first[2], recent=tuple(first)) for rank in (0, 1, 3)]
+    theirs = on_lines(40, 40, 40)
+    mine = on_lines(30, 40, 40)
+    mine[2] = replace(mine[2], op="broadcast")
+    here = [waiting(rank, theirs[2], recent=tuple(theirs)) for rank in (0, 1, 3)]
     assert (
         "Their calls first differ at #3: ranks 0-1, 3: all_reduce float32[8] at train.py:40; "
-        "rank 2: broadcast float32[8] at train.py:40; their lines at #1: "
-        "ranks 0-1, 3: all_reduce float32[8] at train.py:40; "
-        "rank 2: all_reduce float32[8] at train.py:30."
+        "rank 2: broadcast float32[8] at train.py:40."
         in told([*here, waiting(2, mine[2], recent=tuple(mine))])
     )
+
+
+def test_lines_that_differ_before_the_calls_do_are_told_beside() -> None:
+    theirs, mine = on_lines(40, 41, 42), on_lines(40, 42, 43)
+    mine[2] = replace(mine[2], op="broadcast")
+    here = [waiting(rank, theirs[2], recent=tuple(theirs)) for rank in (0, 1, 3)]
+    assert (
+        "rank 2: broadcast float32[8] at train.py:43; their lines differ from #2: "
+        "ranks 0-1, 3: all_reduce float32[8] at train.py:41; "
+        "rank 2: all_reduce float32[8] at train.py:42."
+        in told([*here, waiting(2, mine[2], recent=tuple(mine))])
+    )
+
+
+def test_a_late_rank_is_not_accused_of_a_branch_that_it_took() -> None:
+    theirs, mine = on_lines(30, 40, 41), on_lines(35, 40)
+    here = [waiting(rank, theirs[2], recent=tuple(theirs)) for rank in (0, 1, 3)]
+    text = told([*here, elsewhere(2, recent=tuple(mine), made={"WORLD": 2})])
+    assert "differ" not in text
+    text = told([*here, elsewhere(2, recent=tuple(mine[:1]), made={"WORLD": 1})])
+    assert "Their calls are alike, but their lines differ from #1: " in text
 
 
 def test_lines_that_differ_are_no_reason_where_all_else_agrees() -> None:

@@ -457,6 +457,25 @@ def test_only_gloos_words_for_a_lost_connection_are_believed() -> None:
     assert not _alarm.GLOO_LOST.search("download of shard 7 failed: Connection reset by peer")
 
 
+GLOOS_TIMEOUTS = [
+    "[/x/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 9ms for recv operation",
+    "Gloo connectFullMesh failed with [../pair.cc:144] no error: timed out connecting: SO_ERROR",
+    "Gloo connectFullMesh failed with Connect timeout [none]",
+    "Application timeout caused pair closure",
+    "[/x/gloo/transport/tcp/unbound_buffer.cc:78] Application timeout caused pair closure",
+]
+PROGRAMS_OWN = [
+    "S3: Connect timeout on endpoint URL",
+    "Timed out waiting for the licence server",
+    "the test of 'Application timeout caused pair closure' has failed",
+]
+
+
+@pytest.mark.parametrize("text", [*GLOOS_TIMEOUTS, *PROGRAMS_OWN])
+def test_only_gloos_words_for_a_timeout_are_believed(text: str) -> None:
+    assert _alarm.has_timed_out(RuntimeError(text)) == (text in GLOOS_TIMEOUTS)
+
+
 def test_a_python_without_descriptors_of_processes(monkeypatch) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     assert _processes.opened(os.getpid()) is None

@@ -12,6 +12,7 @@ import allranks
 PACKAGE = Path(allranks.__file__).parent
 
 LAYERS = (
+    ("_printable",),
     (
         "errors",
         "_elf",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from allranks import _shown, _stacks
-from allranks._terminal import printable
+from allranks._printable import printable
 from allranks.errors import CollectiveError, PeerFailedError, StalledError
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ LOST_PEERS = re.compile(
 )
 """What a rank says whose peers have left it."""
 
+_PASSED = "(Timed out waiting|timed out connecting|Connect timeout)"
 TIMED_OUT = re.compile(
-    r"Timed out waiting|Application timeout caused pair closure|"  # In a call.
-    r"timed out connecting|Connect timeout"  # While it connects ranks.
+    rf"\.cc:\d+\].*{_PASSED}|connectFullMesh.*{_PASSED}|"
+    r"^(\[.*\.cc:\d+\] ?)?Application timeout caused pair closure",
+    re.DOTALL,
 )
-"""What gloo says when its timeout has passed."""
+"""What gloo says when its timeout has passed, and a program's own error does not."""
 
 GLOO_LOST = re.compile(
     r"gloo/transport/.*(closed by peer|reset by peer|Broken pipe|(Read|Write) error)"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from allranks import _processes, _sockets, _trusted_file
 from allranks._outside import MalformedError, parsed, written
+from allranks._printable import printable
 from allranks._record import read
-from allranks._terminal import printable
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:

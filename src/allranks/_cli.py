@@ -17,10 +17,10 @@ from allranks import _interpreter, _ports, _shown
 from allranks._board import SET_ADDRESS
 from allranks._local import local_world
 from allranks._outside import plain
+from allranks._printable import printable
 from allranks._rank import Program
 from allranks._release import __version__
 from allranks._rollcall import ranges
-from allranks._terminal import printable
 from allranks._world import World, detect, told_by
 from allranks.errors import AllranksError, ConfigError
 

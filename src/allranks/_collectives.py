@@ -14,12 +14,14 @@ from allranks._in_place import (
     named_op,
     overwritten,
     torchs_op,
+    truth,
     why_in_graph,
     why_not_in_place,
     why_not_reduced,
 )
 from allranks._messages import broadcast_in_turn, equal_all_gather, finish, move
 from allranks._objects import gather_everywhere
+from allranks._printable import brief_repr
 from allranks._tensors import as_bytes, contiguous, from_bytes, to_bytes, why_not_dense
 from allranks._transfers import LARGE, Incoming, reach, transfer
 from allranks.errors import MismatchError
@@ -83,8 +85,9 @@ def broadcast(
             part of an autograd graph, or is not contiguous with ``async_op``. Nothing was sent.
     """
     who = _groups.members("broadcast", group)
-    why = who.why_not_from(src) or why_not_in_place(tensor, async_op=async_op)
-    agree_on(f"broadcast(src={src!r:.60})", tensor, who, why)
+    src, why = who.sender(src)
+    why = why or why_not_in_place(tensor, async_op=async_op)
+    agree_on(f"broadcast(src={src})", tensor, who, why)
     if who.group is None:
         return done(async_op=async_op)
     import torch.distributed as dist
@@ -148,12 +151,13 @@ def all_gather(
     """
     import torch
 
-    if not is_tensor(data) and not cat:
+    cat, unclear = truth("cat", cat)
+    if not is_tensor(data) and not cat and not unclear:
         return gather_everywhere("all_gather of objects", data, group)
     who = _groups.members("all_gather", group)
-    tensor, error = _gatherable(data, device, cat=cat)
+    tensor, error = (data, unclear) if unclear else _gatherable(data, device, cat=cat)
     inline = error is None and tensor.device.type == "cpu" and fits_inline(who, tensor.nbytes)
-    told = f"all_gather{'(cat=True)' * cat} of {_kind(data)}"
+    told = f"all_gather{'(cat=True)' if cat else ''} of {_kind(data)}"
     small = to_bytes(tensor) if inline else b""
     body = b"" if error else numbers([*tensor.shape, tensor.data_ptr()]) + small
     bodies = exchange(who, Header(told, body, error))
@@ -202,7 +206,7 @@ def _gatherable(data: Any, device: Any, *, cat: bool) -> tuple[torch.Tensor, str
 
     try:
         if not is_tensor(data):
-            return data, f"all_gather: cat=True needs a tensor, not {data!r:.60}"
+            return data, f"all_gather: cat=True needs a tensor, not {brief_repr(data)}"
         moved = data if device is None else data.to(device)
         why = why_not_dense(moved)
         if why is None:
@@ -335,7 +339,7 @@ def _parts_of(data: Any, count: int) -> tuple[Any, str | None]:
 
 def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
     if not isinstance(parts, list) or not all(map(is_tensor, parts)):
-        return f"expected a tensor with dimensions or a list of tensors, not {parts!r:.60}"
+        return f"expected a tensor with dimensions or a list of tensors, not {brief_repr(parts)}"
     if len(parts) != who.size:
         return f"expected one tensor for each of {who.size} ranks, not {len(parts)}"
     kinds = {(str(part.dtype), str(part.device)) for part in parts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from allranks._rollcall import ranges
@@ -169,8 +170,8 @@ def _two_of_one_number(calls: Collection[tuple[int, str, str]]) -> bool:
 def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
     """Where the calls of the ranks on a group begin to differ, as far as all remember them.
 
-    Ranks may rightly make one call on different lines: where these differ sooner than the calls,
-    both are told.
+    Ranks may rightly make one call on different lines. After a skipped call they go on differing:
+    lines that did so for a while, and are the same again, say nothing.
     """
     by_rank = {
         rank: {call.number: call for call in standing.recent if call.group == group}
@@ -179,17 +180,17 @@ def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
     known = [set(calls) for calls in by_rank.values()]
     numbers = sorted(set.intersection(*known)) if known else []
     made = {number: {r: calls[number] for r, calls in by_rank.items()} for number in numbers}
-    by_lines = _first_unlike(made, _with_line)
-    by_calls = _first_unlike(made, str) or by_lines
-    if not by_calls or not by_lines:
-        return ""
-    lines = f"; their lines at #{by_lines}: {_each(made[by_lines])}" if by_lines < by_calls else ""
-    return f"Their calls first differ at #{by_calls}: {_each(made[by_calls])}{lines}."
+    by_calls = next((n for n in numbers if _differ(made[n], str)), 0)
+    lines = [*takewhile(lambda n: _differ(made[n], _with_line), reversed(numbers))]
+    on_lines = f"their lines differ from #{lines[-1]}: {_each(made[lines[-1]])}" if lines else ""
+    if by_calls:
+        told = f"Their calls first differ at #{by_calls}: {_each(made[by_calls])}"
+        return f"{told}; {on_lines}." if lines and lines[-1] < by_calls else f"{told}."
+    return f"Their calls are alike, but {on_lines}." if lines else ""
 
 
-def _first_unlike(made: Mapping[int, Mapping[int, Call]], told: Callable[[Call], str]) -> int:
-    """The first number whose calls are not told alike; 0 for none."""
-    return next((n for n, calls in made.items() if len(set(map(told, calls.values()))) > 1), 0)
+def _differ(calls: Mapping[int, Call], told: Callable[[Call], str]) -> bool:
+    return len(set(map(told, calls.values()))) > 1
 
 
 def _each(made: Mapping[int, Call]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks import _alarm, _devices, _flight, _parking, _stacks
+from allranks._printable import brief_repr
 from allranks._rollcall import ranges
 from allranks._settings import DEFAULT_TIMEOUT
 from allranks._waiting import Abandonable, Deadline, StillRunning, workers_in_calls
@@ -64,14 +65,15 @@ class Members:
         """The number of members."""
         return len(self.ranks)
 
-    def why_not_from(self, src: Any) -> str | None:
-        """Why nothing can be sent from a global rank; None if it is a member."""
+    def sender(self, src: Any) -> tuple[int, str | None]:
+        """The global rank that sends, or -1 and why nothing can be sent from it."""
         try:
-            is_member = operator.index(src) in self.ranks
-        except TypeError:
-            is_member = False
-        told = f"src={src!r:.60} is not in this group of ranks {ranges(self.ranks)}"
-        return None if is_member else told
+            number = operator.index(src)
+        except Exception:  # noqa: BLE001 - whatever its own __index__ does
+            number = -1
+        if number in self.ranks:
+            return number, None
+        return -1, f"src={brief_repr(src)} is not in this group of ranks {ranges(self.ranks)}"
 
 
 def members(call: str, group: dist.ProcessGroup | None) -> Members:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from allranks import _groups
 from allranks._headers import Header, agree, checking
 from allranks._messages import finish
+from allranks._printable import brief_repr
 from allranks._tensors import contiguous, is_contiguous, is_plain, overlaps, why_not_dense
 from allranks.errors import CollectiveError
 
@@ -58,22 +59,26 @@ def named_op(op: object, *, average: object) -> str:
     if type(op) is str and average is False:  # Every small call passes here.
         return op
     asked = str.__str__(op) if isinstance(op, str) else shown(op)
-    try:
-        wanted = bool(average)
-    except Exception:  # noqa: BLE001 - an array, say; it is an error on all ranks
+    wanted, unclear = truth("average", average)
+    if unclear:
         return f"{asked} with average={shown(average)}"
     if not wanted:
         return asked
     return "mean" if asked in ("sum", "mean") else f"{asked} with average=True"
 
 
+def truth(name: str, flag: object) -> tuple[bool, str | None]:
+    """Whether an argument is true, or False and why that cannot be told."""
+    try:
+        return bool(flag), None
+    except Exception as error:  # noqa: BLE001 - an array, say; it is an error on all ranks
+        why = f"{name}={shown(flag)} is neither true nor false: {type(error).__name__}"
+        return False, why
+
+
 def shown(thing: object) -> str:
     """What is no text, for an error: as it shows itself, or its type alone where it cannot."""
-    kind = type(thing).__name__
-    try:
-        return f"{thing!r:.60} ({kind})"
-    except Exception:  # noqa: BLE001 - whatever its own __repr__ does
-        return f"a {kind}"
+    return f"{brief_repr(thing)} ({type(thing).__name__})"
 
 
 def why_no_such_op(op: str) -> str | None:

@@ -14,6 +14,7 @@ import traceback
 import uuid
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,11 @@ from allranks._bulletin import HEARD, Bulletin, Entry, Line, first_left, left_no
 from allranks._diagnosis import Standing, verdict
 from allranks._inquiry import Answer
 from allranks._neighbours import Neighbours
+from allranks._printable import printable
 from allranks._progress import Progress, Stuck
 from allranks._record import Record
 from allranks._rollcall import answered, ranges
-from allranks._terminal import printable, tell
+from allranks._terminal import tell
 from allranks._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -345,11 +347,8 @@ class Lookout:
     def _answers(self) -> dict[int, Answer]:
         """What the ranks tell of themselves, by rank."""
         asked, size = self._inquiry, self._post.world_size
-
-        def all_told() -> bool:
-            return self._line.ask(lambda store: _inquiry.count(store, asked), 0) == size
-
-        self._await(all_told, self._post.answers)
+        count = partial(_inquiry.count, inquiry=asked)
+        self._await(lambda: self._line.ask(count, 0) == size, self._post.answers)
         told: dict[int, Answer] = {}
         return self._line.ask(lambda store: _inquiry.answers(store, asked, size), told)
 

@@ -8,6 +8,7 @@ from allranks import _groups
 from allranks._buffers import addresses, dump, empty, flat, load, sizes
 from allranks._compiled import outside_graphs
 from allranks._headers import Header, exchange, fits_inline, numbers, numbers_in
+from allranks._printable import brief_repr
 from allranks._transfers import Incoming, transfer
 from allranks.errors import CollectiveError
 
@@ -108,7 +109,7 @@ def broadcast_object_list(
     if isinstance(object_list, list):
         call, error = f"broadcast_object_list of {len(object_list)} objects", None
     else:
-        call, error = "broadcast_object_list", f"{object_list!r:.60} is no list"
+        call, error = "broadcast_object_list", f"{brief_repr(object_list)} is no list"
     object_list[:] = _broadcast(call, object_list, src, group, error)
 
 
@@ -134,10 +135,10 @@ def scatter_objects(
     """
     who = _groups.members("scatter_objects", group)
     objects = list(data) if isinstance(data, (list, tuple)) else []
-    error = _no_such_sender("scatter_objects", src, who)
+    src, error = _sender("scatter_objects", src, who)
     sends = not error and src == who.ranks[who.rank]
     if sends and len(objects) != who.size:
-        given = f"{len(objects)} objects" if objects else f"{data!r:.60}"
+        given = f"{len(objects)} objects" if objects else brief_repr(data)
         error = f"scatter_objects: expected one object for each of {who.size} ranks, not {given}"
     each: list[list[Any]] = []
     for one in objects if sends and not error else ():
@@ -159,9 +160,9 @@ def scatter_objects(
     return cast("T", _load(received, src))
 
 
-def _no_such_sender(call: str, src: int, who: Members) -> str | None:
-    why = who.why_not_from(src)
-    return f"{call}: {why}" if why else None
+def _sender(call: str, src: object, who: Members) -> tuple[int, str | None]:
+    number, why = who.sender(src)
+    return number, f"{call}: {why}" if why else None
 
 
 def _broadcast(
@@ -169,7 +170,8 @@ def _broadcast(
 ) -> Any:
     who = _groups.members(call, group)
     buffers: list[Any] = []
-    error = _no_such_sender(call, src, who) or error
+    src, no_sender = _sender(call, src, who)
+    error = no_sender or error
     if not error and src == who.ranks[who.rank]:
         buffers, error = _dump(data)
     body = _body(buffers, inline=_fits_inline(who, buffers)) if buffers else b""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from allranks._outside import MalformedError, parsed
+from allranks._printable import printable
 from allranks._release import __version__
-from allranks._terminal import printable
 from allranks.errors import (
     DuplicateRankError,
     MissingRanksError,

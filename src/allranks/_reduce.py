@@ -17,6 +17,7 @@ from allranks._in_place import (
     reduced,
     reduced_at_once,
     remember,
+    shown,
     why_in_graph,
     why_no_such_op,
     why_not_in_place,
@@ -24,6 +25,7 @@ from allranks._in_place import (
 )
 from allranks._joined import Room, apart, folded, join, stacked
 from allranks._messages import nothing
+from allranks._printable import brief_repr
 from allranks._remembered import remembered
 from allranks._tensors import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
@@ -101,13 +103,22 @@ def all_reduce(
 
 
 def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
-    why = why_not_reduced(tensor.dtype, tensor.device.type, op) or why_not_in_place(tensor)
-    agree_on(f"all_reduce({op})", tensor, who, why)
     plain = tensor.detach() if tensor.requires_grad else tensor
-    moved = plain if device is None else plain.to(device)
+    moved, why = _moved(plain, device)
+    why = why or why_not_reduced(moved.dtype, moved.device.type, op) or why_not_in_place(tensor)
+    agree_on(f"all_reduce({op})", tensor, who, why)
     reduced(moved, op, who)
     remember(moved, op, who)
     return tensor if moved is plain else moved
+
+
+def _moved(tensor: Any, device: Any) -> tuple[Any, str | None]:
+    """The tensor on that device, or itself and why it cannot be there."""
+    try:
+        return tensor if device is None else tensor.to(device), None
+    except Exception as error:  # noqa: BLE001 - with check it is raised on all ranks
+        told = f"moved from {tensor.device} to {brief_repr(device)}"
+        return tensor, f"{told}: {type(error).__name__}: {error}"
 
 
 def _reduce_float(number: Any, op: str, who: Members) -> Any:
@@ -138,8 +149,8 @@ def _rebuilt(data: Any, leaves: list[Any], node: Node | None) -> Any:
         return _trees.rebuild(data, iter(leaves), node)
     except Exception as error:
         raise CollectiveError(
-            f"all_reduce: the result {leaves!r:.200} does not go into a {type(data).__name__}: "
-            f"{type(error).__name__}: {error}"
+            f"all_reduce: the result {brief_repr(leaves)} does not go into a "
+            f"{type(data).__name__}: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -339,7 +350,7 @@ def _signatures(flat: Flat) -> tuple[Signature, ...]:
             return type(leaf), leaf.dtype, leaf.shape
         if type(leaf) is float or _numbers.is_number(leaf):
             return NUMBER
-        kind = f"{leaf!r:.60} ({type(leaf).__name__})"
+        kind = shown(leaf)
         raise CollectiveError(
             f"{kind} is neither a number, an array, a tensor, nor a tree of these"
         )

@@ -15,8 +15,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from allranks._outside import MalformedError, parsed, written
+from allranks._printable import printable
 from allranks._record import Layout, Packed, Record, Verdict, pack, read, revive
-from allranks._terminal import printable, tell
+from allranks._terminal import tell
 from allranks._waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,

@@ -18,6 +18,7 @@ from allranks._compiled import outside_graphs
 from allranks._headers import Header
 from allranks._lifecycle import rank_0, store
 from allranks._objects import broadcast_object
+from allranks._printable import brief_repr
 from allranks._terminal import tell
 from allranks._waiting import Abandonable
 from allranks.errors import PeerFailedError
@@ -72,10 +73,10 @@ def agree(
         mine = bytes([bool(flag)])
     except Exception as unclear:  # noqa: BLE001 - it is raised on all ranks
         error = f"agree: {type(unclear).__name__}: {unclear}"
-    if how not in ("any", "all"):
-        error = f'agree: how={how!r} is neither "any" nor "all"'
-    together = any if how == "any" else all
-    header = Header(f"agree({how})", mine, error)
+    if type(how) is not str or how not in ("any", "all"):
+        error = f'agree: how={brief_repr(how)} is neither "any" nor "all"'
+    together = any if error or how == "any" else all
+    header = Header("agree" if error else f"agree({how})", mine, error)
     return _headers.agree(who, header, lambda all_: bytes([together(map(any, all_))])) == b"\1"
 
 

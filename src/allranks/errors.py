@@ -26,6 +26,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from allranks._printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -48,7 +50,15 @@ __all__ = [
 
 
 class AllranksError(Exception):
-    """The root of every error that allranks raises."""
+    """The root of every error that allranks raises.
+
+    Its text may hold words of other ranks and hosts; what a terminal would obey in them is shown
+    as escapes.
+    """
+
+    def __str__(self) -> str:
+        """The message, as a terminal may have it."""
+        return printable(super().__str__())
 
 
 class DetectionError(AllranksError, RuntimeError):
@@ -148,3 +158,5 @@ class PeerFailedError(CollectiveError):
 
 class StalledError(TimeoutError, CollectiveError):  # In this order, or it cannot be copied.
     """A collective did not complete within the group's timeout."""
+
+    __str__ = AllranksError.__str__

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import allranks
+from allranks._printable import brief_repr
 from allranks.errors import CollectiveError
 
 
@@ -76,7 +77,9 @@ def test_an_op_may_be_any_text(unchecked) -> None:
 
 
 @pytest.mark.ranks(2)
-@pytest.mark.parametrize("src", [None, "0", [0], 0.5, np.array([0, 1]), 7, -1], ids=repr)
+@pytest.mark.parametrize(
+    "src", [None, "0", [0], 0.5, np.array([0, 1]), 7, -1, 2**70, Hostile()], ids=brief_repr
+)
 def test_a_sender_that_is_none_on_one_rank_is_an_error_on_all(src, world) -> None:
     for call in (
         lambda src=src: allranks.broadcast(torch.ones(1), src),
@@ -92,3 +95,45 @@ def test_a_sender_that_is_none_on_one_rank_is_an_error_on_all(src, world) -> Non
 def test_a_sender_is_any_whole_number(world) -> None:
     for src in (np.int64(1), torch.tensor(1), True):
         assert allranks.broadcast_object(world.rank, src) == 1
+
+
+@pytest.mark.ranks(2)
+def test_a_sender_may_be_told_in_different_ways(world) -> None:
+    src = 1 if world.rank else np.int64(1)
+    assert allranks.broadcast_object(world.rank, src) == 1
+    assert allranks.scatter_objects([3, 4] if world.rank else None, src) == 3 + world.rank
+    assert allranks.broadcast(torch.tensor(world.rank), src) is None
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("data", [torch.ones(2), "text"], ids=["tensor", "text"])
+@pytest.mark.parametrize("cat", [np.array([0, 1]), Hostile()], ids=["array", "hostile"])
+def test_a_cat_that_is_neither_true_nor_false(data, cat, world) -> None:
+    with pytest.raises(CollectiveError, match=r"cat=.* is neither true nor false"):
+        allranks.all_gather(data, cat=cat if world.rank else True)
+    assert allranks.all_reduce(1) == 2
+
+
+@pytest.mark.ranks(2)
+def test_a_cat_may_be_of_any_type_that_has_a_truth(world) -> None:
+    for cat in (None, 0, 1, "yes", np.True_):
+        gathered = allranks.all_gather(torch.ones(1), cat=cat)
+        assert isinstance(gathered, torch.Tensor) == bool(cat)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("how", [np.array([0, 1]), Hostile(), ["any"], None, "all ", Op.SUM])
+def test_a_way_to_agree_that_is_none(how, world) -> None:
+    with pytest.raises(CollectiveError, match="is neither"):
+        allranks.agree(True, how if world.rank else "all")
+    assert allranks.all_reduce(1) == 2
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", 10**9, ["cpu"]], ids=repr)
+def test_a_device_that_one_rank_does_not_have(device, world) -> None:
+    tensor = torch.ones(2)
+    with pytest.raises(CollectiveError, match=r"all_reduce\(sum\): moved from cpu to "):
+        allranks.all_reduce(tensor, device=device if world.rank else None)
+    assert tensor.tolist() == [1.0, 1.0]
+    assert allranks.all_reduce(1) == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 
 import pytest
 
+import allranks
 from allranks import errors
 from allranks._buffers import load
 from allranks._call import dump_error
@@ -28,6 +30,25 @@ def test_an_error_survives_pickle_with_its_fields(name: str) -> None:
     assert str(copy) == "what happened"
     assert vars(copy) == vars(error) == FIELDS.get(name, {})
     assert isinstance(copy, errors.AllranksError)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_an_error_sends_nothing_that_a_terminal_obeys(name: str) -> None:
+    error = getattr(errors, name)(
+        "of rank 1:\n\t\x1b[2J\x1b]0;title\x07\u202e", **FIELDS.get(name, {})
+    )
+    assert str(error) == "of rank 1:\n\t\\x1b[2J\\x1b]0;title\\x07\\u202e"
+
+
+@pytest.mark.ranks(2)
+def test_what_another_rank_says_is_shown_without_escapes(world) -> None:
+    class Unfit:
+        def __reduce__(self):
+            raise ValueError("\x1b[2J\x1b]0;title\x07")
+
+    with pytest.raises(errors.CollectiveError, match=r"\\x1b\[2J\\x1b]0;title\\x07") as caught:
+        allranks.all_gather_objects(Unfit() if world.rank else 1)
+    assert "\x1b" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(

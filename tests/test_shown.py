@@ -99,6 +99,14 @@ def test_a_failure_is_told_where_no_stream_is_open(tmp_path: Path) -> None:
     assert python(*RUN, str(script), closed=">&- 2>&-").returncode == 1
 
 
+@pytest.mark.parametrize("terminal", TERMINALS)
+def test_the_world_is_shown_on_such_a_terminal(terminal: str) -> None:
+    environ = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "h\u014dte", "MASTER_PORT": "1234"}
+    done = python("-m", "allranks._cli", "env", **environ, **TERMINALS[terminal])
+    assert done.returncode == 0, done.stderr
+    assert rb"env:h\u014dte:1234" in done.stdout
+
+
 def test_what_cannot_be_encoded_is_escaped() -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     _shown.show(terminal, "größe\n")
@@ -140,3 +148,13 @@ def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> 
     sys.stdout.flush()
     shown = capfdbinary.readouterr().out.replace("0│ ".encode(), b"").replace(b"\n", b"")
     assert shown == b"x" * 65536 * 64 * 2
+
+
+def test_of_progress_that_ends_in_a_carriage_return_the_last_state_is_kept(capfdbinary) -> None:
+    output = Output(1)
+    for step in range(3):
+        output.write(0, 1, b"step %d\r" % step)
+        assert output._lines.unfinished[0, 1] == b"step %d\r" % step
+    output.write(0, 1, b"\n")
+    sys.stdout.flush()
+    assert capfdbinary.readouterr().out.endswith(b" step 2\n")

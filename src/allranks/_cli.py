@@ -162,7 +162,9 @@ class Output:
         before, carriage_return, last = rest.rpartition(b"\r")
         if out.isatty() and carriage_return and (last or before):
             out.write(b"\r" + (last or before.rpartition(b"\r")[2]))
-        return rest if not carriage_return else (b"\r" + last if last else before + b"\r")
+        if not carriage_return:
+            return rest
+        return b"\r" + last if last else before.rpartition(b"\r")[2] + b"\r"
 
 
 def _console(*, stderr: bool) -> Console:
@@ -242,6 +244,7 @@ def env(as_json: bool, export: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    _shown.escape_what_cannot_be_encoded()
     told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
     for name, value in asdict(world).items():

@@ -111,9 +111,8 @@ def _sweep(parent: Path) -> None:
             if time.time() - left.lstat().st_mtime > YOUNG:
                 lock = lock_of(left)
                 try:
-                    if _is_marked(lock):
-                        _remove(lock, left)
-                        _log.info("removed %s, which a killed job has left", left)
+                    if _is_marked(lock) and _remove(lock, left):
+                        _log.warning("removed %s, which a killed job has left", left)
                 finally:
                     os.close(lock)
 
@@ -126,8 +125,12 @@ def _is_marked(directory: int) -> bool:
         os.close(marker)
 
 
-def _remove(directory: int, path: Path) -> None:
-    """Remove what we have put there, and the directories that are empty then."""
+def _remove(directory: int, path: Path) -> bool:
+    """Remove what we have put there, and the directories that are empty then.
+
+    Returns:
+        Whether the directory has gone.
+    """
     stores = [name for name in os.listdir(directory) if name.startswith(STORE)]
     for name in [*stores, MARKER]:
         with suppress(OSError):
@@ -136,3 +139,4 @@ def _remove(directory: int, path: Path) -> None:
         path.rmdir()
         if path.parent.name == _parents_name():
             path.parent.rmdir()
+    return not path.exists()

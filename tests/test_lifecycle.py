@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 import allranks
 from allranks import _sockets
-from allranks.errors import CollectiveError, ConfigError, DetectionError
+from allranks.errors import CollectiveError, ConfigError, DetectionError, MismatchError
 from harness import PATIENCE, Ranks, env_environs, run_ranks
 
 
@@ -206,6 +206,24 @@ def test_a_foreign_group_is_adopted_and_destroyed_by_cleanup() -> None:
     allranks.setup(cpu=True)
     allranks.cleanup()
     assert not dist.is_initialized()
+
+
+def verified_in_an_adopted_group() -> str:
+    dist.init_process_group("gloo")
+    with (
+        allranks.session(cpu=True, check=True) as world,
+        pytest.raises(MismatchError, match="all_reduce") as caught,
+    ):
+        allranks.all_reduce(torch.ones(2 + world.rank))
+    dist.destroy_process_group()
+    return str(caught.value)
+
+
+def test_an_adopted_group_is_verified_as_asked() -> None:
+    environs = env_environs(2, _sockets.free_port())
+    one, other = Ranks(verified_in_an_adopted_group, environs).results()
+    assert one.value == other.value, (one.error, other.error)
+    assert one.value
 
 
 def test_a_session_cleans_up_but_not_on_an_error() -> None:

@@ -92,6 +92,12 @@ def refuse_unknown_backend(backend: str | None) -> None:
             )
 
 
+def verify_as_asked(wanted: Settings) -> None:
+    """Verify bare tensors from now on, where the settings say so."""
+    if wanted.check is not None:
+        _environ.put(CHECK, str(wanted.check).lower())
+
+
 def _detected(wanted: Settings) -> World:
     """The detected world, with what the settings add and where they do not contradict it."""
     ignored = ("slurm",) if wanted.submit is False else ()
@@ -153,8 +159,7 @@ def bring_up(wanted: Settings) -> State:
         found = _mpi.completed(found, deadline)
         first = _first_plan(wanted, found)
     meeting_plan = nth(first, _meetings)
-    if wanted.check is not None:
-        _environ.put(CHECK, str(wanted.check).lower())
+    verify_as_asked(wanted)
     _groups.release_retired()
     meeting = watch = None
     try:

@@ -15,6 +15,7 @@ from allranks._bring_up import (
     bring_up,
     refuse_unknown_backend,
     take_down,
+    verify_as_asked,
 )
 from allranks._bulletin import PATIENCE, UP, counted
 from allranks._compiled import outside_graphs
@@ -110,6 +111,7 @@ def _adopt(wanted: Settings) -> State:
             )
     world = _adopted_world(rank, size)
     assign_device(wanted, world)
+    verify_as_asked(wanted)
     return State(wanted, world)
 
 

@@ -8,9 +8,13 @@ import pytest
 
 from nested import Run, run
 
-pytestmark = pytest.mark.skipif(
-    pytest.version_tuple < (9,), reason="pytest's own subtests came with its version 9"
-)
+OWN = pytest.version_tuple >= (9,)
+"""Whether subtests are pytest's own; before, they are the package pytest-subtests'."""
+
+KIND = "SubtestReport" if OWN else "SubTestReport"
+
+WHOLE = "failed" if OWN else "passed"
+"""How a test ends, by itself, of which a subtest has failed."""
 
 SUBTESTS = """
     import unittest
@@ -94,26 +98,26 @@ def _outcomes(found: Run, name: str) -> list[str]:
 
 
 def test_a_failed_subtest_is_reported_and_fails_its_test(subtests_run) -> None:
-    assert _outcomes(subtests_run, "test_all_fail") == ["passed", "failed", "passed", "failed"]
+    assert _outcomes(subtests_run, "test_all_fail") == ["passed", "failed", "passed", WHOLE]
     failed = subtests_run.all_reports("test_all_fail")[2]
-    assert failed["kind"] == "SubtestReport"
+    assert failed["kind"] == KIND
     assert "ranks 0, 1:\n" in failed["text"]
     assert dict(failed["sections"])["Captured stdout call, rank 1"] == "number 1\n"
-    assert "SUBFAILED[numbered] (number=" in subtests_run.output
+    assert ("SUBFAILED[numbered] (number=" if OWN else "SUBFAIL") in subtests_run.output
     assert subtests_run.code == pytest.ExitCode.TESTS_FAILED
 
 
 def test_a_subtest_that_fails_on_one_rank_fails(subtests_run) -> None:
     name = "test_one_rank_fails"
-    assert _outcomes(subtests_run, name) == ["passed", "passed", "failed", "failed"]
+    assert _outcomes(subtests_run, name) == ["passed", "passed", "failed", WHOLE]
     *_, failed, whole = [one for one in subtests_run.all_reports(name) if one["when"] == "call"]
     assert "rank 1:\n" in failed["text"]
-    assert whole["text"].endswith("rank 1: contains 1 failed subtest")
+    assert whole["text"].endswith("rank 1: contains 1 failed subtest" if OWN else "")
 
 
 def test_subtests_that_differ_between_ranks_are_reported_each(subtests_run) -> None:
     name = "test_each_rank_has_its_own"
-    assert _outcomes(subtests_run, name) == ["passed", "failed", "failed"]
+    assert _outcomes(subtests_run, name) == ["passed", "failed", WHOLE]
 
 
 def test_subtests_that_skip_or_pass_are_reported(subtests_run) -> None:
@@ -126,7 +130,7 @@ def test_what_a_rank_reported_before_it_died_is_kept(subtests_run) -> None:
         for one in subtests_run.all_reports("test_dies_after_a_failed_one")
         if one["outcome"] == "failed"
     ]
-    assert subtest["kind"] == "SubtestReport"
+    assert subtest["kind"] == KIND
     assert "rank 1: left with exit code 0 before the test was over" in whole["text"]
 
 
@@ -137,7 +141,7 @@ def test_a_strict_expected_failure_does_not_hide_a_failed_subtest(subtests_run) 
 def test_units_count_as_tests_do(subtests_run) -> None:
     name = "TestUnits::test_one_rank_fails"
     failed = [one for one in subtests_run.all_reports(name) if one["outcome"] == "failed"]
-    assert [one["kind"] for one in failed] == ["SubtestReport"]
+    assert [one["kind"] for one in failed] == [KIND]
     assert "rank 1:\n" in failed[0]["text"]
     outcomes = subtests_run.outcomes()
     assert outcomes["TestUnits::test_expected_on_all"] == "skipped"
@@ -299,12 +303,13 @@ def _exits(directory, body: str, *arguments: str) -> Run:
     return run(directory, tests, *arguments)
 
 
+@pytest.mark.skipif(not OWN, reason="pytest-subtests takes pytest.exit for a failed subtest")
 def test_pytest_exit_ends_the_session_after_what_was_reported(tmp_path) -> None:
     ended = _exits(tmp_path, "pytest.exit('enough', returncode=7)")
     assert ended.code == 7
     assert "rank 1: enough" in ended.output
     failed = [one["kind"] for one in ended.reports if one["outcome"] == "failed"]
-    assert failed == ["SubtestReport"] * 2
+    assert failed == [KIND] * 2
     assert "test_next" not in ended.outcomes("setup")
 
 
@@ -437,5 +442,5 @@ def test_conftest_hooks_hear_of_a_report_once(tmp_path) -> None:
     (tmp_path / "noting.py").write_text(textwrap.dedent(hooks))
     run(tmp_path, tests, "-p", "noting")
     noted = (tmp_path / "noted").read_text().splitlines()
-    reports = ["setup TestReport", "call SubtestReport", "call TestReport", "teardown TestReport"]
+    reports = ["setup TestReport", f"call {KIND}", "call TestReport", "teardown TestReport"]
     assert noted == ["logstart", *reports, "logfinish"]

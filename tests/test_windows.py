@@ -18,9 +18,9 @@ import torch.distributed as dist
 import allranks
 from allranks import _bring_up, _groups, _sockets, _together
 from allranks.errors import PeerFailedError
-from harness import Ranks, env_environs, private_environs, wait_until
+from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
-LONG = 300.0
+LONG = 2.0 * PATIENCE
 """Seconds of every timeout of ours in here: whoever waits for one of them does not end in time."""
 
 

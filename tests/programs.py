@@ -94,4 +94,5 @@ def run(program: list[Step], size: int) -> list[Any]:
             group = None if everyone else dist.new_group(step.members)
             member = allranks.get_rank() in step.members
             results.append(perform(step, group) if member else None)
+        allranks.synchronize()  # Of torch's last group some may still be connecting.
     return results

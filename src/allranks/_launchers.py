@@ -109,7 +109,7 @@ def whole(environ: Environ, name: str, least: int = 0) -> int:
     """The whole number that a variable holds.
 
     Raises:
-        DetectionError: it holds something else, or a number below ``least``, or above all ranks'.
+        DetectionError: it holds something else, or a number below ``least``, or one of 10 digits.
     """
     text = environ[name].strip()
     if text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least:

@@ -16,21 +16,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import allranks
-from allranks import _inquiry, _sockets
+from allranks import _inquiry, _mpi, _sockets
 from allranks._board import AgentBoard, FileBoard, Notice
 from allranks._bulletin import Bulletin, Entry, LeftNote, first_left
+from allranks._host_channel import _Card
 from allranks._inquiry import Answer
 from allranks._neighbours import Neighbours
 from allranks._outside import MalformedError, parsed, plain, written
+from allranks._peer_memory import Card
 from allranks._record import Packed, Record, Verdict, pack, read, revive
 from allranks._rollcall import RollCall, answered, read_verdict, signature
 from allranks._waiting import Deadline
+from allranks._world import World
 from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
 from harness import Ranks
 
 RECORD = Record(1, 2, "j", "env", "h", "k", 3, "s", None, None, "Python 3, torch 2, allranks 0.0.9")
 NOTICE = Notice("n", ("127.0.0.1",), 5, "h", _sockets.host_key(), 1, 1.0)
+MPI_WORLD = World("openmpi", 1, 2, job="j")
 KINDS = [Notice, Record, Verdict, Packed, Entry, LeftNote, Answer]
+KINDS += [Card, _Card, _mpi.Letter, _mpi.Answer]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -174,6 +179,22 @@ def test_a_rendezvous_file_with_anything_in_it(tmp_path_factory, text: bytes) ->
     path.write_bytes(text)
     with suppress(RendezvousError):
         FileBoard(str(path)).read()
+
+
+@pytest.mark.parametrize("line", ["", "1", "{}", "[]", "hello", '{"rank": 1, "size": "2"}'])
+def test_what_mpi_answers_is_its_answer_or_an_error_of_ours(monkeypatch, line: str) -> None:
+    monkeypatch.setattr(_mpi, "_answer", lambda *_: line)
+    with pytest.raises(RendezvousError, match="rank 1 of 2: asked where rank 0 runs, MPI ended"):
+        _mpi.completed(MPI_WORLD, Deadline.after(60))
+
+
+@pytest.mark.parametrize("letter", ["", "1", "{}", '{"addresses": "h1", "nonce": "1"}'])
+def test_a_letter_that_is_none_is_an_error_of_ours(monkeypatch, letter: str) -> None:
+    monkeypatch.setattr(_mpi, "_is_up", lambda: True)
+    told = {"letter": letter, "rank": 1, "size": 2}
+    monkeypatch.setattr(_mpi._mpi_letter, "exchanged", lambda _: told)
+    with pytest.raises(RendezvousError, match="rank 1 of 2: what rank 0 told through MPI is no"):
+        _mpi.completed(MPI_WORLD, Deadline.after(60))
 
 
 def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -21,8 +23,34 @@ def at_a_port(ranks: int):
     yield env_environs(ranks, _sockets.free_port())
 
 
-WAYS = {"file": private_environs, "port": at_a_port}
-"""In a file of their parent's, and in a store of rank 0's at one port."""
+@contextlib.contextmanager
+def in_a_shared_directory(ranks: int):
+    with tempfile.TemporaryDirectory() as directory:
+        yield env_environs(ranks, _sockets.free_port(), SHARED=directory)
+
+
+@contextlib.contextmanager
+def under_torchrun(ranks: int):
+    agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    run = {"TORCHELASTIC_RUN_ID": "j", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    here = {"LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
+    yield env_environs(ranks, agent.port, **run, **here)
+
+
+WAYS = {
+    "file": private_environs,
+    "port": at_a_port,
+    "directory": in_a_shared_directory,
+    "agent": under_torchrun,
+}
+"""In a file of their parent's, in a store of rank 0's, whose port is given or posted, and in that
+of torchrun's agent."""
+
+
+def where() -> dict[str, str]:
+    """The settings that go with the environment."""
+    shared = os.environ.get("SHARED")
+    return {"init_method": "file", "shared_file_dir": shared} if shared else {}
 
 
 @pytest.fixture(params=WAYS)
@@ -35,7 +63,7 @@ def keeping_what_is_left() -> list[int]:
     """The process groups of each session outlive it, in what the program keeps of them."""
     kept, sums = [], []
     for _ in range(3):
-        with allranks.session(cpu=True, rendezvous_timeout=20):
+        with allranks.session(cpu=True, rendezvous_timeout=20, **where()):
             model = DistributedDataParallel(torch.nn.Linear(2, 1))
             model(torch.ones(1, 2)).sum().backward()
             kept += [model, allranks.split(0), dist.group.WORLD]
@@ -51,7 +79,7 @@ def failing_twice() -> list[str]:
             why = f"no device at attempt {attempt}" if attempt < 2 else None
             _bring_up._record = lambda *given, why=why: replace(record(*given), error=why)
         try:
-            allranks.setup(cpu=True, rendezvous_timeout=20)
+            allranks.setup(cpu=True, rendezvous_timeout=20, **where())
         except RendezvousError as error:
             kept.append(error)  # And with it all that its frames hold.
     told = [str(error).partition("take part: ")[2] for error in kept]

@@ -140,6 +140,51 @@ def test_a_missing_rank_is_named_in_a_private_file(waiting_jobs) -> None:
     assert [one.error.missing for one in ended] == [(2,), (2,)]
 
 
+def at(store: Path, rank: int = 0, ranks: int = 2) -> dict[str, str]:
+    """The environment of a rank whose parent has made, or would have made, this file."""
+    numbers = {"ALLRANKS_RANK": str(rank), "ALLRANKS_WORLD_SIZE": str(ranks)}
+    return {**numbers, "ALLRANKS_RUN_ID": "j", "ALLRANKS_STORE": str(store)}
+
+
+def test_a_private_file_of_a_job_that_has_ended_is_named(tmp_path: Path) -> None:
+    """Torch would look for its directory for five minutes, and hear no Ctrl-C."""
+    (one,) = Ranks(total, [at(tmp_path / "gone" / "store")]).results()
+    assert isinstance(one.error, RendezvousError), one.text
+    assert f"{tmp_path}/gone/store (ALLRANKS_STORE)" in one.text
+    assert "its directory is gone, since the job that made it has ended." in one.text
+
+
+def test_a_private_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (one,) = Ranks(total, [at(tmp_path)]).results()
+    assert one.text.endswith("cannot be opened: Is a directory."), one.text
+
+
+def opened_never() -> None:
+    _rendezvous.private_store = lambda *_: threading.Event().wait()
+    allranks.setup(cpu=True, rendezvous_timeout=1)
+
+
+def test_a_file_system_that_is_stuck_holds_nobody_up(tmp_path: Path) -> None:
+    (one,) = Ranks(opened_never, [at(tmp_path / "store")]).results()
+    assert one.text.endswith("cannot be opened: the file system does not answer."), one.text
+
+
+def files_while_up(directory: Path) -> list[str]:
+    with allranks.session(cpu=True, rendezvous_timeout=TIMEOUT):
+        found = sorted(os.listdir(directory))
+        allranks.all_reduce(1)  # The last that leaves removes the file.
+    return found
+
+
+def test_ranks_meet_at_a_path_that_is_no_utf8(tmp_path: Path) -> None:
+    """As where TMPDIR is none: the file is the one that was named, and no other."""
+    directory = tmp_path / os.fsdecode(b"\xff")
+    directory.mkdir()
+    environs = [at(directory / "store", rank) for rank in range(2)]
+    ended = Ranks(files_while_up, environs, directory).results()
+    assert [one.value for one in ended] == [["store"]] * 2, ended[0].text
+
+
 @pytest.mark.parametrize("twice", [0, 1])
 def test_a_rank_claimed_twice_is_named_on_all(twice: int) -> None:
     environs = env_environs(3, _sockets.free_port())

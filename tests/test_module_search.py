@@ -136,7 +136,7 @@ def test_asking_mpi_imports_nothing_from_the_working_directory(trap: Path, app: 
         "from allranks import _mpi\nfrom allranks._waiting import Deadline\n"
         "print(_mpi._asked_by_messenger('letter', Deadline.after(60)))"
     )
-    assert done(sys.executable, app / "ask.py").startswith("{")
+    assert done(sys.executable, app / "ask.py").startswith("Answer(")
     assert sprung(trap) == []
 
 

@@ -16,18 +16,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import allranks
-from allranks import _inquiry
+from allranks import _inquiry, _mpi, _sockets
 from allranks._board import AgentBoard, FileBoard, Notice
 from allranks._bulletin import Bulletin, Entry, LeftNote, first_left
+from allranks._host_channel import _Card
 from allranks._inquiry import Answer
+from allranks._neighbours import Neighbours
 from allranks._outside import MalformedError, parsed, plain, written
+from allranks._peer_memory import Card
 from allranks._record import Packed, Record, Verdict, pack, read, revive
 from allranks._rollcall import RollCall, answered, read_verdict, signature
 from allranks._waiting import Deadline
+from allranks._world import World
 from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
+from harness import Ranks
 
 RECORD = Record(1, 2, "j", "env", "h", "k", 3, "s", None, None, "Python 3, torch 2, allranks 0.0.9")
+NOTICE = Notice("n", ("127.0.0.1",), 5, "h", _sockets.host_key(), 1, 1.0)
+MPI_WORLD = World("openmpi", 1, 2, job="j")
 KINDS = [Notice, Record, Verdict, Packed, Entry, LeftNote, Answer]
+KINDS += [Card, _Card, _mpi.Letter, _mpi.Answer]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -49,6 +57,7 @@ ODD = [
     written({**asdict(RECORD), "pid": "3"}).encode(),
     written({**asdict(RECORD), "pid": 10**30}).encode(),
 ]
+numbers = st.integers() | st.sampled_from([0, 2**16, 2**31, 2**40, 2**63, 2**64, 10**30, 10**5000])
 outside = st.sampled_from(ODD) | st.binary() | json_values.map(lambda v: json.dumps(v).encode())
 
 
@@ -61,6 +70,60 @@ def test_anything_is_parsed_or_refused(kind, text: bytes) -> None:
     except MalformedError as error:
         told = str(error)
     assert len(told) < 1000
+
+
+@settings(deadline=None, max_examples=300)
+@given(numbers, st.sampled_from(["port", "pid", "posted"]))
+def test_a_notice_with_any_number_can_be_shown_and_tried(number: int, field: str) -> None:
+    with suppress(MalformedError):
+        notice = parsed(Notice, with_number(NOTICE, field, number))
+        assert str(notice)
+        assert _sockets.address_towards(_sockets.LOOPBACK, notice.port)
+
+
+@settings(deadline=None, max_examples=300)
+@given(numbers, st.sampled_from(["rank", "world_size", "pid"]))
+def test_a_record_with_any_number_can_be_watched_over(number: int, field: str) -> None:
+    neighbours = Neighbours()
+    try:
+        record = parsed(Record, with_number(RECORD, field, number))
+        neighbours.meet([record])
+        neighbours.condition(record.rank)
+        neighbours.is_alive(record.rank)
+        neighbours.held()
+    except MalformedError:
+        pass
+    finally:
+        neighbours.close()
+
+
+def with_number(value: Notice | Record, field: str, number: int) -> str:
+    """As another rank writes it; the number may have more digits than Python writes by itself."""
+    text = json.dumps({**asdict(value), field: "NUMBER"})
+    return text.replace('"NUMBER"', "1" + "0" * 5000 if number == 10**5000 else str(number))
+
+
+@pytest.mark.parametrize(
+    "layout", [[[0, 10**15], [0, 2 - 10**15]], [[-1, 2]], [[0, 2**31]]], ids=str
+)
+def test_a_layout_that_no_world_has_is_refused(layout) -> None:
+    """Else a rank makes a list of as many ranks as it is told of."""
+    with pytest.raises(MalformedError, match=r"is not in 0-2147483647"):
+        parsed(Verdict, written({"layout": layout}))
+
+
+def at_a_file(url: str) -> None:
+    allranks.setup(cpu=True, init_method=url, rendezvous_timeout=5)
+
+
+@pytest.mark.parametrize("odd", [{"port": 2**63}, {"port": 2**16}, {"pid": 2**40}], ids=str)
+def test_a_rendezvous_file_with_a_number_that_nobody_has_is_named(tmp_path: Path, odd) -> None:
+    path = tmp_path / "notice"
+    path.write_text(written({**asdict(NOTICE), **odd}))
+    (ended,) = Ranks(at_a_file, [{}], f"file://{path}?world_size=2&rank=1").results()
+    assert isinstance(ended.error, RendezvousError), ended.text
+    assert f"{path} exists and is no rendezvous file of allranks" in ended.text
+    assert f"`{next(iter(odd))}` is not in 1-" in ended.text
 
 
 class Held:
@@ -116,6 +179,22 @@ def test_a_rendezvous_file_with_anything_in_it(tmp_path_factory, text: bytes) ->
     path.write_bytes(text)
     with suppress(RendezvousError):
         FileBoard(str(path)).read()
+
+
+@pytest.mark.parametrize("line", ["", "1", "{}", "[]", "hello", '{"rank": 1, "size": "2"}'])
+def test_what_mpi_answers_is_its_answer_or_an_error_of_ours(monkeypatch, line: str) -> None:
+    monkeypatch.setattr(_mpi, "_answer", lambda *_: line)
+    with pytest.raises(RendezvousError, match="rank 1 of 2: asked where rank 0 runs, MPI ended"):
+        _mpi.completed(MPI_WORLD, Deadline.after(60))
+
+
+@pytest.mark.parametrize("letter", ["", "1", "{}", '{"addresses": "h1", "nonce": "1"}'])
+def test_a_letter_that_is_none_is_an_error_of_ours(monkeypatch, letter: str) -> None:
+    monkeypatch.setattr(_mpi, "_is_up", lambda: True)
+    told = {"letter": letter, "rank": 1, "size": 2}
+    monkeypatch.setattr(_mpi._mpi_letter, "exchanged", lambda _: told)
+    with pytest.raises(RendezvousError, match="rank 1 of 2: what rank 0 told through MPI is no"):
+        _mpi.completed(MPI_WORLD, Deadline.after(60))
 
 
 def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:

@@ -400,6 +400,7 @@ FAULTS = {
     "rank negative": ({"RANK": "-1", "WORLD_SIZE": "2"}, ["RANK"]),
     "rank no number": ({"RANK": "zero", "WORLD_SIZE": "2"}, ["RANK"]),
     "rank of 5,000 digits": ({"RANK": "1" * 5000, "WORLD_SIZE": "2"}, ["RANK"]),
+    "size of 10 digits": ({"RANK": "1", "WORLD_SIZE": "1" * 10}, ["WORLD_SIZE"]),
     "rank in other digits": ({"RANK": "\u0661", "WORLD_SIZE": "2"}, ["RANK"]),
     "rank too large": ({"RANK": "2", "WORLD_SIZE": "2"}, ["RANK", "WORLD_SIZE"]),
     "size zero": ({"RANK": "0", "WORLD_SIZE": "0"}, ["WORLD_SIZE"]),

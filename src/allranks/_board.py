@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from allranks import _processes, _sockets, _trusted_file
-from allranks._outside import MalformedError, parsed, written
+from allranks._outside import PIDS, PORTS, MalformedError, must_be_in, parsed, written
 from allranks._printable import printable
 from allranks._record import read
 from allranks.errors import RendezvousError
@@ -52,6 +52,10 @@ class Notice:
     host_key: str
     pid: int
     posted: float
+
+    def __post_init__(self) -> None:
+        must_be_in(PORTS, port=self.port)
+        must_be_in(PIDS, pid=self.pid)
 
     @classmethod
     def here(cls, addresses: tuple[str, ...], port: int) -> Notice:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from array import array
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from allranks import _groups, _stacks
 from allranks._gloo_channel import GlooChannel
 from allranks._host_channel import HostChannel, connected
 from allranks._messages import SAID, brief, nothing
+from allranks._outside import parsed, written
 from allranks._remembered import remembered
 from allranks._rollcall import ranges
 from allranks._told import UNMARKED, Told
@@ -142,13 +142,13 @@ def agree(
     told = Told(kind, digest(call), header.body)
     kind, answer = _ask(members, told, combine, header.call, meanwhile)
     if kind == DIFFERENT:
-        body = json.dumps([call, header.error]).encode()
+        body = written([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
-            return json.dumps(_verdict(members, texts)).encode()
+            return written(_verdict(members, texts)).encode()
 
         _, answer = _ask(members, Told(FINE, UNMARKED, body), verdict, header.call)
-        _raise(*json.loads(answer))
+        _raise(*parsed(tuple[str, str], answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
     return answer
@@ -218,7 +218,7 @@ def _unpacked(packed: bytes, count: int) -> list[bytes]:
 
 def _verdict(members: Members, texts: Sequence[bytes]) -> tuple[str, str]:
     """The error that all ranks raise: its class, and its message."""
-    told = [json.loads(text) for text in texts]
+    told = [parsed(tuple[str, str | None], text) for text in texts]
     errors = _ranks_by_text(members, [error for _, error in told])
     if errors:
         return CollectiveError.__name__, _listed(errors, 4 * SAID)

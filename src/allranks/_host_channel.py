@@ -8,7 +8,6 @@ still travel as they did; only what the ranks tell each other of a call comes th
 from __future__ import annotations
 
 import hmac
-import json
 import os
 import secrets
 import socket
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from allranks import _alarm, _flight, _groups, _sockets
 from allranks._messages import brief, give_up
+from allranks._outside import parsed, written
 from allranks._told import FRAME, HEAD, ROOM, Told
 from allranks._waiting import SLICE, Deadline, StillRunning
 from allranks.errors import CollectiveError
@@ -203,8 +203,8 @@ def connected(
     with _door(members) as door:
         where = _where() if members.rank or door else ""
         name = door.getsockname().hex() if door else ""
-        mine = json.dumps([where, name, secret.hex()]).encode()
-        cards = [_Card(*json.loads(one)) for one in exchange(mine)]
+        mine = written(_Card(where, name, secret.hex())).encode()
+        cards = [parsed(_Card, one) for one in exchange(mine)]
         if not where or len({card.where for card in cards}) > 1:
             return None
         lines = _admitted(door, secret, members.size - 1) if door else _entered(cards[0], members)

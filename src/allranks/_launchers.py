@@ -109,12 +109,12 @@ def whole(environ: Environ, name: str, least: int = 0) -> int:
     """The whole number that a variable holds.
 
     Raises:
-        DetectionError: it holds something else, or a number below ``least``.
+        DetectionError: it holds something else, or a number below ``least``, or one of 10 digits.
     """
     text = environ[name].strip()
-    if text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= least:
+    if text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least:
         return int(text)
-    problem = f"{name} is not a whole number from {least} on"
+    problem = f"{name} is not a whole number from {least} to 999999999"
     raise fault(environ, (name,), problem, "Unset it, or let the launcher set it.")
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 import uuid
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from allranks import _interpreter, _mpi_letter, _sockets
 from allranks._board import ADVICE
+from allranks._outside import RANKS, MalformedError, must_be_in, parsed, written
 from allranks._waiting import Abandonable, StillRunning
 from allranks.errors import ConfigError, RendezvousError
 
@@ -26,8 +26,42 @@ if TYPE_CHECKING:
 FAREWELL = 5.0
 """Seconds that MPI may take to finalise; what it has told is told."""
 
-_told: dict[str, Any] = {}
+_told: list[Letter] = []
 """Rank 0's letter, for the further worlds of this process."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What rank 0 tells all ranks.
+
+    Attributes:
+        addresses: of its host, to be tried in turn.
+        nonce: no other job has it.
+    """
+
+    addresses: tuple[str, ...]
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What MPI answers, as ``_mpi_letter`` writes it.
+
+    Attributes:
+        letter: rank 0's.
+        rank: this process's rank, by MPI.
+        size: how many ranks MPI knows.
+        error: why there is none of these; else None.
+    """
+
+    letter: str = ""
+    rank: int = -1
+    size: int = -1
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is None:
+            must_be_in(RANKS, rank=self.rank, size=self.size)
 
 
 def has_mpi4py() -> bool:
@@ -46,47 +80,53 @@ def completed(world: World, deadline: Deadline) -> World:
         ConfigError: mpi4py cannot be used, or its world is not the launcher's.
     """
     if not _told:
-        _told.update(_received(world, deadline))
-    return replace(world, hosts=tuple(_told["addresses"]), job=f"{world.job}:{_told['nonce']}")
+        _told.append(_received(world, deadline))
+    (letter,) = _told
+    return replace(world, hosts=letter.addresses, job=f"{world.job}:{letter.nonce}")
 
 
-def _received(world: World, deadline: Deadline) -> dict[str, Any]:
+def _received(world: World, deadline: Deadline) -> Letter:
     me = f"rank {world.rank} of {world.world_size}"
     answer = _asked_of_mpi(me, _letter(), deadline)
-    if "error" in answer:
+    if answer.error is not None:
         raise ConfigError(
             f"{me}: nothing says where rank 0 runs, and mpi4py, which could carry its address, "
-            f"cannot be used ({answer['error']}): {ADVICE}."
+            f"cannot be used ({answer.error}): {ADVICE}."
         )
-    rank, size = answer["rank"], answer["size"]
-    if (rank, size) != (world.rank, world.world_size):
+    if (answer.rank, answer.size) != (world.rank, world.world_size):
         raise ConfigError(
-            f"{world.launcher} says {me}, mpi4py says rank {rank} of {size}. mpi4py was built for "
-            "another MPI than the one that started this process, so that nothing says where rank 0 "
-            f"runs: {ADVICE}."
+            f"{world.launcher} says {me}, mpi4py says rank {answer.rank} of {answer.size}. mpi4py "
+            "was built for another MPI than the one that started this process, so that nothing "
+            f"says where rank 0 runs: {ADVICE}."
         )
-    letter: dict[str, Any] = json.loads(answer["letter"])
-    return letter
+    try:
+        return parsed(Letter, answer.letter)
+    except MalformedError as error:
+        raise RendezvousError(
+            f"{me}: what rank 0 told through MPI is no address of allranks: {error}. Do all ranks "
+            "run one release?"
+        ) from error
 
 
 def _letter() -> str:
-    return json.dumps({"addresses": _sockets.own_addresses(), "nonce": uuid.uuid4().hex})
+    return written(Letter(_sockets.own_addresses(), uuid.uuid4().hex))
 
 
-def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> dict[str, Any]:
+def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> Answer:
     try:
         if _is_up():
-            return Abandonable(lambda: _mpi_letter.exchanged(letter)).result(deadline.left)
+            asking = Abandonable(lambda: _mpi_letter.exchanged(letter))
+            return parsed(Answer, written(asking.result(deadline.left)))
         return _asked_by_messenger(letter, deadline)
     except StillRunning:
         raise RendezvousError(
             f"{me}: MPI did not answer within {deadline.seconds:g} s: MPI_Init, which mpi4py "
             "calls, waits for all ranks. Did all of them reach setup(), and do all have mpi4py?"
         ) from None
-    except ValueError:
+    except ValueError as error:
         raise RendezvousError(
-            f"{me}: asked where rank 0 runs, MPI ended the process that asked; what it wrote "
-            f"above says why. Without asking: {ADVICE}."
+            f"{me}: asked where rank 0 runs, MPI ended the process that asked, or answered in its "
+            f"place ({error}); what it wrote above says why. Without asking: {ADVICE}."
         ) from None
 
 
@@ -96,7 +136,7 @@ def _is_up() -> bool:
     return bool(mpi and mpi.Is_initialized() and not mpi.Is_finalized())
 
 
-def _asked_by_messenger(letter: str, deadline: Deadline) -> dict[str, Any]:
+def _asked_by_messenger(letter: str, deadline: Deadline) -> Answer:
     import subprocess
 
     script = ascii(_mpi_letter.__file__)
@@ -109,7 +149,7 @@ def _asked_by_messenger(letter: str, deadline: Deadline) -> dict[str, Any]:
     ) as messenger:
         try:
             line = Abandonable(lambda: _answer(messenger, letter)).result(deadline.left)
-            answer: dict[str, Any] = json.loads(line)
+            answer = parsed(Answer, line)
             with suppress(subprocess.TimeoutExpired):
                 messenger.wait(FAREWELL)
             return answer

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+PORTS, PIDS, RANKS = range(1, 2**16), range(1, 2**31), range(2**31)
+"""What the system takes for a port or a process id, and the ranks that a world can have."""
+
 SHOWN = 80
 """How many characters of what cannot be read an error shows."""
 
@@ -36,6 +39,24 @@ def parsed(kind: type[T], text: bytes | str) -> T:
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         start = repr(text[:SHOWN])
         raise MalformedError(f"{error}: {start}{'...' if len(text) > SHOWN else ''}") from error
+
+
+def must_be_in(allowed: range, **numbers: int) -> None:
+    """Refuse numbers that nobody can have, before a call of the system is given them.
+
+    JSON has numbers of any size. A dataclass that ``parsed`` makes asks this after it is made;
+    limits in its annotations would make all of allranks import msgspec at once.
+
+    Args:
+        allowed: the numbers that there are.
+        numbers: those that were told, by name.
+
+    Raises:
+        MalformedError: one of them is not allowed.
+    """
+    for name, number in numbers.items():
+        if number not in allowed:
+            raise MalformedError(f"`{name}` is not in {allowed[0]}-{allowed[-1]}")
 
 
 def written(value: Any) -> str:

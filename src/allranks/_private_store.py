@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allranks._waiting import Deadline
@@ -31,15 +33,22 @@ def private_store(  # noqa: C901 - all of it is the class
         world_size: how many ranks share it; the last one removes it.
         ended: set when nobody shall wait for a key any longer. A thread of gloo's that does so at
             the interpreter's end would abort the process.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
     import torch.distributed as dist
+
+    # FileStore tries for 5 minutes where the directory is gone, and holds the interpreter's lock.
+    with Path(path).open("ab"):
+        pass
 
     class PrivateStore(dist.Store):
         """A FileStore that is looked at often at first, and seldom later."""
 
         def __init__(self) -> None:
             super().__init__()
-            self._file = dist.FileStore(path, world_size)
+            self._file = dist.FileStore(os.fsencode(path), world_size)  # type: ignore[arg-type]
 
         def get(self, key: str) -> bytes:
             self.wait([key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from allranks._outside import MalformedError, parsed
+from allranks._outside import PIDS, RANKS, MalformedError, must_be_in, parsed
 from allranks._printable import printable
 from allranks._release import __version__
 from allranks.errors import (
@@ -58,6 +58,10 @@ class Record:
     address_of_0: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        must_be_in(RANKS, rank=self.rank, world_size=self.world_size)
+        must_be_in(PIDS, pid=self.pid)
+
     def __str__(self) -> str:
         return f"rank {self.rank} (pid {self.pid} on {printable(self.host)})"
 
@@ -105,6 +109,10 @@ class Packed:
     missing: tuple[int, ...] = ()
     rank: int | None = None
 
+    def __post_init__(self) -> None:
+        for rank in (*self.missing, self.rank or 0):
+            must_be_in(RANKS, rank=rank)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -121,6 +129,10 @@ class Verdict:
     warnings: tuple[str, ...] = ()
     address_of_0: str | None = None
     error: Packed | None = None
+
+    def __post_init__(self) -> None:
+        for node, length in self.layout:
+            must_be_in(RANKS, node=node, length=length)
 
 
 def pack(error: RendezvousError) -> Packed:

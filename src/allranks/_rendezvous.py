@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from allranks import _ports, _sockets
 from allranks._board import AgentBoard, Board, FileBoard, Notice
+from allranks._outside import plain
 from allranks._private_store import private_store
 from allranks._record import Record
 from allranks._rollcall import (
@@ -115,9 +116,7 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     import torch.distributed as dist
 
     if plan.private_file:
-        ended = threading.Event()
-        store = private_store(plan.private_file, me.world_size, ended)
-        return Meeting(store, plan.private_file, ended=ended)
+        return _in_private_file(plan.private_file, me, deadline)
     if plan.agent:
         host, port, prefix = plan.agent
         place = f"torchrun's store at {host}:{port}"
@@ -127,6 +126,26 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     if me.rank == 0:
         return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
     return _Search(plan, board, me, deadline).find()
+
+
+def _in_private_file(path: str, me: Record, deadline: Deadline) -> Meeting:
+    ended, place = threading.Event(), plain(path)
+    opening = Abandonable(lambda: private_store(path, me.world_size, ended))
+    try:
+        return Meeting(opening.result(deadline.left), place, ended=ended)
+    except (StillRunning, OSError, RuntimeError) as error:
+        raise RendezvousError(
+            f"{me}: {place} (ALLRANKS_STORE), where the ranks of one host meet, cannot be opened: "
+            f"{_why_it_stays_shut(error)}."
+        ) from error
+
+
+def _why_it_stays_shut(error: Exception) -> str:
+    if isinstance(error, StillRunning):
+        return "the file system does not answer"
+    if isinstance(error, FileNotFoundError):
+        return "its directory is gone, since the job that made it has ended"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> tuple[dist.Store, Route]:

@@ -8,7 +8,6 @@ could not be read, it is sent after all.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -18,6 +17,7 @@ from allranks import _groups, _peer_memory, _processes
 from allranks._buffers import flat
 from allranks._headers import Header, agree, exchange
 from allranks._messages import move
+from allranks._outside import parsed, written
 from allranks._waiting import Abandonable
 from allranks.errors import CollectiveError, PeerFailedError
 
@@ -91,8 +91,8 @@ def reach(who: Members) -> Reach:
 def _tried(who: Members) -> Reach:
     where = _processes.pid_space()
     card, secret = _peer_memory.present(where)
-    told = exchange(who, Header("who may read my memory", json.dumps(card).encode()))
-    cards = [_peer_memory.Card(*json.loads(text)) for text in told]
+    told = exchange(who, Header("who may read my memory", written(card).encode()))
+    cards = [parsed(_peer_memory.Card, text) for text in told]
     mine = bytes(i == who.rank or _peer_memory.readable(c, where) for i, c in enumerate(cards))
     readable = exchange(who, Header("whose memory I can read", mine))
     del secret  # All have tried to read it.

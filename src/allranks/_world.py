@@ -256,7 +256,8 @@ def detect(environ: Environ, *, ignore: Collection[str] = ()) -> World:
         DetectionError: an environment is incomplete, or two contradict each other: which
             variables, the values seen, and the fix.
     """
-    environ = {name: plain(value) for name, value in environ.items()}
+    # A path is opened as it stands.
+    environ = {k: v if k == "ALLRANKS_STORE" else plain(v) for k, v in environ.items()}
     row, here = _innermost(environ, ignore)
     if "env" not in ignore and _outnumbered(row, here, environ):
         row, here = _innermost(environ, {row.name for row in LAUNCHERS if not row.takes_rank})

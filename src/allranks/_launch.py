@@ -58,8 +58,8 @@ def launch(
     Raises:
         Exception: what the function raised, with its traceback on the rank that failed first; the
             other ranks' failures are attached as an ExceptionGroup, its cause.
-        RankFailedError: a rank ended without a word or by ``sys.exit``, or raised what pickle
-            cannot carry.
+        RankFailedError: a rank ended without a word or by ``sys.exit``, raised what pickle cannot
+            carry, or returned and then ended by a signal or with another exit code than 0.
         StalledError: ranks did not return in time; their Python stacks are in the message.
         ConfigError: ``ranks`` is no positive number.
     """

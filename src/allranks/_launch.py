@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _interpreter, _shown
 from allranks._call import Call
+from allranks._compiled import outside_graphs
 from allranks._local import local_world
 from allranks._order import Ended, Template
 from allranks._rollcall import ranges
@@ -31,6 +32,7 @@ _owner = os.getpid()
 _one_at_a_time = threading.Lock()
 
 
+@outside_graphs
 def launch(
     fn: Callable[..., T],
     args: Sequence[Any] = (),

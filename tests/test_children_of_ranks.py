@@ -9,13 +9,16 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import allranks
-from allranks import _launch, _processes
+from allranks import _launch, _processes, _run
+from allranks._warden import Warden
 from allranks.errors import RankFailedError, StalledError
-from harness import alive, wait_until
+from harness import PATIENCE, alive, wait_until
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli", "run", "-n", "2"]
 
@@ -215,6 +218,43 @@ def test_a_session_is_ended_and_nothing_beside_it(tmp_path, started) -> None:
     assert all(alive(pids[kind][1]) for kind in KINDS)
     _processes.end_sessions([ranks[1].pid])
     ranks[1].wait(30)
+
+
+@pytest.fixture
+def session_leader():
+    """A process whose id a warden may be told."""
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_warden_that_is_dismissed_ends_nothing(session_leader) -> None:
+    """By then the ranks' ids may be those of others."""
+    warden = Warden()
+    warden.tell(session_leader.pid)
+    warden.dismiss()
+    session_leader.terminate()  # The first signal that ends a process is what it ended of.
+    assert session_leader.wait(PATIENCE) == -signal.SIGTERM
+
+
+def test_a_warden_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
+    warden = Warden()
+    warden.tell(session_leader.pid)
+    warden.forget()  # All that it hears of a parent's end, however that comes.
+    assert session_leader.wait(PATIENCE) == -signal.SIGKILL
+    _processes.reap(warden._pid)
+
+
+def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch) -> None:
+    done = []
+    monkeypatch.setattr(_processes, "end_sessions", lambda _: done.append("ended"))
+    monkeypatch.setattr(_processes, "reap", lambda _: done.append("reaped"))
+    supervisor = _run.Supervisor(lambda *_: None)
+    supervisor._ranks = [_run.Rank(0, -1, (0, 0, 0))]
+    warden: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
+    supervisor._end_sessions(warden)
+    assert done == ["ended", "dismissed", "reaped"]
 
 
 def test_a_child_that_has_ended_stays_until_it_is_reaped() -> None:

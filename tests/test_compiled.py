@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 
 import pytest
@@ -12,7 +13,29 @@ import allranks
 from allranks import _compiled, _stacks
 from harness import PATIENCE
 
+
+def in_turn(x):
+    with allranks.master_first():
+        z = x * 3
+        return z + allranks.get_rank() * 0
+
+
+def in_a_session(x):
+    with allranks.session(cpu=True) as world:
+        return x * world.world_size
+
+
+def in_place(_):
+    items = [allranks.get_rank(), 7]
+    allranks.broadcast_object_list(items, 1)
+    return items
+
+
 CALLS = {
+    "master_first": in_turn,
+    "broadcast_object_list": in_place,
+    "should_stop": lambda _: allranks.should_stop(),
+    "leaders_group": lambda _: allranks.leaders_group() is None,
     "all_reduce": lambda x: allranks.all_reduce(x.clone())[0].item(),
     "a number": lambda _: allranks.all_reduce(1.5),
     "a tree": lambda x: allranks.all_reduce({"a": x, "b": [1]})["b"][0],
@@ -29,14 +52,60 @@ CALLS = {
     "split": lambda _: allranks.all_reduce(1, allranks.split(0)),
     "node_group": lambda _: allranks.all_reduce(1, allranks.node_group()),
     "ranks": lambda _: (allranks.get_rank() >= 0, allranks.get_world_size(), allranks.is_master()),
-    "world": lambda _: allranks.world().world_size,
-    "device": lambda _: allranks.get_device_for_local_rank(),
+    "local ranks": lambda _: (allranks.get_local_rank(), allranks.get_local_world_size()),
+    "nodes": lambda _: (allranks.get_node_rank(), allranks.get_num_nodes()),
+    "world": lambda _: (allranks.world().world_size, allranks.initialized()),
+    "detect": lambda _: allranks.detect(os.environ).world_size,
+    "device": lambda _: (allranks.get_device_for_local_rank(), allranks.get_device_type()),
+    "os_environ_get_or_throw": lambda _: allranks.os_environ_get_or_throw("ALLRANKS_RANK"),
 }
+BEFORE_ALL = {
+    "assign_device_for_local_rank",
+    "cleanup",
+    "get_init_method",
+    "launch",
+    "setup",
+    "setup_env_local",
+    "setup_env_local_multi_gpu",
+}
+"""What a program does before and after all steps, which is all that is compiled."""
+
 COMPILERS = ["eager", *(["inductor"] if shutil.which("g++") else [])]
+
+
+def public_calls() -> list[str]:
+    return [name for name in allranks.__all__ if inspect.isfunction(getattr(allranks, name))]
+
+
+def test_every_public_call_is_made_here() -> None:
+    made = {name for call in (*CALLS.values(), in_a_session) for name in call.__code__.co_names}
+    assert set(public_calls()) - made == BEFORE_ALL
+
+
+@pytest.mark.parametrize("name", public_calls())
+def test_every_public_call_breaks_the_graph(name: str) -> None:
+    """What is traced instead is our own inside, which sends messages."""
+    assert getattr(allranks, name)._torchdynamo_disable
 
 
 def same(a, b) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def check_compiled(name: str, call, backend: str) -> None:
+    """Compiled, a call gives what it gives without."""
+
+    def step(x):
+        y = x * 2
+        return call(y), y + 1
+
+    expected = step(torch.ones(4))
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend=backend)
+    for _ in range(2):
+        result, tensor = compiled(torch.ones(4))
+        assert same(result, expected[0]), name
+        assert torch.equal(tensor, expected[1]), name
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # The compiler's own.
@@ -44,18 +113,16 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("backend", COMPILERS)
 def test_a_compiled_function_may_make_every_call(world, backend: str) -> None:
     for name, call in CALLS.items():
+        check_compiled(name, call, backend)
 
-        def step(x, call=call):
-            y = x * 2
-            return call(y), y + 1
 
-        expected = step(torch.ones(4))
-        torch._dynamo.reset()
-        compiled = torch.compile(step, backend=backend)
-        for _ in range(2):
-            result, tensor = compiled(torch.ones(4))
-            assert same(result, expected[0]), name
-            assert torch.equal(tensor, expected[1]), name
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # The compiler's own.
+@pytest.mark.ranks(2, timeout=PATIENCE, setup=False)
+@pytest.mark.parametrize("backend", COMPILERS)
+def test_a_compiled_function_may_hold_a_session(backend: str) -> None:
+    check_compiled("session", in_a_session, backend)
+    with allranks.session(cpu=True):
+        check_compiled("session within another", in_a_session, backend)
 
 
 @pytest.mark.ranks(2, timeout=PATIENCE)

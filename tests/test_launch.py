@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import signal
@@ -117,6 +118,30 @@ def test_a_rank_that_ends_without_a_word_is_named(how, said: str, code: int) -> 
         allranks.launch(work, ranks=2)
     assert (caught.value.rank, caught.value.exit_code) == (1, code)
     assert allranks.launch(lambda: 1, ranks=2) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "code"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was ended by SIGSEGV", -11),
+        (lambda: os.kill(os.getpid(), 40), "was ended by signal 40", -40),
+        (lambda: os._exit(3), "left with exit code 3", 3),
+    ],
+)
+def test_a_rank_that_ends_badly_after_it_returned_is_named(how, said: str, code: int) -> None:
+    def work() -> int:
+        if os.environ["ALLRANKS_RANK"] == "1":
+            atexit.register(how)
+        return 1
+
+    with pytest.raises(RankFailedError, match=f"rank 1 .*{said} after it returned") as caught:
+        allranks.launch(work, ranks=2)
+    assert (caught.value.rank, caught.value.exit_code) == (1, code)
+    assert allranks.launch(lambda: 1, ranks=2) == [1, 1]
+
+
+def test_a_rank_that_leaves_with_exit_code_0_after_it_returned_has_not_failed() -> None:
+    assert allranks.launch(lambda: atexit.register(os._exit, 0) and 1, ranks=2) == [1, 1]
 
 
 def test_ranks_that_do_not_return_show_their_stacks() -> None:

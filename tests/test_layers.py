@@ -59,6 +59,7 @@ LAYERS = (
         "_rollcall",
         "_board",
         "_private_store",
+        "_torchs_groups",
         "_bulletin",
         "_pytest_examples",
         "_rank",

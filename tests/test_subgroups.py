@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _groups
+from allranks import _flight, _groups, _torchs_groups
 from allranks.errors import CollectiveError
 from harness import PATIENCE
 
@@ -190,3 +190,55 @@ def destroying_the_node_group() -> list[int]:
 
 def test_a_host_group_that_was_destroyed_is_made_anew() -> None:
     assert allranks.launch(destroying_the_node_group, ranks=2, timeout=PATIENCE) == [[2, 2, 2]] * 2
+
+
+def many_groups_at_once(how: str) -> dict[str, list[int]]:
+    """The descriptors and threads with no group, with many, and when they are destroyed."""
+    with allranks.session(cpu=True):
+        allranks.all_reduce(torch.ones(1))
+        held = {"before": open_things()}
+        groups = [allranks.node_group(), *(allranks.split(0) for _ in range(20))]
+        held["with"] = open_things()
+        if how == "torch has no table":
+            _torchs_groups.table = lambda: None
+        for group in groups:
+            dist.destroy_process_group(group)
+        del group, groups
+        for _ in range(3):
+            allranks.all_reduce(1)
+        held["after"] = open_things()
+        held["last exchanges"] = [len(_flight.last_exchanges())]
+    return held
+
+
+def open_things() -> list[int]:
+    return [len(list(Path(f"/proc/self/{kind}").iterdir())) for kind in ("fd", "task")]
+
+
+@pytest.mark.parametrize("how", ["torch has a table", "torch has no table"])
+def test_many_groups_that_were_destroyed_at_once_leave_nothing(how: str) -> None:
+    """Though the program makes no other group afterwards, and uses only WORLD."""
+    for held in allranks.launch(many_groups_at_once, (how,), ranks=2, timeout=PATIENCE):
+        assert all(b - a >= 20 for a, b in zip(held["before"], held["with"], strict=True))
+        assert all(c - a <= 3 for a, c in zip(held["before"], held["after"], strict=True)), held
+        assert held["last exchanges"] == [1]
+
+
+def destroying_a_group_in_use() -> float:
+    """Rank 0 has a collective in flight that rank 1 makes only after its own calls."""
+    with allranks.session(cpu=True) as world:
+        group = allranks.split(0)
+        allranks.all_reduce(1, group)
+        if world.rank == 0:
+            dist.all_reduce(torch.ones(1), group=group, async_op=True)
+            dist.destroy_process_group(group)
+            del group
+        total = sum(allranks.all_reduce(1) for _ in range(5))
+        if world.rank == 1:
+            dist.all_reduce(torch.ones(1), group=group)
+        return total
+
+
+def test_a_group_that_was_destroyed_in_use_keeps_nobody_waiting() -> None:
+    """Its end waits for the collective, which the other rank makes when the calls are over."""
+    assert allranks.launch(destroying_a_group_in_use, ranks=2, timeout=PATIENCE) == [10, 10]

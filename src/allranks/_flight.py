@@ -115,6 +115,11 @@ def last_exchanges() -> list[Exchange]:
     return list(_last.values())
 
 
+def forget_group(group: str) -> None:
+    """The group was destroyed: it has no last exchange any more."""
+    _last.pop(group, None)
+
+
 def forget() -> None:
     """The groups are gone, and later ones may have their names."""
     _exchanges.clear()

@@ -7,22 +7,21 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allranks import _alarm, _devices, _flight, _parking, _stacks
+from allranks import _alarm, _devices, _flight, _parking, _stacks, _torchs_groups
 from allranks._printable import brief_repr
 from allranks._rollcall import ranges
-from allranks._settings import DEFAULT_TIMEOUT
 from allranks._waiting import Abandonable, Deadline, StillRunning, workers_in_calls
 from allranks._world import detect
 from allranks.errors import CollectiveError, StalledError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from datetime import timedelta
 
     import torch
     import torch.distributed as dist
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 CALM_SAMPLES = 3
 
 REST = 1.0
-"""Seconds that the end of the interpreter waits for threads that are within torch, at most."""
+"""Seconds to wait for threads that are within torch, at most."""
 
 _known: dict[dist.ProcessGroup, Members] = {}
 _timeouts: dict[dist.ProcessGroup, timedelta] = {}
@@ -38,6 +37,8 @@ _carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
 _given_up: dict[dist.ProcessGroup, str] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
+_number_seen = 0
+"""How many groups were up when it was last looked whether some were destroyed."""
 _inherited: set[dist.ProcessGroup] = set()
 """The groups of the rank that this process was forked from: their threads are not here."""
 
@@ -83,6 +84,8 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
         CollectiveError: no process group is up in a world of several ranks, or this rank is
             not in the group.
     """
+    if _known:
+        _notice_destroyed()
     if group is None and _known and not _given_up:
         # Every small call passes here, and an import statement takes longer than all else.
         known = _known.get(sys.modules["torch.distributed"].group.WORLD)
@@ -209,7 +212,7 @@ def new_group(
     limit = timeout(within)
 
     def make() -> dist.ProcessGroup:
-        with _named(name):
+        with _torchs_groups.named(name):
             made: dist.ProcessGroup = dist.new_group(
                 list(ranks), timeout=limit, use_local_synchronization=True, **more
             )
@@ -231,31 +234,6 @@ def new_group(
         _alarm.leave()
 
 
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Within the block, torch gives the next group this name; it has no public way to ask so."""
-    import torch.distributed as dist
-
-    torchs: Any = dist.distributed_c10d
-    before = getattr(torchs, "_process_group_name", None)
-    if before is None:
-        raise CollectiveError("this version of torch does not let allranks name a group")
-
-    def restore() -> None:
-        torchs._process_group_name = before  # noqa: SLF001
-
-    def named(*_: object, **__: object) -> str:
-        restore()  # At once, since the making of the group may never end.
-        return name
-
-    torchs._process_group_name = named  # noqa: SLF001
-    try:
-        yield
-    finally:
-        if torchs._process_group_name is named:  # noqa: SLF001
-            restore()
-
-
 def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
     """The group over which a tensor travels: itself, or the gloo group beside it."""
     kind = tensor.device.type
@@ -275,23 +253,10 @@ def _gloo_is_busy() -> bool:
 
 
 def timeout(group: dist.ProcessGroup) -> timedelta:
-    """A group's timeout. torch has no public way to read it; without, torch's default."""
+    """A group's timeout."""
     if group not in _timeouts:
-        _timeouts[group] = _read_timeout(group)
+        _timeouts[group] = _torchs_groups.timeout_of(group)
     return _timeouts[group]
-
-
-def _read_timeout(group: dist.ProcessGroup) -> timedelta:
-    import torch
-
-    for kind in ("cpu", "cuda"):
-        try:
-            found = group._get_backend(torch.device(kind)).options._timeout  # noqa: SLF001
-        except (RuntimeError, AttributeError):
-            continue
-        if isinstance(found, timedelta):
-            return found
-    return DEFAULT_TIMEOUT
 
 
 def destroy_all() -> None:
@@ -307,24 +272,47 @@ def destroy_all() -> None:
     dist.destroy_process_group()
 
 
+def _notice_destroyed() -> None:
+    """See whether the program has destroyed groups; each call asks, so it must cost little."""
+    global _number_seen  # noqa: PLW0603 - of this process
+    if _retired:
+        _drop_retired()
+    table = _torchs_groups.table()
+    number = sum(map(is_up, _known)) if table is None else len(table)
+    if number != _number_seen:
+        _number_seen = number
+        _forget_destroyed()
+
+
 def _forget_destroyed() -> None:
-    """Keep nothing of groups that the program has destroyed; the objects themselves for a while."""
+    """Keep nothing of groups that the program has destroyed; the objects until the next call."""
     import torch.distributed as dist
 
     gone = [group for group in _known if not is_up(group)]
-    if not gone:
-        return
-    release_retired()
     for group in gone:
         _known.pop(group).closing.close()
         _timeouts.pop(group, None)
         _given_up.pop(group, None)
+        _flight.forget_group(str(group.group_name))
         private = _private_gloo.pop(group, None)
         if private is not None and is_up(private):
             dist.destroy_process_group(private)
     for key in [key for key in _carriers if key[0] in gone]:
         del _carriers[key]
     _retired.extend(gone)
+
+
+def _drop_retired() -> None:
+    """Drop the destroyed groups, in a thread: one with a call in flight holds up who drops it."""
+    going = _retired.copy()
+    _retired.clear()
+
+    def drop() -> None:
+        time.sleep(0.001)  # Without the interpreter's lock, which their threads may be waiting for.
+        going.clear()
+
+    with suppress(StillRunning):
+        Abandonable(drop).result(REST)
 
 
 def forget() -> None:
@@ -364,11 +352,11 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _all_groups() -> list[dist.ProcessGroup]:
-    """All groups that are up. torch has no public way to list the sub-groups."""
+    """All groups that are up; WORLD alone where torch does not list them."""
     import torch.distributed as dist
 
-    known = getattr(getattr(dist.distributed_c10d, "_world", None), "pg_map", {})
-    return [group for group in {dist.group.WORLD, *known} if group is not None]
+    table = _torchs_groups.table() or {}
+    return [group for group in {dist.group.WORLD, *table} if group is not None]
 
 
 def name_of(group: dist.ProcessGroup) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks import _interpreter, _shown
 from allranks._call import Call
+from allranks._compiled import outside_graphs
 from allranks._local import local_world
 from allranks._order import Ended, Template
 from allranks._rollcall import ranges
@@ -31,6 +32,7 @@ _owner = os.getpid()
 _one_at_a_time = threading.Lock()
 
 
+@outside_graphs
 def launch(
     fn: Callable[..., T],
     args: Sequence[Any] = (),
@@ -58,8 +60,8 @@ def launch(
     Raises:
         Exception: what the function raised, with its traceback on the rank that failed first; the
             other ranks' failures are attached as an ExceptionGroup, its cause.
-        RankFailedError: a rank ended without a word or by ``sys.exit``, or raised what pickle
-            cannot carry.
+        RankFailedError: a rank ended without a word or by ``sys.exit``, raised what pickle cannot
+            carry, or returned and then ended by a signal or with another exit code than 0.
         StalledError: ranks did not return in time; their Python stacks are in the message.
         ConfigError: ``ranks`` is no positive number.
     """

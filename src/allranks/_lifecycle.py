@@ -183,6 +183,7 @@ def _end(how: str) -> None:
     take_down(state.meeting if state else None)
 
 
+@outside_graphs
 @contextmanager
 def session(
     config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDict]

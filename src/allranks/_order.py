@@ -47,7 +47,7 @@ class Ended:
         kind: "value", "error", or None where it ended without a word.
         value: its result, or its exception.
         status: its exit code, or minus a signal's number; None while it runs.
-        at: when it told its result or ended, on the monotonic clock.
+        at: when it told its exception or ended, on the monotonic clock.
         late: whether it had to be killed.
         stacks: the Python stacks of its threads, where they were asked for.
     """
@@ -64,16 +64,27 @@ class Ended:
     @property
     def failure(self) -> BaseException | None:
         """Why it failed, or None."""
-        if self.kind == "value":
-            return None
         if self.kind == "error":
             error: BaseException = self.value
             return error
+        if self.kind == "value" and not self.ended_badly:
+            return None
+        when = "after" if self.kind == "value" else "before"
+        told = f"rank {self.rank} (pid {self.pid}) {self.how} {when} it returned"
+        return RankFailedError(told, rank=self.rank, exit_code=self.status or 0)
+
+    @property
+    def ended_badly(self) -> bool:
+        """Whether it ended otherwise than with exit code 0, and not because we killed it."""
+        return bool(self.status) and not self.late
+
+    @property
+    def how(self) -> str:
+        """How it ended, for people."""
         status = self.status or 0
-        name = signal.Signals(-status).name if status < 0 else ""
-        how = f"was ended by {name}" if name else f"left with exit code {status}"
-        told = f"rank {self.rank} (pid {self.pid}) {how} before it returned"
-        return RankFailedError(told, rank=self.rank, exit_code=status)
+        if status < 0:
+            return f"was ended by {_processes.signal_name(-status)}"
+        return f"left with exit code {status}"
 
     @property
     def where(self) -> str:
@@ -233,7 +244,7 @@ class _Job:
         rank.pid = facts.get("pid", rank.pid)
         if "status" in facts:
             rank.status = facts["status"]
-            rank.at = rank.at or time.monotonic()
+            rank.at = rank.at if rank.kind == "error" else time.monotonic()
             self._hurry_if_failed(rank)
         return True
 

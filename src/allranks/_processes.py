@@ -168,16 +168,21 @@ def _kill_if_member(pid: int, sessions: Collection[int]) -> None:
                 os.close(descriptor)
 
 
+def signal_name(number: int) -> str:
+    """A signal's name, for people; real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def ending(code: int | None) -> str:
     """How a process ended, for people."""
     if code is None:
         return "ended without a word"
     if code >= 0:
         return f"left with exit code {code}, without a word"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal_name(-code)
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
 

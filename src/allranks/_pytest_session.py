@@ -6,7 +6,6 @@ import functools
 import os
 import pickle
 import re
-import signal
 import sys
 import tempfile
 import time
@@ -309,9 +308,11 @@ class Double:
         if one.late:
             told.fault, told.at = _lateness(one, all_ranks, timeout), (2, 0.0)
         elif one.kind is None:
-            told.fault, told.at = _death(one), (0, one.at)
+            told.fault, told.at = _death(one, "before"), (0, one.at)
         elif one.kind == "error" and not isinstance(one.value, ItemFailed):
             told.fault, told.at = _worded(one.value), (0, one.at)
+        elif one.kind == "value" and one.ended_badly:  # What came before may be why.
+            told.fault, told.at = _death(one, "after"), (2, one.at)
         return told
 
     def _order(
@@ -384,13 +385,8 @@ def _keep(output: dict[int, Ends], rank: int, _stream: int, text: bytes) -> None
     output.setdefault(rank, Ends()).write(text)
 
 
-def _death(one: Ended) -> str:
-    status = one.status or 0
-    if status < 0:
-        how = f"was ended by {signal.Signals(-status).name}"
-    else:
-        how = f"left with exit code {status}"
-    return f"{how} before the test was over (pid {one.pid})"
+def _death(one: Ended, when: str) -> str:
+    return f"{one.how} {when} the test was over (pid {one.pid})"
 
 
 def _lateness(one: Ended, all_ranks: Sequence[Ended], timeout: float) -> str:

@@ -218,8 +218,7 @@ class Supervisor:
                     self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
             while any(rank.status is None for rank in self._ranks):
                 self._step(self._patience())
-            self._end_sessions()
-            warden.dismiss()
+            self._end_sessions(warden)
             self._drain()
         return self._outcome()
 
@@ -316,10 +315,15 @@ class Supervisor:
             except PermissionError:
                 pass  # macOS says so of a group of zombies.
 
-    def _end_sessions(self) -> None:
-        """End what the ranks have left running, and only then reap them."""
+    def _end_sessions(self, warden: Warden) -> None:
+        """End what the ranks have left running, and reap them when nobody uses their ids any more.
+
+        Args:
+            warden: is dismissed.
+        """
         pids = [rank.pid for rank in self._ranks]
         _processes.end_sessions(pids)
+        warden.dismiss()
         for pid in pids:
             _processes.reap(pid)
 

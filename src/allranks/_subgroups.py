@@ -110,7 +110,9 @@ def leaders_group() -> dist.ProcessGroup | None:
 def _once(name: str, color: Any) -> dist.ProcessGroup | None:
     who = _groups.members(name, None)
     if who.group is not None and not _is_kept(who, name):
-        who.kept[name] = split(color())
+        made = who.kept[name] = split(color())
+        if made is not _no_group():
+            _groups.members(name, made).closing.callback(who.kept.pop, name, None)
     return who.kept.get(name)
 
 

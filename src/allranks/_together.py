@@ -148,6 +148,7 @@ def on_master(fn: Callable[[], T]) -> T:
     return cast("T", result)
 
 
+@outside_graphs
 @contextmanager
 def master_first() -> Iterator[None]:
     """Let rank 0 go through the body before the others do. Collective over WORLD.

@@ -13,6 +13,9 @@ from contextlib import suppress
 from allranks import _processes
 from allranks._template import HEARD
 
+OVER = b"over\n"
+"""The last line of a parent whose ranks have ended: soon their ids may be those of others."""
+
 
 class Warden:
     """The process, as the parent of the ranks sees it."""
@@ -40,18 +43,28 @@ class Warden:
         os.close(self._line)
 
     def dismiss(self) -> None:
-        """The job is over, and its sessions with it."""
+        """The job is over, and its sessions with it: nothing is left to be ended.
+
+        To be called before the ranks are reaped.
+        """
+        with suppress(BrokenPipeError):
+            os.write(self._line, OVER)
         os.close(self._line)
         _processes.reap(self._pid)
 
 
 def _keep_watch(heard: int) -> None:
-    """Wait for the parent's end, however it ends; then end the ranks' sessions."""
+    """Wait for the parent's end; where it has not dismissed us, end the ranks' sessions."""
     try:
         os.setsid()  # So that what a terminal, or a shell, sends to the job is not sent here.
         for signum in HEARD:
             signal.signal(signum, signal.SIG_IGN)
-        with os.fdopen(heard) as line:
-            _processes.end_sessions([int(rank) for rank in line])
+        with os.fdopen(heard, "rb") as line:
+            ranks = []
+            for told in line:
+                if told == OVER:
+                    return
+                ranks.append(int(told))
+        _processes.end_sessions(ranks)
     finally:
         os._exit(0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from allranks import _launchers, _ports, _sockets
+from allranks._compiled import outside_graphs
 from allranks._launchers import Fields, Names, fault, joined, on_one_host, place, whole
 from allranks._outside import plain
 
@@ -242,6 +243,7 @@ LAUNCHERS = (
 )
 
 
+@outside_graphs
 def detect(environ: Environ, *, ignore: Collection[str] = ()) -> World:
     """Find out from the environment alone who this process is. Pure; not collective.
 

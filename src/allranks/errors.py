@@ -118,7 +118,7 @@ class WorldMismatchError(RendezvousError):
 
 
 class RankFailedError(AllranksError, RuntimeError):
-    """A launched rank ended without a result, or raised what cannot be carried to its parent.
+    """A launched rank ended without a result, or badly after it, or its error cannot be carried.
 
     Attributes:
         rank: the rank, or None where it is the launcher that failed.

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected
 from chaos_programs import AWHILE, DEATHS, FORKS, OTHER_CALLS
-from chaos_words import accused, ending_of, is_pythons_own, lines_by_rank, odd_lines
+from chaos_words import (
+    DIFFERENT,
+    OTHER_LINES,
+    accused,
+    ending_of,
+    is_pythons_own,
+    lines_by_rank,
+    odd_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,9 +286,21 @@ def _at_output(hearing: Hearing) -> Iterator[str]:
         for line in text.splitlines():
             if wrong := accused(line) - {faulty}:
                 yield f"rank {number} accuses rank {sorted(wrong)}: {line:.400}"
+    yield from _differences(hearing)
     texts = [text for _, text in _texts(hearing) if text]
     if hearing.kind == "none" and texts:
         yield f"without a fault, this was written: {' '.join(texts):.400}"
+
+
+def _differences(hearing: Hearing) -> Iterator[str]:
+    """Where all ranks make the same calls on the same lines, nobody is told that they differ."""
+    if hearing.kind not in (*GOES_ON, *DEATHS, "stop"):
+        return
+    for number, text in _texts(hearing):
+        for line in text.splitlines():
+            hints = hearing.kind in GOES_ON and OTHER_LINES in line
+            if hints or DIFFERENT.search(line):
+                yield f"rank {number} was told of calls that differ: {line:.600}"
 
 
 def _texts(hearing: Hearing) -> list[tuple[int, str]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import chaos_judge
 import chaos_values
 import chaos_words
 import numpy as np
 import pytest
 import torch
-from chaos_judge import Played
+from chaos_judge import Played, complaints
 from chaos_oracle import CODES, Rank
 from chaos_programs import Fault, Program, Step, drawn
 
@@ -43,6 +42,11 @@ def victim(kind: str = "kill") -> Rank:
     return Rank(1, diary(fault, steps=1), status=CODES.get(kind, 0), ended=1.0)
 
 
+def slept() -> Rank:
+    told = (line(1.0, "fault", delay=0.0), line(7.0, "done"))
+    return Rank(1, diary(*told), status=0, ended=7.1)
+
+
 def survivor(number: int, text: str = "", at: float = 2.0, kind: str = "PeerFailedError", **more):
     told = {"rank": 1, "missing": None, "text": text or "rank 1 (pid 1 on h) was killed", **more}
     return Rank(number, diary(line(at, "error", kind=kind, **told), steps=1), status=1, ended=at)
@@ -58,13 +62,13 @@ def whole(**more) -> Played:
 
 
 def test_all_is_well():
-    assert chaos_judge.complaints(program(), whole()) == []
-    assert chaos_judge.complaints(program("kill"), killed()) == []
+    assert complaints(program(), whole()) == []
+    assert complaints(program("kill"), killed()) == []
 
 
 def only(program: Program, played: Played, text: str) -> None:
     """Exactly one complaint, with this text."""
-    [complaint] = chaos_judge.complaints(program, played)
+    [complaint] = complaints(program, played)
     assert text in complaint
 
 
@@ -78,7 +82,7 @@ def test_an_answer_that_differs_between_ranks():
     ranks = [finished(number) for number in range(3)]
     answers = [line(1.5, "answer", step=0, answer=rank == 2) for rank in range(3)]
     ranks = [replace(r, diary=(*r.diary, a)) for r, a in zip(ranks, answers, strict=True)]
-    told = chaos_judge.complaints(program("terminate", delay=0.0), Played(tuple(ranks), ended=2.1))
+    told = complaints(program("terminate", delay=0.0), Played(tuple(ranks), ended=2.1))
     assert told == ["step 0: should_stop() differs between ranks"]
 
 
@@ -141,7 +145,7 @@ def of_run(played: Played, status: int) -> Played:
 
 
 def test_exit_codes_of_run():
-    assert chaos_judge.complaints(program("kill", "run"), of_run(killed(), 137)) == []
+    assert complaints(program("kill", "run"), of_run(killed(), 137)) == []
     only(program("kill", "run"), of_run(killed(), 1), "allranks run: exit code 1, expected [137]")
     only(program("none", "run"), of_run(whole(), 1), "allranks run: exit code 1, expected [0]")
 
@@ -154,7 +158,7 @@ def test_what_launch_raises():
         "text": "rank 1",
         "missing": None,
     }
-    assert chaos_judge.complaints(program("kill", "launch"), killed(error=error)) == []
+    assert complaints(program("kill", "launch"), killed(error=error)) == []
     other = {**error, "rank": 2}
     only(program("kill", "launch"), killed(error=other), "launch raised RankFailedError")
     only(program("none", "launch"), whole(error=error), "launch raised RankFailedError")
@@ -163,14 +167,14 @@ def test_what_launch_raises():
 
 def stalled(text: str, kind: str = "StalledError") -> list[str]:
     ranks = (survivor(0, text, 15.0, kind), victim("stop"), survivor(2, text, 15.0, kind))
-    return chaos_judge.complaints(program("stop"), Played(ranks, ended=16.0))
+    return complaints(program("stop"), Played(ranks, ended=16.0))
 
 
 def test_verdicts_on_a_stopped_rank():
     right = "x has waited 12 s. Ranks 0, 2: in x, a.py:3. Rank 1: no answer from h; it is stopped."
     ranks = (survivor(0, right, 15.0, "StalledError"), replace(victim(), status=-9))
     played = Played((*ranks, survivor(2, right, 15.0, "StalledError")), ended=16.0)
-    assert chaos_judge.complaints(program("stop"), played) == []
+    assert complaints(program("stop"), played) == []
     wrong = right.replace("Rank 1: no", "Rank 1: in x. Rank 2: no")
     played = Played((survivor(0, wrong, 15.0, "StalledError"), *played.ranks[1:]), ended=16.0)
     only(program("stop"), played, "expected: stalled")
@@ -178,11 +182,11 @@ def test_verdicts_on_a_stopped_rank():
 
 def test_a_mismatch_is_every_members_error():
     fault = line(1.0, "fault", delay=0.0)
-    text = "ranks 0, 2: synchronize; rank 1: agree"
+    text = f"{MADE} ranks 0, 2: synchronize; rank 1: agree. Every rank of the group must make"
     told = [survivor(n, text, 1.5, "MismatchError", rank=None) for n in range(3)]
     told[1] = replace(told[1], diary=(*told[1].diary, fault))
     other = program("another call", other=Step("agree"))
-    assert chaos_judge.complaints(other, Played(tuple(told), ended=2.0)) == []
+    assert complaints(other, Played(tuple(told), ended=2.0)) == []
     only(other, Played((finished(0), *told[1:]), ended=2.1), "expected: mismatch")
     only(other, Played((told[0], finished(1), told[2]), ended=2.1), "rank 1: done; expected")
 
@@ -210,6 +214,30 @@ def test_what_is_written(output, told):
     only(program("kill"), killed(replace(survivor(0), output=output), survivor(2)), told)
 
 
+DIFFERENT = (
+    "They are in different collectives.",
+    "Their calls first differ at #39: rank 0: all_reduce; rank 1: broadcast.",
+    "They wait in different groups: every rank must make its calls in the same order.",
+)
+
+
+@pytest.mark.parametrize("text", DIFFERENT)
+def test_calls_that_do_not_differ(text):
+    told = f"all_reduce #39 on WORLD has waited 4 s. {text}"
+    only(program("kill"), killed(replace(survivor(0), output=told), survivor(2)), text)
+    ranks = (replace(finished(0), output=told), slept(), finished(2))
+    only(program("sleep", seconds=5.0), Played(ranks, ended=7.1), text)
+    ranks = tuple(replace(rank, output=told) for rank in ranks)
+    other = program("another call", other=Step("agree"))
+    assert not any("calls that differ" in one for one in complaints(other, Played(ranks)))
+
+
+def test_lines_that_do_not_differ():
+    told = "Their calls are alike, but their lines differ from #3: rank 0: a.py:1; rank 1: a.py:2."
+    ranks = (replace(finished(0), output=told), slept(), finished(2))
+    only(program("sleep", seconds=5.0), Played(ranks, ended=7.1), "lines differ from #3")
+
+
 def test_ctrl_c_at_the_exit():
     assert chaos_words.is_pythons_own("Exception ignored in atexit callback: weakref.py")
     assert not chaos_words.is_pythons_own("Exception ignored in: /x/allranks/_groups.py")
@@ -222,6 +250,49 @@ def test_an_error_about_anothers_error():
     assert chaos_words.ending_of(error, 2).startswith("PeerFailedError: rank 0")
 
 
+def ending(kind: str, text: str, **more) -> str:
+    return chaos_words.ending_of(
+        {"kind": kind, "text": text, "rank": None, "missing": None, **more}, 1
+    )
+
+
+MADE = "the ranks made different calls:"
+
+
+@pytest.mark.parametrize(
+    ("calls", "right"),
+    [
+        ("ranks 0, 2: agree; rank 1: synchronize", True),
+        ("rank 0: agree; rank 1: synchronize at x.py:3", True),
+        ("ranks 0-2: agree; rank 3: synchronize", False),
+        ("ranks 0, 2: agree; rank 1: agree", False),
+        ("rank 1: agree", False),
+    ],
+)
+def test_a_mismatch_shows_the_faulty_rank_apart(calls, right):
+    told = ending("MismatchError", f"{MADE} {calls}. Every rank of the group must make the same")
+    assert (told == "mismatch") is right
+
+
+def test_a_verdict_accuses_the_faulty_rank():
+    assert ending("StalledError", "x has waited 12 s. Rank 1: no answer from h.") == "stalled"
+    assert ending("StalledError", "x has waited 12 s. Ranks 0-2: in x.") != "stalled"
+
+
+def test_a_missing_rank_is_told():
+    assert ending("MissingRanksError", "1 of 3 did not come: 1", missing=[1]) == "missing"
+    assert ending("MissingRanksError", "some did not come", missing=[]) != "missing"
+    assert ending("MissingRanksError", "2 of 3 did not come: 1-2", missing=[1, 2]) != "missing"
+
+
+def test_a_rendezvous_that_fails_names_the_faulty_rank_alone():
+    told = "rank 0 on h: gloo did not connect them within 12 s."
+    assert ending("RendezvousError", f"{told} Rank 1: no answer from h.") == "named"
+    assert ending("RendezvousError", f"{told} Ranks 1-2: no answer from h.") != "named"
+    asked = "does a firewall let the hosts reach each other there?"
+    assert ending("RendezvousError", f"{told} Rank 1: is asleep; {asked}") != "named"
+
+
 def test_what_may_be_written():
     output = (
         "Traceback (most recent call last):\n  x\nRuntimeError: gloo\n\nThe above exception was "
@@ -229,7 +300,7 @@ def test_what_may_be_written():
         "  y\nallranks.errors.PeerFailedError: rank 1 (pid 1 on h) was killed by SIGKILL"
     )
     played = killed(replace(survivor(0), output=output), survivor(2))
-    assert chaos_judge.complaints(program("kill"), played) == []
+    assert complaints(program("kill"), played) == []
 
 
 def test_words_without_a_fault():

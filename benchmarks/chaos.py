@@ -98,6 +98,7 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
     for one in opened:
         places.put(one)
     failed: list[int] = []
+    faults: list[bool] = []
 
     def play(seed: int) -> None:
         if failed and not keep_going:
@@ -108,6 +109,8 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
         finally:
             places.put(place)
         seconds = time.monotonic() - began
+        if program.fault.kind != "none":
+            faults.append(chaos_judge.struck(program, played))
         said = f"{seed}: {program.launcher}, {program.fault}: "
         if wrong:
             failed.append(seed)
@@ -126,6 +129,7 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
     finally:
         for one in opened:
             one.close()
+    console.print(f"{sum(faults)} of {len(faults)} faults struck")
     if failed:
         console.print(f"{len(failed)} programs went wrong: {' '.join(map(str, failed))}")
     else:

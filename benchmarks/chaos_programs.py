@@ -17,6 +17,9 @@ STALL_AFTER = timedelta(seconds=3)
 AWHILE = 3.0
 """Seconds for which a rank waits for its fork's call to be refused, before it goes on."""
 
+LINGER = 1.0
+"""Seconds for which a rank waits, once Ctrl-C was sent, so that one that ignores it is late."""
+
 LAUNCHERS = ("env", "run", "launch")
 
 WORLD, NODE, LEADERS = "world", "node", "leaders"

@@ -113,7 +113,8 @@ class Run:
     pids: dict[str, int] = field(default_factory=dict)
     _stopped: float | None = None
     _given_up: float | None = None
-    _interrupted: bool = False
+    _killed: float | None = None
+    _sent: float | None = None
 
     def start(self) -> None:
         """Start its processes."""
@@ -165,14 +166,18 @@ class Run:
         kind = self.program.fault.kind
         if kind in ("stop", "stop and go on"):
             self._tend_the_stopped(kind)
-        elif kind == "Ctrl-C" and not self._interrupted:
-            told = [
-                line for line in self._diary(self.program.fault.rank) if line["what"] == "fault"
-            ]
+        elif kind == "Ctrl-C" and self._sent is None:
+            lines = self._diary(self.program.fault.rank)
+            told = [line for line in lines if line["what"] == "fault"]
             if told and time.monotonic() >= told[0]["at"] + told[0]["delay"]:
-                self._interrupted = True
-                for pid in self._running().values():
-                    send(pid, signal.SIGINT)
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Ctrl-C, to all that run; the faulty rank waits for the mark."""
+        self._sent = time.monotonic()
+        (self.top / "diary" / "sent").touch()
+        for pid in self._running().values():
+            send(pid, signal.SIGINT)
 
     def _tend_the_stopped(self, kind: str) -> None:
         victim = next((one for one in self._diary(self.program.fault.rank)), None)
@@ -186,6 +191,7 @@ class Run:
         elif self._others_are_over():
             self._given_up = self._given_up or now
             if self.program.launcher == "env" or now > self._given_up + LET_BE:
+                self._killed = self._killed or now
                 send(victim["pid"], signal.SIGKILL)
 
     def _others_are_over(self) -> bool:
@@ -219,9 +225,11 @@ class Run:
             error=whole.get("error"),
             ended=max((end["at"] for end in ends.values() if end), default=time.monotonic()),
             late=late,
-            processes=tuple(left),
+            processes=left,
             files=tuple(files_left(self.top, stores)),
-            held=whole.get("held", 0),
+            held=whole.get("held", {}),
+            killed=self._killed,
+            sent=self._sent,
         )
 
     def _rank(self, rank: int, end: dict[str, Any]) -> Rank:
@@ -232,12 +240,12 @@ class Run:
         path = self.top / f"{name}.txt"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def _processes_left(self) -> list[str]:
+    def _processes_left(self) -> dict[int, str]:
         """What still runs in the job's directory, after a moment; it is ended."""
         end = time.monotonic() + SETTLE
         while (left := processes_in(self.top)) and time.monotonic() < end:
             time.sleep(0.05)
-        told = [f"process {pid}, {state(pid)}" for pid in left]
+        told = {pid: f"process {pid}, {state(pid)}" for pid in left}
         for pid in left:
             send(pid, signal.SIGKILL)
         return told

@@ -20,7 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chaos_values
-from chaos_programs import AWHILE, MAKERS, RENDEZVOUS, STALL_AFTER, TIMEOUT, Boom, Fault, drawn
+from chaos_leftovers import held
+from chaos_programs import (
+    AWHILE,
+    FORKS,
+    LINGER,
+    MAKERS,
+    PAUSES,
+    RENDEZVOUS,
+    STALL_AFTER,
+    TIMEOUT,
+    Boom,
+    Fault,
+    drawn,
+)
 
 import allranks
 
@@ -63,11 +76,13 @@ class Diary:
 
 def signal_after(signum: int, seconds: float) -> None:
     """Have the kernel send this process a signal, wherever it stands then."""
-    libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+    libc, timer = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p()
     event = (ctypes.c_int * 16)(0, 0, signum, SIGEV_SIGNAL)
     when = (ctypes.c_long * 4)(0, 0, int(seconds), max(1, int(seconds % 1 * 1e9)))
-    libc.timer_create(CLOCK_MONOTONIC, event, ctypes.byref(timer))
-    libc.timer_settime(timer, 0, when, None)
+    if libc.timer_create(CLOCK_MONOTONIC, event, ctypes.byref(timer)):
+        raise OSError(ctypes.get_errno(), "no timer for the fault")
+    if libc.timer_settime(timer, 0, when, None):
+        raise OSError(ctypes.get_errno(), "the timer of the fault was not set")
 
 
 class Rank:
@@ -77,7 +92,7 @@ class Rank:
         self.program = drawn(seed)
         self.number = int(os.environ["RANK"])
         self.diary = Diary(directory / f"rank-{self.number}.jsonl")
-        self._directory = directory
+        self.directory = directory
         self._groups: dict[str, Any] = {}
         self._step = -1
 
@@ -127,12 +142,23 @@ class Rank:
             self.announce_phases()
         try:
             self.enter("start")
+            self.diary.write("held", **held())
             self._in_a_world()
+            self._tell_what_is_held()
             self.diary.write("done")
             self.enter("after")
         except BaseException as error:
             self.diary.write_error(error)
             raise
+
+    def _tell_what_is_held(self) -> None:
+        """Note what is still held after the cleanup, in every second job that goes on."""
+        if self.program.fault.kind not in ("none", *PAUSES, *FORKS) or self.program.seed % 2:
+            return
+        from allranks import _groups
+
+        _groups.release_retired()  # As the next setup() does; until then they stay, on purpose.
+        self.diary.write("held", **held())
 
     def _in_a_world(self) -> None:
         self.enter("setup")
@@ -218,7 +244,7 @@ class Rank:
 
     def _master_first(self) -> bool:
         """Whether the body of rank 0 came before this rank's."""
-        mark = self._directory / f"turn-{self._step}"
+        mark = self.directory / f"turn-{self._step}"
         with allranks.master_first():
             if self.number == 0:
                 time.sleep(0.01)
@@ -240,10 +266,11 @@ def _raise(rank: Rank, _: Fault) -> None:
     raise Boom(f"the fault of rank {rank.number}")
 
 
-def _fork_and_live_on(_: Rank, __: Fault) -> None:
-    if os.fork() == 0:
+def _fork_and_live_on(rank: Rank, _: Fault) -> None:
+    if (child := os.fork()) == 0:
         time.sleep(LONG)
         os._exit(0)
+    rank.diary.write("fork", pid=child)
 
 
 def _fork_and_call(rank: Rank, _: Fault) -> None:
@@ -258,6 +285,14 @@ def _fork_and_call(rank: Rank, _: Fault) -> None:
         time.sleep(0.01)
 
 
+def _await_ctrl_c(rank: Rank, _: Fault) -> None:
+    """Wait for it, as it comes from outside, when the diary tells of the moment."""
+    end, sent = time.monotonic() + LONG, rank.directory / "sent"
+    while not sent.exists() and time.monotonic() < end:
+        time.sleep(0.001)
+    time.sleep(LINGER)
+
+
 FAULTS: dict[str, Callable[[Rank, Fault], None]] = {
     **dict.fromkeys(SIGNALS, _strike),
     "raise": _raise,
@@ -267,7 +302,7 @@ FAULTS: dict[str, Callable[[Rank, Fault], None]] = {
     "sleep": lambda _, fault: time.sleep(fault.seconds),
     "fork that lives on": _fork_and_live_on,
     "fork that calls": _fork_and_call,
-    "Ctrl-C": lambda _, __: None,  # It comes from outside, when the diary tells of the moment.
+    "Ctrl-C": _await_ctrl_c,
 }
 """How each fault is done, but for those that are another call."""
 

@@ -157,6 +157,7 @@ class Rank:
             return
         from allranks import _groups
 
+        self._groups.clear()
         _groups.release_retired()  # As the next setup() does; until then they stay, on purpose.
         self.diary.write("held", **held())
 

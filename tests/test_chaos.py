@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import chaos_judge
+import chaos_leftovers
 import chaos_values
 import chaos_words
 import numpy as np
@@ -13,6 +18,8 @@ import torch
 from chaos_judge import Played, complaints
 from chaos_oracle import CODES, Rank
 from chaos_programs import Fault, Program, Step, drawn
+
+from harness import wait_until
 
 STEPS = (Step("synchronize"), Step("all_gather_objects"))
 
@@ -419,6 +426,49 @@ def test_what_may_be_written():
     )
     played = killed(replace(survivor(0), output=output), survivor(2))
     assert complaints(program("kill"), played) == []
+
+
+@contextlib.contextmanager
+def sleeper(directory: Path):
+    process = subprocess.Popen(["sleep", "600"], cwd=directory)
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_processes_that_are_left(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    with sleeper(real) as pid:
+        wait_until(lambda: "sleep" in chaos_leftovers.state(pid))
+        assert chaos_leftovers.processes_in(real) == [pid]
+        assert chaos_leftovers.processes_in(link) == [pid]
+        assert chaos_leftovers.processes_in(tmp_path / "other") == []
+    assert chaos_leftovers.processes_in(link) == []
+
+
+def test_files_that_are_left(tmp_path):
+    store = tmp_path / "job" / "store"
+    for name in ("work", "tmp", "job"):
+        (tmp_path / name).mkdir()
+    assert [*chaos_leftovers.files_left(tmp_path, [])] == []
+    (tmp_path / "tmp" / "x").touch()
+    left = [*chaos_leftovers.files_left(tmp_path, [store])]
+    assert left == ["file tmp/x", f"directory {store.parent}"]
+
+
+def test_descriptors_and_threads_are_counted(tmp_path):
+    before, over = chaos_leftovers.held(), threading.Event()
+    thread = threading.Thread(target=over.wait)
+    with (tmp_path / "x").open("w"):
+        thread.start()
+        now = chaos_leftovers.held()
+        over.set()
+        thread.join()
+    assert {what: now[what] - before[what] for what in now} == {"descriptors": 1, "threads": 1}
 
 
 def test_words_without_a_fault():

@@ -219,10 +219,18 @@ class Program:
 
 
 def drawn(seed: int) -> Program:
-    """The program of a seed."""
-    chance = random.Random(seed)
+    """The program of a seed; as many seeds in a row as there are kinds of fault have all of them."""
+    chance, kind = random.Random(seed), FAULTS[seed % len(FAULTS)]
+    while True:
+        program = _faultless(chance, seed)
+        fault = _fault(chance, program, kind)
+        if fault is not None:
+            return replace(program, fault=fault)
+
+
+def _faultless(chance: random.Random, seed: int) -> Program:
     ranks = chance.randint(2, 4)
-    program = Program(
+    return Program(
         seed=seed,
         ranks=ranks,
         launcher=chance.choice(LAUNCHERS),
@@ -233,7 +241,6 @@ def drawn(seed: int) -> Program:
         host_sockets=chance.random() < 0.6,
         peer_memory=chance.random() < 0.6,
     )
-    return replace(program, fault=_fault(chance, program))
 
 
 def _steps(chance: random.Random, ranks: int) -> tuple[Step, ...]:
@@ -273,12 +280,11 @@ def _call(chance: random.Random, group: str) -> Step:
     return Step(call, group, kind, dtype, size, op, src, seed=seed)
 
 
-def _fault(chance: random.Random, program: Program) -> Fault:
-    # None, and what a user's program does, come more often than one of many ways to die.
-    kind = chance.choice((*FAULTS, "none", "none", "another call", "a skipped call", "kill"))
+def _fault(chance: random.Random, program: Program, kind: str) -> Fault | None:
+    """A fault of this kind; None where the program has no place for it."""
     rank = chance.randrange(program.ranks)
     if kind == "stop" and rank == 0 and any(step.call in OF_THE_WORLD for step in program.steps):
-        kind = "stop and go on"  # The others wait for its turn however long, and say so.
+        return None  # The others wait for its turn however long, and say so.
     if kind == "none":
         return Fault()
     if kind in OTHER_CALLS:
@@ -309,7 +315,7 @@ def _places(program: Program, phase: str, rank: int) -> list[int]:
     return [-1]
 
 
-def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault:
+def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault | None:
     """A step at which the rank's call differs from the others', where all compare their calls."""
     places = [
         number
@@ -320,7 +326,7 @@ def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault:
         and (fault.kind == "another call" or _tells(program, number, fault.rank))
     ]
     if not places:
-        return Fault()
+        return None
     step = chance.choice(places)
     calls = ("synchronize", "all_gather_objects", "agree")
     instead = chance.choice([one for one in calls if one != program.steps[step].call])

@@ -162,7 +162,7 @@ def _at_answers(hearing: Hearing) -> Iterator[str]:
 def _at_others(hearing: Hearing) -> Iterator[str]:
     """Each rank that nothing befell ends as it must, and in time."""
     for rank in hearing.others:
-        rule, end = hearing.rules[rank.number], ending(rank, hearing.victim.number)
+        rule, end = hearing.rules[rank.number], ending(rank, _whom_it_may_name(hearing, rank))
         if end == "silent" and _may_be_ended(hearing):
             continue
         if end not in rule.ends.split():
@@ -174,6 +174,16 @@ def _at_others(hearing: Hearing) -> Iterator[str]:
                 f"rank {rank.number} ended {seconds:.1f} s after the fault, not within "
                 f"{rule.within:g} s: {rule.why}"
             )
+
+
+def _whom_it_may_name(hearing: Hearing, rank: Rank) -> int:
+    """The faulty rank; after Ctrl-C any other that it has ended."""
+    errors = rank.told("error")
+    if hearing.kind != "Ctrl-C" or not errors or errors[0]["rank"] is None:
+        return hearing.victim.number
+    named = hearing.played.ranks[errors[0]["rank"]]
+    ended = ending(named, hearing.victim.number) in ("interrupted", "silent")
+    return named.number if ended else hearing.victim.number
 
 
 def _may_be_ended(hearing: Hearing) -> bool:

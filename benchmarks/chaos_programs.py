@@ -46,6 +46,15 @@ NOT_TO_BE_SKIPPED = (*MAKERS, *OF_THE_WORLD, "should_stop")
 
 OPS = ("sum", "mean", "min", "max", "prod")
 FLOATS, INTEGERS = ("float32", "float64"), ("int32", "int64")
+UNREDUCED = ("bool", "complex64", "bfloat16")
+"""Further dtypes, of tensors that are moved as they are."""
+
+WAYS = {"all_gather": "cat", "broadcast": "async", "reduce_scatter": "one"}
+"""Another way to make a call with tensors: of one tensor for all, or with a handle to wait for."""
+
+MOVED = ("all_gather", "broadcast")
+"""Calls of tensors that give every bit as it was, NaN and -0.0 too."""
+
 SIZES = (1, 7, 300, 5_000, 200_000)
 """Numbers in a tensor: the last is large enough to be read from the peer's memory."""
 
@@ -94,8 +103,10 @@ class Step:
         dtype: of tensors and arrays.
         size: how many numbers each holds.
         op: of reductions.
+        way: how the call is made, one of WAYS; usually "".
         src: the sender's place in the group, modulo its size.
         colors: of all ranks, for ``split``.
+        keys: of all ranks, for ``split``; none where it has no key.
         seed: the data follow from it and the rank.
     """
 
@@ -107,7 +118,9 @@ class Step:
     op: str = "sum"
     src: int = 0
     colors: tuple[int | None, ...] = ()
+    keys: tuple[int, ...] = ()
     seed: int = 0
+    way: str = ""
 
     @property
     def over(self) -> str:
@@ -121,9 +134,14 @@ class Step:
 
     def __str__(self) -> str:
         """For people."""
-        more = {"split": f"{self.colors}", "all_reduce": self.op, "reduce_scatter": self.op}
+        more = {
+            "split": f"{self.colors}, {self.keys}",
+            "all_reduce": self.op,
+            "reduce_scatter": self.op,
+        }
         data = f"{self.kind} {self.dtype}[{self.size}]"
-        return f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
+        told = f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
+        return f"{told}, {self.way}" if self.way else told
 
 
 @dataclass(frozen=True)
@@ -187,16 +205,17 @@ class Program:
     peer_memory: bool
 
     def members(self, group: str, rank: int) -> tuple[int, ...]:
-        """The ranks of the group of that name in which a rank is; none where it is in none."""
+        """The ranks of the group of that name in which a rank is, in its order, or none."""
         everyone = tuple(range(self.ranks))
         if group in (WORLD, NODE):
             return everyone
         if group == LEADERS:
             return (0,) if rank == 0 else ()
-        colors = next(step.colors for step in self.steps if step.group == group)
-        if colors[rank] is None:
+        made = next(step for step in self.steps if step.group == group and step.colors)
+        if made.colors[rank] is None:
             return ()
-        return tuple(other for other in everyone if colors[other] == colors[rank])
+        mine = [other for other in everyone if made.colors[other] == made.colors[rank]]
+        return tuple(sorted(mine, key=lambda other: made.keys[other]) if made.keys else mine)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -219,7 +238,7 @@ class Program:
 
 
 def drawn(seed: int) -> Program:
-    """The program of a seed; as many seeds in a row as there are kinds of fault have all of them."""
+    """The program of a seed; as many seeds in a row as FAULTS have all of them."""
     chance, kind = random.Random(seed), FAULTS[seed % len(FAULTS)]
     while True:
         program = _faultless(chance, seed)
@@ -261,14 +280,15 @@ def _maker(chance: random.Random, ranks: int, number: int) -> Step:
     if call != "split":
         return Step(call, NODE if call == "node_group" else LEADERS)
     colors = tuple(chance.choice((0, 0, 1, None)) for _ in range(ranks))
-    return Step(call, f"split {number}", colors=colors)
+    keys = tuple(chance.sample(range(ranks), ranks)) if chance.random() < 0.5 else ()
+    return Step(call, f"split {number}", colors=colors, keys=keys)
 
 
 def _call(chance: random.Random, group: str) -> Step:
     call = chance.choice(CALLS + OF_THE_WORLD if group == WORLD else CALLS)
     kinds = {
         "all_reduce": ("int", "float", "tensor", "tensor", "array", "tree"),
-        "all_gather": ("int", "tensor", "tensor", "tree"),
+        "all_gather": ("int", "tensor", "tensor", "tensor", "array", "tree"),
         "broadcast": ("tensor",),
         "reduce_scatter": ("tensor",),
     }
@@ -276,8 +296,11 @@ def _call(chance: random.Random, group: str) -> Step:
     # The mean of integers in a tensor is refused.
     dtype = chance.choice(FLOATS if op == "mean" else FLOATS + INTEGERS)
     kind = chance.choice(kinds.get(call, ("int", "float", "tree", "object")))
+    if call in MOVED and kind == "tensor":
+        dtype = chance.choice((*FLOATS, *INTEGERS, *UNREDUCED))
+    way = chance.choice(("", WAYS.get(call, ""))) if kind == "tensor" else ""
     size, src, seed = chance.choice(SIZES), chance.randrange(4), chance.randrange(2**31)
-    return Step(call, group, kind, dtype, size, op, src, seed=seed)
+    return Step(call, group, kind, dtype, size, op, src, seed=seed, way=way)
 
 
 def _fault(chance: random.Random, program: Program, kind: str) -> Fault | None:

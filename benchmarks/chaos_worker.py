@@ -204,7 +204,8 @@ class Rank:
 
     def _new_group(self, step: Step) -> Any:
         if step.call == "split":
-            return allranks.split(step.colors[self.number])
+            key = step.keys[self.number] if step.keys else None
+            return allranks.split(step.colors[self.number], key)
         return allranks.node_group() if step.call == "node_group" else allranks.leaders_group()
 
     def _compare(self, step: Step, members: tuple[int, ...]) -> None:
@@ -220,15 +221,15 @@ class Rank:
 
     def _call(self, step: Step, group: Any, mine: Any, src: int) -> Any:
         calls: dict[str, Callable[[], Any]] = {
-            "all_reduce": lambda: allranks.all_reduce(mine, group, op=step.op),
-            "all_gather": lambda: allranks.all_gather(mine, group),
+            "all_reduce": lambda: allranks.all_reduce(mine, group, **_op(step)),
+            "all_gather": lambda: self._gather(step, mine, group),
             "gather_objects": lambda: allranks.gather_objects(mine, group),
             "all_gather_objects": lambda: allranks.all_gather_objects(mine, group),
-            "broadcast": lambda: allranks.broadcast(mine, src, group) or mine,
+            "broadcast": lambda: self._broadcast(step, mine, src, group),
             "broadcast_object": lambda: allranks.broadcast_object(mine, src, group),
             "broadcast_object_list": lambda: self._list(mine, src, group),
             "scatter_objects": lambda: allranks.scatter_objects(mine, src, group),
-            "reduce_scatter": lambda: allranks.reduce_scatter(mine, group, op=step.op),
+            "reduce_scatter": lambda: allranks.reduce_scatter(mine, group, **_op(step)),
             "synchronize": lambda: allranks.synchronize(group=group),
             "agree": lambda: allranks.agree(mine, "any" if step.src % 2 else "all", group=group),
             "on_master": lambda: allranks.on_master(lambda: mine),
@@ -236,6 +237,19 @@ class Rank:
             "should_stop": lambda: allranks.should_stop(group=group),
         }
         return calls[step.call]()
+
+    @staticmethod
+    def _gather(step: Step, mine: Any, group: Any) -> Any:
+        if step.way == "cat":
+            return allranks.all_gather(mine, group, cat=True)
+        return allranks.all_gather(mine, group)
+
+    @staticmethod
+    def _broadcast(step: Step, mine: Any, src: int, group: Any) -> Any:
+        work = allranks.broadcast(mine, src, group, async_op=step.way == "async")
+        if work is not None:
+            work.wait()
+        return mine
 
     @staticmethod
     def _list(mine: Any, src: int, group: Any) -> list[Any]:
@@ -251,6 +265,11 @@ class Rank:
                 time.sleep(0.01)
                 mark.touch()
             return mark.exists()
+
+
+def _op(step: Step) -> dict[str, Any]:
+    """How the call is told of its operation; the mean in one of two ways."""
+    return {"average": True} if step.op == "mean" and step.src % 2 else {"op": step.op}
 
 
 def _strike(_: Rank, fault: Fault) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import threading
 from dataclasses import replace
@@ -245,6 +246,15 @@ def test_ctrl_c_that_is_ignored():
     assert [one.split(";")[0] for one in told] == [f"rank {n}: done" for n in range(3)]
     whole = of_run(Played(tuple(ignored), ended=9.1, sent=1.5), 0)
     assert len(complaints(program("Ctrl-C", "run"), whole)) == 3
+
+
+def test_ctrl_c_of_another_rank():
+    ctrl_c = program("Ctrl-C")
+    told = replace(survivor(2, rank=0), status=1)
+    played = Played((interrupted(0), interrupted(1), told), ended=2.0, sent=1.5)
+    assert complaints(ctrl_c, played) == []
+    wrong = Played((finished(0), *played.ranks[1:]), ended=2.1, sent=1.5)
+    only(ctrl_c, wrong, "expected: interrupted or named")
 
 
 def test_ctrl_c_that_came_too_late():
@@ -504,3 +514,35 @@ def test_values_are_compared_exactly():
     assert not chaos_values.same(np.ones(2), np.ones(3))
     assert not chaos_values.same([1], [1, 2])
     assert not chaos_values.same(1, 1.0)
+
+
+def test_values_are_compared_bit_by_bit():
+    nan, zero = torch.tensor([math.nan]), torch.zeros(1)
+    assert chaos_values.same(nan, nan.clone())
+    assert chaos_values.same(nan.numpy(), nan.clone().numpy())
+    assert chaos_values.same(math.nan, math.nan)
+    assert not chaos_values.same(zero, -zero)
+    assert not chaos_values.same(zero.numpy(), -zero.numpy())
+    assert not chaos_values.same(0.0, -0.0)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "bfloat16", "float32", "int64"])
+def test_tensors_of_each_dtype(dtype):
+    step = Step("all_gather", kind="tensor", dtype=dtype, size=300, way="cat")
+    mine, both = chaos_values.given(step, 0, 2), chaos_values.wanted(step, 0, (0, 1))
+    assert mine.dtype == both.dtype == getattr(torch, dtype)
+    assert chaos_values.same(both[:300], mine)
+    assert mine.is_floating_point() == bool(mine.isnan().any() and not dtype.startswith("complex"))
+
+
+def test_a_split_orders_its_ranks_by_their_keys():
+    made = Step("split", "s", colors=(0, 0, None, 0), keys=(2, 1, 0, 0))
+    ordered = replace(program(), ranks=4, steps=(made,))
+    assert ordered.members("s", 0) == (3, 1, 0)
+    assert ordered.members("s", 2) == ()
+    plain = replace(ordered, steps=(replace(made, keys=()),))
+    assert plain.members("s", 0) == (0, 1, 3)
+    reduced = Step("reduce_scatter", "s", "tensor", size=4, way="one")
+    parts = chaos_values.given(reduced, 3, 3).tensor_split(3)
+    wanted = chaos_values.wanted(reduced, 3, (3, 1, 0))
+    assert wanted.shape == parts[0].shape

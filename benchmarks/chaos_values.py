@@ -133,5 +133,5 @@ def same(got: Any, expected: Any) -> bool:
 def _bytes(array: Any) -> bytes:
     """All bits: NaN is NaN, and 0.0 is not -0.0."""
     if isinstance(array, torch.Tensor):
-        array = array.contiguous().view(torch.uint8).numpy()
+        array = array.clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy()
     return bytes(array.tobytes())

@@ -61,10 +61,6 @@ class Played:
     sent: float | None = None
 
 
-KEPT = {"descriptors": 0, "threads": 1}
-"""What a rank may keep after its cleanup: a thread that makes calls for the main one."""
-
-
 def ending(rank: Rank, victim: int) -> str:
     """How a rank ended, in one word of the oracle's; else "silent", or what its error says."""
     errors = rank.told("error")
@@ -317,9 +313,15 @@ def _at_held(hearing: Hearing) -> Iterator[str]:
     """A rank whose job goes on holds nothing after its cleanup that it did not before."""
     for rank in hearing.played.ranks if hearing.kind in GOES_ON else ():
         for before, after in pairwise(rank.told("held")):
-            for what, stay in KEPT.items():
+            for what, stay in _kept(hearing, rank).items():
                 if (more := after[what] - before[what]) > stay:
                     yield f"rank {rank.number} holds {more} {what} more after its cleanup"
+
+
+def _kept(hearing: Hearing, rank: Rank) -> dict[str, int]:
+    """What a rank may keep: a thread that makes calls for it; where it serves the store, a pipe."""
+    serves = hearing.program.launcher == "env" and rank.number == 0
+    return {"descriptors": 2 * serves, "threads": 1 + serves}
 
 
 def _at_the_fault(hearing: Hearing) -> Iterator[str]:

@@ -300,8 +300,8 @@ def test_what_a_rank_holds(what):
     after = {**before, what: before[what] + 1}
     before["threads"] -= 1  # One may stay.
     lines = (line(0.1, "held", **before), line(1.9, "held", **after))
-    holding = replace(finished(0), diary=diary(*lines, line(2.0, "done")))
-    played = Played((holding, finished(1), finished(2)), ended=2.1)
+    holding = replace(finished(2), diary=diary(*lines, line(2.0, "done")))
+    played = Played((finished(0), finished(1), holding), ended=2.1)
     only(program(), played, f"{what} more after its cleanup")
 
 

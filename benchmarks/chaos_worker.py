@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 LONG = 60.0
 """Seconds that a fork lives on: longer than any program."""
 
+CALM = 20
+"""So many times in a row it holds as much as before, once it is calm."""
+
 CLOCK_MONOTONIC, SIGEV_SIGNAL = 1, 0
 
 SIGNALS = {
@@ -159,7 +162,7 @@ class Rank:
 
         self._groups.clear()
         _groups.release_retired()  # As the next setup() does; until then they stay, on purpose.
-        self.diary.write("held", **held())
+        self.diary.write("held", **_held_when_calm())
 
     def _in_a_world(self) -> None:
         self.enter("setup")
@@ -265,6 +268,17 @@ class Rank:
                 time.sleep(0.01)
                 mark.touch()
             return mark.exists()
+
+
+def _held_when_calm() -> dict[str, int]:
+    """What this process holds, once threads that were about to end have done so."""
+    last, calm = held(), 0
+    while calm < CALM:
+        time.sleep(0.01)
+        now = held()
+        calm = calm + 1 if now == last else 0
+        last = now
+    return last
 
 
 def _op(step: Step) -> dict[str, Any]:

@@ -319,9 +319,9 @@ def _at_held(hearing: Hearing) -> Iterator[str]:
 
 
 def _kept(hearing: Hearing, rank: Rank) -> dict[str, int]:
-    """What a rank may keep: a thread that makes calls for it; where it serves the store, a pipe."""
+    """What a rank may keep: threads that make calls for it; where it serves the store, a pipe."""
     serves = hearing.program.launcher == "env" and rank.number == 0
-    return {"descriptors": 2 * serves, "threads": 1 + serves}
+    return {"descriptors": 2 * serves, "threads": 2 + serves}
 
 
 def _at_the_fault(hearing: Hearing) -> Iterator[str]:

@@ -298,7 +298,7 @@ def test_a_launcher_that_leaves_a_stopped_rank():
 def test_what_a_rank_holds(what):
     before = {"descriptors": 9, "threads": 3}
     after = {**before, what: before[what] + 1}
-    before["threads"] -= 1  # One may stay.
+    before["threads"] -= 2  # Two may stay.
     lines = (line(0.1, "held", **before), line(1.9, "held", **after))
     holding = replace(finished(2), diary=diary(*lines, line(2.0, "done")))
     played = Played((finished(0), finished(1), holding), ended=2.1)

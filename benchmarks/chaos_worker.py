@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -324,7 +325,8 @@ def _await_ctrl_c(rank: Rank, _: Fault) -> None:
     end, sent = time.monotonic() + LONG, rank.directory / "sent"
     while not sent.exists() and time.monotonic() < end:
         time.sleep(0.001)
-    time.sleep(LINGER)
+    if threading.current_thread() is threading.main_thread():  # Another would outlive the main one.
+        time.sleep(LINGER)
 
 
 FAULTS: dict[str, Callable[[Rank, Fault], None]] = {

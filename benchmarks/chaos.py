@@ -2,8 +2,8 @@
 
 Each program runs 2 to 4 ranks under `allranks run`, with the variables of ``env://`` alone, or
 under `allranks.launch`. Checked each time: no wrong number; every rank ends in time, with the
-right rank's name, or goes on where it should; exit codes; nothing left behind. What is right is
-in ``chaos_judge.py``; a seed repeats a program.
+right rank's name, or goes on where it should; exit codes; nothing left behind. A seed repeats a
+program, which ``chaos_run.py`` runs; ``chaos_judge.py`` says what is wrong with it.
 
     python benchmarks/chaos.py
     python benchmarks/chaos.py --programs 500 --keep-going

@@ -12,6 +12,7 @@ from pathlib import Path
 import chaos_leftovers
 import chaos_values
 import chaos_words
+import chaos_worker
 import numpy as np
 import pytest
 import torch
@@ -126,6 +127,11 @@ def test_ranks_named():
     told = "Rank 0: its store does not answer. Ranks 1-2: cannot be asked, without the store."
     assert chaos_words.accused(told) == {0}
     assert chaos_words.accused("Rank 2: is stopped. Rank 1: cannot be asked") == {1}
+
+
+def test_a_timer_that_cannot_be_made_is_an_error():
+    with pytest.raises(OSError, match="no timer for the fault"):
+        chaos_worker.signal_after(9999, 1.0)
 
 
 def test_a_seed_is_a_program():

@@ -319,9 +319,13 @@ def _at_held(hearing: Hearing) -> Iterator[str]:
 
 
 def _kept(hearing: Hearing, rank: Rank) -> dict[str, int]:
-    """What a rank may keep: threads that make calls for it; where it serves the store, a pipe."""
-    serves = hearing.program.launcher == "env" and rank.number == 0
-    return {"descriptors": 2 * serves, "threads": 2 + serves}
+    """What a rank may keep: threads that make calls for it, and what these had to do with a store.
+
+    Under env that is a socket, and a pipe where the rank serves the store.
+    """
+    env = hearing.program.launcher == "env"
+    store = 3 if rank.number == 0 else 1
+    return {"descriptors": store * env, "threads": 0, "waiting threads": 4}
 
 
 def _at_the_fault(hearing: Hearing) -> Iterator[str]:

@@ -146,7 +146,7 @@ class Rank:
             self.announce_phases()
         try:
             self.enter("start")
-            self.diary.write("held", **held())
+            self.diary.write("held", **_held_now())
             self._in_a_world()
             self._tell_what_is_held()
             self.diary.write("done")
@@ -271,12 +271,19 @@ class Rank:
             return mark.exists()
 
 
+def _held_now() -> dict[str, int]:
+    """What this process holds; the threads that wait to make calls for others by themselves."""
+    waiting = sum(one.name == "allranks-blocking-call" for one in threading.enumerate())
+    now = held()
+    return {**now, "threads": now["threads"] - waiting, "waiting threads": waiting}
+
+
 def _held_when_calm() -> dict[str, int]:
     """What this process holds, once threads that were about to end have done so."""
-    last, calm = held(), 0
+    last, calm = _held_now(), 0
     while calm < CALM:
         time.sleep(0.01)
-        now = held()
+        now = _held_now()
         calm = calm + 1 if now == last else 0
         last = now
     return last

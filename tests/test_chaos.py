@@ -294,15 +294,15 @@ def test_a_launcher_that_leaves_a_stopped_rank():
     assert complaints(nobody, of_run(alone, 137)) == []
 
 
-@pytest.mark.parametrize("what", ["descriptors", "threads"])
+@pytest.mark.parametrize("what", ["descriptors", "threads", "waiting threads"])
 def test_what_a_rank_holds(what):
-    before = {"descriptors": 9, "threads": 3}
-    after = {**before, what: before[what] + 1}
-    before["threads"] -= 2  # Two may stay.
+    before = {"descriptors": 9, "threads": 3, "waiting threads": 0}
+    after = {"descriptors": 9, "threads": 3, "waiting threads": 4}
+    after[what] += 1
     lines = (line(0.1, "held", **before), line(1.9, "held", **after))
     holding = replace(finished(2), diary=diary(*lines, line(2.0, "done")))
-    played = Played((finished(0), finished(1), holding), ended=2.1)
-    only(program(), played, f"{what} more after its cleanup")
+    played = of_run(Played((finished(0), finished(1), holding), ended=2.1), 0)
+    only(program("none", "run"), played, f"{what} more after its cleanup")
 
 
 def test_only_the_fork_is_excused():

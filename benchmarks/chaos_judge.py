@@ -159,7 +159,7 @@ def _at_others(hearing: Hearing) -> Iterator[str]:
     """Each rank that nothing befell ends as it must, and in time."""
     for rank in hearing.others:
         rule, end = hearing.rules[rank.number], ending(rank, _whom_it_may_name(hearing, rank))
-        if end == "silent" and _may_be_ended(hearing):
+        if end == "silent" and _may_be_ended(hearing, rank):
             continue
         if end not in rule.ends.split():
             right = " or ".join(rule.ends.split())
@@ -182,9 +182,11 @@ def _whom_it_may_name(hearing: Hearing, rank: Rank) -> int:
     return named.number if ended else hearing.victim.number
 
 
-def _may_be_ended(hearing: Hearing) -> bool:
+def _may_be_ended(hearing: Hearing, rank: Rank) -> bool:
     """Whether the launcher may have ended a rank before it could say anything."""
     whole = hearing.played
+    if hearing.kind == "Ctrl-C" and hearing.program.launcher == "run":
+        return not rank.told("did")  # It passes Ctrl-C on first, which no rank ignores.
     return hearing.program.launcher != "env" and bool(whole.status or whole.error or whole.late)
 
 

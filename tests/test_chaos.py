@@ -237,6 +237,17 @@ def test_ctrl_c_that_is_ignored():
     assert len(complaints(program("Ctrl-C", "run"), whole)) == 3
 
 
+def test_ctrl_c_that_run_must_enforce():
+    ranks = tuple(
+        Rank(number, diary(line(1.0, "fault", delay=0.0), steps=1)) for number in range(3)
+    )
+    forced = of_run(Played(ranks, ended=7.0, sent=1.5), 130)
+    told = complaints(program("Ctrl-C", "run"), forced)
+    assert [one.split(";")[0] for one in told] == [f"rank {n}: silent" for n in range(3)]
+    unbegun = replace(forced, ranks=tuple(replace(rank, diary=rank.diary[:3]) for rank in ranks))
+    assert complaints(program("Ctrl-C", "run"), unbegun) == []
+
+
 def test_ctrl_c_of_another_rank():
     ctrl_c = program("Ctrl-C")
     told = replace(survivor(2, rank=0), status=1)

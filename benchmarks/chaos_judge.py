@@ -6,13 +6,22 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected
-from chaos_programs import AWHILE, DEATHS, FORKS, OTHER_CALLS
-from chaos_words import accused, ending_of, is_pythons_own, lines_by_rank, odd_lines
+from chaos_programs import AWHILE, DEATHS, LINGER, OTHER_CALLS, PHASES
+from chaos_words import (
+    DIFFERENT,
+    OTHER_LINES,
+    accused,
+    ending_of,
+    is_pythons_own,
+    lines_by_rank,
+    odd_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +41,11 @@ class Played:
         error: what ``launch`` raised.
         ended: when all had ended, on the monotonic clock.
         late: which processes had to be ended, as they ran on and on.
-        processes: what was left of the job, each process in words.
+        processes: what was left of the job, each process in words, by its pid.
         files: what was left of it in the file system.
         held: descriptors and threads that the caller of ``launch`` holds more than before.
+        killed: when the harness had to end the stopped rank, on the monotonic clock.
+        sent: when Ctrl-C was sent, on the monotonic clock.
     """
 
     ranks: tuple[Rank, ...]
@@ -43,9 +54,11 @@ class Played:
     error: dict[str, Any] | None = None
     ended: float = 0.0
     late: tuple[str, ...] = ()
-    processes: tuple[str, ...] = ()
+    processes: dict[int, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
-    held: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+    killed: float | None = None
+    sent: float | None = None
 
 
 def ending(rank: Rank, victim: int) -> str:
@@ -86,15 +99,24 @@ class Hearing:
     @cached_property
     def rules(self) -> dict[int, Rule]:
         """What each of them is entitled to."""
-        cases = [Case(self.program, self.victim, rank.number) for rank in self.others]
-        return {case.other: expected(case) for case in cases}
+        return {rank.number: expected(self._case(rank)) for rank in self.others}
+
+    def _case(self, rank: Rank) -> Case:
+        sent = self.played.sent
+        early = sent is not None and rank.done_by(sent + LINGER)
+        return Case(self.program, self.victim, rank.number, early)
 
     @property
     def since(self) -> float:
         """When the fault came; where it came nowhere, the beginning."""
         faults = [line["at"] + line["delay"] for line in self.victim.told("fault")]
+        return float((faults or [self.beginning])[0])
+
+    @property
+    def beginning(self) -> float:
+        """When the first rank began."""
         first = [rank.diary[0]["at"] for rank in self.played.ranks if rank.diary]
-        return float((faults or [min(first, default=0.0)])[0])
+        return float(min(first, default=0.0))
 
     @property
     def failed(self) -> bool:
@@ -124,7 +146,8 @@ def _at_answers(hearing: Hearing) -> Iterator[str]:
             first = hearing.program.members(group, rank.number)[0]
             answers.setdefault((told["step"], first), set()).add(told["answer"])
     # `allranks run` asks the ranks that are left to end, when one has failed.
-    asked = hearing.kind == "terminate" or hearing.program.launcher == "run"
+    failing = hearing.program.launcher == "run" and hearing.kind not in GOES_ON
+    asked = hearing.kind == "terminate" or failing
     for (step, _), told_by_all in answers.items():
         if len(told_by_all) > 1:
             yield f"step {step}: should_stop() differs between ranks"
@@ -135,8 +158,8 @@ def _at_answers(hearing: Hearing) -> Iterator[str]:
 def _at_others(hearing: Hearing) -> Iterator[str]:
     """Each rank that nothing befell ends as it must, and in time."""
     for rank in hearing.others:
-        rule, end = hearing.rules[rank.number], ending(rank, hearing.victim.number)
-        if end == "silent" and _may_be_ended(hearing):
+        rule, end = hearing.rules[rank.number], ending(rank, _whom_it_may_name(hearing, rank))
+        if end == "silent" and _may_be_ended(hearing, rank):
             continue
         if end not in rule.ends.split():
             right = " or ".join(rule.ends.split())
@@ -149,9 +172,21 @@ def _at_others(hearing: Hearing) -> Iterator[str]:
             )
 
 
-def _may_be_ended(hearing: Hearing) -> bool:
+def _whom_it_may_name(hearing: Hearing, rank: Rank) -> int:
+    """The faulty rank; after Ctrl-C any other that it has ended."""
+    errors = rank.told("error")
+    if hearing.kind != "Ctrl-C" or not errors or errors[0]["rank"] is None:
+        return hearing.victim.number
+    named = hearing.played.ranks[errors[0]["rank"]]
+    ended = ending(named, hearing.victim.number) in ("interrupted", "silent")
+    return named.number if ended else hearing.victim.number
+
+
+def _may_be_ended(hearing: Hearing, rank: Rank) -> bool:
     """Whether the launcher may have ended a rank before it could say anything."""
     whole = hearing.played
+    if hearing.kind == "Ctrl-C" and hearing.program.launcher == "run":
+        return not rank.told("did")  # It passes Ctrl-C on first, which no rank ignores.
     return hearing.program.launcher != "env" and bool(whole.status or whole.error or whole.late)
 
 
@@ -159,11 +194,14 @@ def _at_the_end(hearing: Hearing) -> Iterator[str]:
     """The job as a whole ends in time."""
     within = max((rule.within for rule in hearing.rules.values()), default=PROMPT)
     bound = within + hearing.program.fault.seconds + TO_LEAVE
-    seconds = hearing.played.ended - hearing.since
+    # A job that goes on has no time to lose at all: a stall that heals is one too many.
+    goes_on = hearing.kind in GOES_ON
+    seconds = hearing.played.ended - (hearing.beginning if goes_on else hearing.since)
     if hearing.played.late:
         yield f"still there at the end, and killed: {'; '.join(hearing.played.late)}"
-    elif seconds > bound and hearing.kind != "none":
-        yield f"all had ended {seconds:.1f} s after the fault, not within {bound:g} s"
+    elif seconds > bound:
+        moment = "beginning" if goes_on else "fault"
+        yield f"all had ended {seconds:.1f} s after the {moment}, not within {bound:g} s"
 
 
 def _at_statuses(hearing: Hearing) -> Iterator[str]:
@@ -178,7 +216,7 @@ def _codes(hearing: Hearing, rank: Rank) -> set[int]:
     if rank is hearing.victim and rank not in hearing.others:
         return _codes_of_the_victim(hearing)
     if hearing.kind == "Ctrl-C":
-        return {0, 1, -signal.SIGINT}
+        return {1, -signal.SIGINT} | ({0} if rank.done else set())
     return {0} if rank.done else {1}
 
 
@@ -201,6 +239,11 @@ def _at_run(hearing: Hearing) -> Iterator[str]:
     codes = {128 - code if code < 0 else code for code in _codes_of_the_job(hearing)}
     if hearing.played.status not in codes:
         yield f"allranks run: exit code {hearing.played.status}, expected {sorted(codes)}"
+    dead = hearing.kind in DEATHS and hearing.kind != "exit 0" and hearing.played.status != 0
+    named = f"allranks: rank {hearing.victim.number} (pid "
+    own = [line for _, text in _own_texts(hearing) for line in text.splitlines()]
+    if dead and not any(line.startswith(named) for line in own):
+        yield f"allranks run does not name rank {hearing.victim.number}: {' '.join(own):.400}"
 
 
 def _codes_of_the_job(hearing: Hearing) -> set[int]:
@@ -258,11 +301,66 @@ def _at_leftovers(hearing: Hearing) -> Iterator[str]:
     `allranks run`, `launch` and the plugin are launchers of ours, and end it; as srun and torchrun
     do. A rank by itself leaves what its program has put into the background, as any python does.
     """
-    forked = hearing.program.launcher == "env" and hearing.kind == FORKS[0]
-    for one in (*(() if forked else hearing.played.processes), *hearing.played.files):
+    forks = {told["pid"] for told in hearing.victim.told("fork")}
+    excused = forks if hearing.program.launcher == "env" else set()
+    left = [told for pid, told in hearing.played.processes.items() if pid not in excused]
+    for one in (*left, *hearing.played.files):
         yield f"left: {one}"
-    if hearing.played.held > 0:
-        yield f"the caller of launch holds {hearing.played.held} descriptors or threads more"
+    for what, more in hearing.played.held.items():
+        if more > 0:
+            yield f"the caller of launch holds {more} {what} more"
+
+
+def _at_held(hearing: Hearing) -> Iterator[str]:
+    """A rank whose job goes on holds nothing after its cleanup that it did not before."""
+    for rank in hearing.played.ranks if hearing.kind in GOES_ON else ():
+        for before, after in pairwise(rank.told("held")):
+            for what, stay in _kept(hearing, rank).items():
+                if (more := after[what] - before[what]) > stay:
+                    yield f"rank {rank.number} holds {more} {what} more after its cleanup"
+
+
+def _kept(hearing: Hearing, rank: Rank) -> dict[str, int]:
+    """What a rank may keep: threads that make calls for it, and what these had to do with a store.
+
+    Under env that is a socket, and a pipe where the rank serves the store.
+    """
+    env = hearing.program.launcher == "env"
+    store = 3 if rank.number == 0 else 1
+    return {"descriptors": store * env, "threads": 0, "waiting threads": 4}
+
+
+def _at_the_fault(hearing: Hearing) -> Iterator[str]:
+    """The fault came, and the launcher did not leave the rest of it to the harness."""
+    if hearing.kind != "none" and not hearing.victim.told("fault") and _has_passed(hearing):
+        yield f"the fault never struck: {hearing.program.fault}"
+    if hearing.kind == "Ctrl-C" and hearing.victim.told("fault") and hearing.played.sent is None:
+        yield "Ctrl-C was never sent"
+    launched = hearing.program.launcher != "env"
+    if hearing.played.killed is not None and launched and hearing.failed:
+        yield "the launcher did not end the stopped rank, though others had failed"
+
+
+def _has_passed(hearing: Hearing) -> bool:
+    """Whether the faulty rank has gone beyond the moment of its fault."""
+    fault = hearing.program.fault
+    due, last = _place(fault.phase, fault.step), (-1, -1)
+    for told in hearing.victim.told("phase"):
+        last = max(last, _place(told["phase"], told["step"]))
+    return hearing.victim.done or last > due
+
+
+def _place(phase: str, step: int) -> tuple[int, int]:
+    """Where a phase stands among the others; groups are made within steps."""
+    return PHASES.index("step" if phase == "new_group" else phase), step
+
+
+def struck(program: Program, played: Played) -> bool:
+    """Whether the fault came to its rank before that was done."""
+    victim = played.ranks[program.fault.rank]
+    times = [told["at"] + told["delay"] for told in victim.told("fault")]
+    leaving = program.fault.phase in ("after", "exit")
+    return bool(times) and (leaving or not victim.done_by(times[0]))
 
 
 def _at_output(hearing: Hearing) -> Iterator[str]:
@@ -278,9 +376,26 @@ def _at_output(hearing: Hearing) -> Iterator[str]:
         for line in text.splitlines():
             if wrong := accused(line) - {faulty}:
                 yield f"rank {number} accuses rank {sorted(wrong)}: {line:.400}"
+    yield from _differences(hearing)
     texts = [text for _, text in _texts(hearing) if text]
     if hearing.kind == "none" and texts:
         yield f"without a fault, this was written: {' '.join(texts):.400}"
+
+
+def _differences(hearing: Hearing) -> Iterator[str]:
+    """Where all ranks make the same calls on the same lines, nobody is told that they differ."""
+    if hearing.kind not in (*GOES_ON, *DEATHS, "stop"):
+        return
+    for number, text in _texts(hearing):
+        for line in text.splitlines():
+            hints = hearing.kind in GOES_ON and OTHER_LINES in line
+            if hints or DIFFERENT.search(line):
+                yield f"rank {number} was told of calls that differ: {line:.600}"
+
+
+def _own_texts(hearing: Hearing) -> list[tuple[int, str]]:
+    """What the launcher itself wrote."""
+    return [(rank, text) for rank, text in lines_by_rank(hearing.played.output) if rank < 0]
 
 
 def _texts(hearing: Hearing) -> list[tuple[int, str]]:
@@ -299,5 +414,7 @@ LOOKS = (
     _at_launch,
     _at_forks,
     _at_leftovers,
+    _at_held,
+    _at_the_fault,
     _at_output,
 )

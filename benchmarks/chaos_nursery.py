@@ -18,13 +18,13 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import chaos_worker
 import numpy as np
+from chaos_leftovers import held
 
 import allranks
 
@@ -108,7 +108,7 @@ def call() -> None:
         tell(name=order["name"], pid=os.getpid())
         os.chdir(order["directory"])
         os.environ.update(order["environ"])
-        held = _held()
+        before_it = held()
         with (
             Path(order["output"]).open("w") as file,
             contextlib.redirect_stdout(file),
@@ -118,7 +118,13 @@ def call() -> None:
         os.chdir(here)
         os.environ.clear()
         os.environ.update(before)
-        tell(pid=os.getpid(), status=0, at=time.monotonic(), held=_held() - held, **facts)
+        tell(pid=os.getpid(), status=0, at=time.monotonic(), held=_more(before_it), **facts)
+
+
+def _more(before: dict[str, int]) -> dict[str, int]:
+    """What this process holds more than before."""
+    now = held()
+    return {what: now[what] - before[what] for what in now}
 
 
 def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
@@ -129,11 +135,6 @@ def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
     except BaseException as error:  # noqa: BLE001 - the judge looks at it
         facts = {name: getattr(error, name, None) for name in ("rank", "missing", "exit_code")}
         return {"error": {"kind": type(error).__name__, "text": str(error), **facts}}
-
-
-def _held() -> int:
-    """Descriptors and threads of this process."""
-    return len(list(Path("/proc/self/fd").iterdir())) + threading.active_count()
 
 
 if __name__ == "__main__":

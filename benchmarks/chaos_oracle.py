@@ -72,6 +72,10 @@ class Rank:
         """Whether it made all its calls, and has cleaned up."""
         return bool(self.told("done"))
 
+    def done_by(self, moment: float | None) -> bool:
+        """Whether it was done at a moment."""
+        return moment is not None and any(line["at"] <= moment for line in self.told("done"))
+
     @property
     def phase(self) -> str:
         """The last phase that it has entered."""
@@ -97,11 +101,13 @@ class Case:
         program: what the job does.
         victim: the faulty rank, as far as it came.
         other: the rank that nothing befell.
+        early: whether that one was done before Ctrl-C could reach it.
     """
 
     program: Program
     victim: Rank
     other: int
+    early: bool = False
 
     def always(self) -> bool:
         """In whatever case."""
@@ -110,6 +116,11 @@ class Case:
     def victim_done(self) -> bool:
         """The faulty rank had made all its calls, and cleaned up."""
         return self.victim.done
+
+    def may_be_done(self) -> bool:
+        """The other rank was done when Ctrl-C came, or was about to be."""
+        leaving = self.program.fault.phase in ("end", "after")
+        return self.early or (leaving and self.other != self.victim.number)
 
     def not_met(self) -> bool:
         """The faulty rank had not answered the roll call, so that nobody may know its process."""
@@ -186,8 +197,9 @@ class Rule:
 SKIPPED, STOPPED, INTERRUPTED = ("a skipped call",), ("stop",), ("Ctrl-C",)
 
 RULES = (
-    Rule(GOES_ON, Case.always, "done", CALLING, "the job goes on"),
-    Rule(INTERRUPTED, Case.always, "interrupted named done", PROMPT, "Ctrl-C is heard everywhere"),
+    Rule(GOES_ON, Case.always, "done", PROMPT, "the job goes on"),
+    Rule(INTERRUPTED, Case.may_be_done, "interrupted named done", PROMPT, "it was about to leave"),
+    Rule(INTERRUPTED, Case.always, "interrupted named", PROMPT, "Ctrl-C is heard everywhere"),
     Rule(SKIPPED, Case.member_of_its_last, "named", PROMPT, "the faulty rank left instead"),
     Rule(SKIPPED, Case.its_last, "named done", PROMPT, "the faulty rank left instead"),
     Rule(OTHER_CALLS, Case.member, "mismatch", PROMPT, "all that took part have the same error"),

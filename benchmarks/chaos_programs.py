@@ -17,6 +17,9 @@ STALL_AFTER = timedelta(seconds=3)
 AWHILE = 3.0
 """Seconds for which a rank waits for its fork's call to be refused, before it goes on."""
 
+LINGER = 1.0
+"""Seconds for which a rank waits, once Ctrl-C was sent, so that one that ignores it is late."""
+
 LAUNCHERS = ("env", "run", "launch")
 
 WORLD, NODE, LEADERS = "world", "node", "leaders"
@@ -43,6 +46,15 @@ NOT_TO_BE_SKIPPED = (*MAKERS, *OF_THE_WORLD, "should_stop")
 
 OPS = ("sum", "mean", "min", "max", "prod")
 FLOATS, INTEGERS = ("float32", "float64"), ("int32", "int64")
+UNREDUCED = ("bool", "complex64", "bfloat16")
+"""Further dtypes, of tensors that are moved as they are."""
+
+WAYS = {"all_gather": "cat", "broadcast": "async", "reduce_scatter": "one"}
+"""Another way to make a call with tensors: of one tensor for all, or with a handle to wait for."""
+
+MOVED = ("all_gather", "broadcast")
+"""Calls of tensors that give every bit as it was, NaN and -0.0 too."""
+
 SIZES = (1, 7, 300, 5_000, 200_000)
 """Numbers in a tensor: the last is large enough to be read from the peer's memory."""
 
@@ -91,8 +103,10 @@ class Step:
         dtype: of tensors and arrays.
         size: how many numbers each holds.
         op: of reductions.
+        way: how the call is made, one of WAYS; usually "".
         src: the sender's place in the group, modulo its size.
         colors: of all ranks, for ``split``.
+        keys: of all ranks, for ``split``; none where it has no key.
         seed: the data follow from it and the rank.
     """
 
@@ -104,7 +118,9 @@ class Step:
     op: str = "sum"
     src: int = 0
     colors: tuple[int | None, ...] = ()
+    keys: tuple[int, ...] = ()
     seed: int = 0
+    way: str = ""
 
     @property
     def over(self) -> str:
@@ -118,9 +134,14 @@ class Step:
 
     def __str__(self) -> str:
         """For people."""
-        more = {"split": f"{self.colors}", "all_reduce": self.op, "reduce_scatter": self.op}
+        more = {
+            "split": f"{self.colors}, {self.keys}",
+            "all_reduce": self.op,
+            "reduce_scatter": self.op,
+        }
         data = f"{self.kind} {self.dtype}[{self.size}]"
-        return f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
+        told = f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
+        return f"{told}, {self.way}" if self.way else told
 
 
 @dataclass(frozen=True)
@@ -184,16 +205,17 @@ class Program:
     peer_memory: bool
 
     def members(self, group: str, rank: int) -> tuple[int, ...]:
-        """The ranks of the group of that name in which a rank is; none where it is in none."""
+        """The ranks of the group of that name in which a rank is, in its order, or none."""
         everyone = tuple(range(self.ranks))
         if group in (WORLD, NODE):
             return everyone
         if group == LEADERS:
             return (0,) if rank == 0 else ()
-        colors = next(step.colors for step in self.steps if step.group == group)
-        if colors[rank] is None:
+        made = next(step for step in self.steps if step.group == group and step.colors)
+        if made.colors[rank] is None:
             return ()
-        return tuple(other for other in everyone if colors[other] == colors[rank])
+        mine = [other for other in everyone if made.colors[other] == made.colors[rank]]
+        return tuple(sorted(mine, key=lambda other: made.keys[other]) if made.keys else mine)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -216,10 +238,18 @@ class Program:
 
 
 def drawn(seed: int) -> Program:
-    """The program of a seed."""
-    chance = random.Random(seed)
+    """The program of a seed; as many seeds in a row as FAULTS have all of them."""
+    chance, kind = random.Random(seed), FAULTS[seed % len(FAULTS)]
+    while True:
+        program = _faultless(chance, seed)
+        fault = _fault(chance, program, kind)
+        if fault is not None:
+            return replace(program, fault=fault)
+
+
+def _faultless(chance: random.Random, seed: int) -> Program:
     ranks = chance.randint(2, 4)
-    program = Program(
+    return Program(
         seed=seed,
         ranks=ranks,
         launcher=chance.choice(LAUNCHERS),
@@ -230,7 +260,6 @@ def drawn(seed: int) -> Program:
         host_sockets=chance.random() < 0.6,
         peer_memory=chance.random() < 0.6,
     )
-    return replace(program, fault=_fault(chance, program))
 
 
 def _steps(chance: random.Random, ranks: int) -> tuple[Step, ...]:
@@ -251,14 +280,15 @@ def _maker(chance: random.Random, ranks: int, number: int) -> Step:
     if call != "split":
         return Step(call, NODE if call == "node_group" else LEADERS)
     colors = tuple(chance.choice((0, 0, 1, None)) for _ in range(ranks))
-    return Step(call, f"split {number}", colors=colors)
+    keys = tuple(chance.sample(range(ranks), ranks)) if chance.random() < 0.5 else ()
+    return Step(call, f"split {number}", colors=colors, keys=keys)
 
 
 def _call(chance: random.Random, group: str) -> Step:
     call = chance.choice(CALLS + OF_THE_WORLD if group == WORLD else CALLS)
     kinds = {
         "all_reduce": ("int", "float", "tensor", "tensor", "array", "tree"),
-        "all_gather": ("int", "tensor", "tensor", "tree"),
+        "all_gather": ("int", "tensor", "tensor", "tensor", "array", "tree"),
         "broadcast": ("tensor",),
         "reduce_scatter": ("tensor",),
     }
@@ -266,16 +296,18 @@ def _call(chance: random.Random, group: str) -> Step:
     # The mean of integers in a tensor is refused.
     dtype = chance.choice(FLOATS if op == "mean" else FLOATS + INTEGERS)
     kind = chance.choice(kinds.get(call, ("int", "float", "tree", "object")))
+    if call in MOVED and kind == "tensor":
+        dtype = chance.choice((*FLOATS, *INTEGERS, *UNREDUCED))
+    way = chance.choice(("", WAYS.get(call, ""))) if kind == "tensor" else ""
     size, src, seed = chance.choice(SIZES), chance.randrange(4), chance.randrange(2**31)
-    return Step(call, group, kind, dtype, size, op, src, seed=seed)
+    return Step(call, group, kind, dtype, size, op, src, seed=seed, way=way)
 
 
-def _fault(chance: random.Random, program: Program) -> Fault:
-    # None, and what a user's program does, come more often than one of many ways to die.
-    kind = chance.choice((*FAULTS, "none", "none", "another call", "a skipped call", "kill"))
+def _fault(chance: random.Random, program: Program, kind: str) -> Fault | None:
+    """A fault of this kind; None where the program has no place for it."""
     rank = chance.randrange(program.ranks)
     if kind == "stop" and rank == 0 and any(step.call in OF_THE_WORLD for step in program.steps):
-        kind = "stop and go on"  # The others wait for its turn however long, and say so.
+        return None  # The others wait for its turn however long, and say so.
     if kind == "none":
         return Fault()
     if kind in OTHER_CALLS:
@@ -306,7 +338,7 @@ def _places(program: Program, phase: str, rank: int) -> list[int]:
     return [-1]
 
 
-def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault:
+def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault | None:
     """A step at which the rank's call differs from the others', where all compare their calls."""
     places = [
         number
@@ -317,7 +349,7 @@ def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault:
         and (fault.kind == "another call" or _tells(program, number, fault.rank))
     ]
     if not places:
-        return Fault()
+        return None
     step = chance.choice(places)
     calls = ("synchronize", "all_gather_objects", "agree")
     instead = chance.choice([one for one in calls if one != program.steps[step].call])

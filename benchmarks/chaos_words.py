@@ -18,6 +18,12 @@ ACCUSED = re.compile(
 )
 """Whom a text says to be at fault."""
 
+DIFFERENT = re.compile(r"different collectives|first differ|wait in different groups")
+"""What a verdict says of a program whose ranks do not make the same calls."""
+
+OTHER_LINES = "but their lines differ"
+"""What it says of one that makes the same calls on several lines, which is a hint."""
+
 
 def accused(text: str) -> set[int]:
     """The ranks that a text says to be at fault."""
@@ -42,11 +48,11 @@ def ending_of(error: dict[str, Any], victim: int) -> str:
     names_it = victim in named(text)
     word, right = {
         "KeyboardInterrupt": ("interrupted", True),
-        "MismatchError": ("mismatch", names_it),
-        "StalledError": ("stalled", names_it and accused(text) <= {victim}),
+        "MismatchError": ("mismatch", shows_apart(text, victim)),
+        "StalledError": ("stalled", accused(text) == {victim}),
         "PeerFailedError": ("named", error["rank"] == victim),
-        "MissingRanksError": ("missing", list(error["missing"] or [victim]) == [victim]),
-        "RendezvousError": ("named", names_it),
+        "MissingRanksError": ("missing", list(error["missing"] or []) == [victim]),
+        "RendezvousError": ("named", names_it and blames_nothing_else(text, victim)),
     }.get(kind, ("", False))
     if kind == "PeerFailedError" and (told := TOLD.search(text)):
         first = {**error, "kind": told[1], "text": text[told.start(1) :]}
@@ -55,6 +61,19 @@ def ending_of(error: dict[str, Any], victim: int) -> str:
     return word if right and word else f"{kind}: {text:.400}"
 
 
+def shows_apart(text: str, victim: int) -> bool:
+    """Whether a text shows one rank's call, and another one of all others that it shows."""
+    calls = dict(SHOWN.findall(text))
+    its_own = calls.pop(str(victim), None)
+    return its_own is not None and bool(calls) and its_own not in calls.values()
+
+
+def blames_nothing_else(text: str, victim: int) -> bool:
+    """Whether a text accuses neither another rank nor the network."""
+    return accused(text) <= {victim} and "firewall" not in text
+
+
+SHOWN = re.compile(r"\branks? (\d+(?:(?:-|, )\d+)*): (.*?)(?=; rank|; and \d|\. Every|$)")
 TOLD = re.compile(r"failed: (MismatchError|StalledError):")
 
 

@@ -15,12 +15,26 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chaos_values
-from chaos_programs import AWHILE, MAKERS, RENDEZVOUS, STALL_AFTER, TIMEOUT, Boom, Fault, drawn
+from chaos_leftovers import held
+from chaos_programs import (
+    AWHILE,
+    FORKS,
+    LINGER,
+    MAKERS,
+    PAUSES,
+    RENDEZVOUS,
+    STALL_AFTER,
+    TIMEOUT,
+    Boom,
+    Fault,
+    drawn,
+)
 
 import allranks
 
@@ -31,6 +45,9 @@ if TYPE_CHECKING:
 
 LONG = 60.0
 """Seconds that a fork lives on: longer than any program."""
+
+CALM = 20
+"""So many times in a row it holds as much as before, once it is calm."""
 
 CLOCK_MONOTONIC, SIGEV_SIGNAL = 1, 0
 
@@ -63,11 +80,13 @@ class Diary:
 
 def signal_after(signum: int, seconds: float) -> None:
     """Have the kernel send this process a signal, wherever it stands then."""
-    libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+    libc, timer = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p()
     event = (ctypes.c_int * 16)(0, 0, signum, SIGEV_SIGNAL)
     when = (ctypes.c_long * 4)(0, 0, int(seconds), max(1, int(seconds % 1 * 1e9)))
-    libc.timer_create(CLOCK_MONOTONIC, event, ctypes.byref(timer))
-    libc.timer_settime(timer, 0, when, None)
+    if libc.timer_create(CLOCK_MONOTONIC, event, ctypes.byref(timer)):
+        raise OSError(ctypes.get_errno(), "no timer for the fault")
+    if libc.timer_settime(timer, 0, when, None):
+        raise OSError(ctypes.get_errno(), "the timer of the fault was not set")
 
 
 class Rank:
@@ -77,7 +96,7 @@ class Rank:
         self.program = drawn(seed)
         self.number = int(os.environ["RANK"])
         self.diary = Diary(directory / f"rank-{self.number}.jsonl")
-        self._directory = directory
+        self.directory = directory
         self._groups: dict[str, Any] = {}
         self._step = -1
 
@@ -127,12 +146,24 @@ class Rank:
             self.announce_phases()
         try:
             self.enter("start")
+            self.diary.write("held", **_held_now())
             self._in_a_world()
+            self._tell_what_is_held()
             self.diary.write("done")
             self.enter("after")
         except BaseException as error:
             self.diary.write_error(error)
             raise
+
+    def _tell_what_is_held(self) -> None:
+        """Note what is still held after the cleanup, in every second job that goes on."""
+        if self.program.fault.kind not in ("none", *PAUSES, *FORKS) or self.program.seed % 2:
+            return
+        from allranks import _groups
+
+        self._groups.clear()
+        _groups.release_retired()  # As the next setup() does; until then they stay, on purpose.
+        self.diary.write("held", **_held_when_calm())
 
     def _in_a_world(self) -> None:
         self.enter("setup")
@@ -177,7 +208,8 @@ class Rank:
 
     def _new_group(self, step: Step) -> Any:
         if step.call == "split":
-            return allranks.split(step.colors[self.number])
+            key = step.keys[self.number] if step.keys else None
+            return allranks.split(step.colors[self.number], key)
         return allranks.node_group() if step.call == "node_group" else allranks.leaders_group()
 
     def _compare(self, step: Step, members: tuple[int, ...]) -> None:
@@ -193,15 +225,15 @@ class Rank:
 
     def _call(self, step: Step, group: Any, mine: Any, src: int) -> Any:
         calls: dict[str, Callable[[], Any]] = {
-            "all_reduce": lambda: allranks.all_reduce(mine, group, op=step.op),
-            "all_gather": lambda: allranks.all_gather(mine, group),
+            "all_reduce": lambda: allranks.all_reduce(mine, group, **_op(step)),
+            "all_gather": lambda: self._gather(step, mine, group),
             "gather_objects": lambda: allranks.gather_objects(mine, group),
             "all_gather_objects": lambda: allranks.all_gather_objects(mine, group),
-            "broadcast": lambda: allranks.broadcast(mine, src, group) or mine,
+            "broadcast": lambda: self._broadcast(step, mine, src, group),
             "broadcast_object": lambda: allranks.broadcast_object(mine, src, group),
             "broadcast_object_list": lambda: self._list(mine, src, group),
             "scatter_objects": lambda: allranks.scatter_objects(mine, src, group),
-            "reduce_scatter": lambda: allranks.reduce_scatter(mine, group, op=step.op),
+            "reduce_scatter": lambda: allranks.reduce_scatter(mine, group, **_op(step)),
             "synchronize": lambda: allranks.synchronize(group=group),
             "agree": lambda: allranks.agree(mine, "any" if step.src % 2 else "all", group=group),
             "on_master": lambda: allranks.on_master(lambda: mine),
@@ -211,6 +243,19 @@ class Rank:
         return calls[step.call]()
 
     @staticmethod
+    def _gather(step: Step, mine: Any, group: Any) -> Any:
+        if step.way == "cat":
+            return allranks.all_gather(mine, group, cat=True)
+        return allranks.all_gather(mine, group)
+
+    @staticmethod
+    def _broadcast(step: Step, mine: Any, src: int, group: Any) -> Any:
+        work = allranks.broadcast(mine, src, group, async_op=step.way == "async")
+        if work is not None:
+            work.wait()
+        return mine
+
+    @staticmethod
     def _list(mine: Any, src: int, group: Any) -> list[Any]:
         both = [mine, allranks.get_rank()]
         allranks.broadcast_object_list(both, src, group)
@@ -218,12 +263,35 @@ class Rank:
 
     def _master_first(self) -> bool:
         """Whether the body of rank 0 came before this rank's."""
-        mark = self._directory / f"turn-{self._step}"
+        mark = self.directory / f"turn-{self._step}"
         with allranks.master_first():
             if self.number == 0:
                 time.sleep(0.01)
                 mark.touch()
             return mark.exists()
+
+
+def _held_now() -> dict[str, int]:
+    """What this process holds; the threads that wait to make calls for others by themselves."""
+    waiting = sum(one.name == "allranks-blocking-call" for one in threading.enumerate())
+    now = held()
+    return {**now, "threads": now["threads"] - waiting, "waiting threads": waiting}
+
+
+def _held_when_calm() -> dict[str, int]:
+    """What this process holds, once threads that were about to end have done so."""
+    last, calm = _held_now(), 0
+    while calm < CALM:
+        time.sleep(0.01)
+        now = _held_now()
+        calm = calm + 1 if now == last else 0
+        last = now
+    return last
+
+
+def _op(step: Step) -> dict[str, Any]:
+    """How the call is told of its operation; the mean in one of two ways."""
+    return {"average": True} if step.op == "mean" and step.src % 2 else {"op": step.op}
 
 
 def _strike(_: Rank, fault: Fault) -> None:
@@ -240,10 +308,11 @@ def _raise(rank: Rank, _: Fault) -> None:
     raise Boom(f"the fault of rank {rank.number}")
 
 
-def _fork_and_live_on(_: Rank, __: Fault) -> None:
-    if os.fork() == 0:
+def _fork_and_live_on(rank: Rank, _: Fault) -> None:
+    if (child := os.fork()) == 0:
         time.sleep(LONG)
         os._exit(0)
+    rank.diary.write("fork", pid=child)
 
 
 def _fork_and_call(rank: Rank, _: Fault) -> None:
@@ -258,6 +327,15 @@ def _fork_and_call(rank: Rank, _: Fault) -> None:
         time.sleep(0.01)
 
 
+def _await_ctrl_c(rank: Rank, _: Fault) -> None:
+    """Wait for it, as it comes from outside, when the diary tells of the moment."""
+    end, sent = time.monotonic() + LONG, rank.directory / "sent"
+    while not sent.exists() and time.monotonic() < end:
+        time.sleep(0.001)
+    if threading.current_thread() is threading.main_thread():  # Another would outlive the main one.
+        time.sleep(LINGER)
+
+
 FAULTS: dict[str, Callable[[Rank, Fault], None]] = {
     **dict.fromkeys(SIGNALS, _strike),
     "raise": _raise,
@@ -267,7 +345,7 @@ FAULTS: dict[str, Callable[[Rank, Fault], None]] = {
     "sleep": lambda _, fault: time.sleep(fault.seconds),
     "fork that lives on": _fork_and_live_on,
     "fork that calls": _fork_and_call,
-    "Ctrl-C": lambda _, __: None,  # It comes from outside, when the diary tells of the moment.
+    "Ctrl-C": _await_ctrl_c,
 }
 """How each fault is done, but for those that are another call."""
 

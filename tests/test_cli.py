@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,22 @@ def test_the_exit_code_is_the_first_failing_ranks(
     assert done.returncode == code
     assert said in done.stderr
     assert "rank 1 " in done.stderr
+
+
+INTERRUPTED_ALONE = """
+import os, signal, allranks
+allranks.setup(cpu=True)
+if allranks.get_rank() == 0:
+    os.kill(os.getpid(), signal.SIGINT)
+allranks.all_reduce(1)
+"""
+
+
+def test_of_ranks_in_a_collective_the_one_that_was_interrupted_is_named(tmp_path: Path) -> None:
+    done = run(tmp_path, INTERRUPTED_ALONE, "-n", "2")
+    assert done.returncode == 130, done.stderr
+    named = [line for line in done.stderr.splitlines() if line.startswith("allranks: rank")]
+    assert re.fullmatch(r"allranks: rank 0 \(pid \d+\) left with exit code 130", named[-1])
 
 
 STUBBORN = """

@@ -209,7 +209,7 @@ def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
 
 
 def _how(rank: Rank) -> str:
-    if rank.failure and not rank.is_leaving:
+    if rank.failure and rank.has_raised:
         return f"failed: {printable(rank.failure.summary)}"
     status = rank.exit_code if rank.is_leaving else rank.status or 0
     if status < 0:

@@ -112,7 +112,10 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
             _tell_parent(Failure("", "", time.monotonic(), code), report_to)
         raise
     except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
+        code = 128 + signal.SIGINT
+        if os.getpid() == own:
+            _tell_parent(Failure("", "", time.monotonic(), code), report_to)
+        raise SystemExit(code) from None
     except BaseException as error:  # noqa: BLE001 - the parent hears of it
         if os.getpid() == own:  # A fork of the program's own is no rank.
             _report(error, report_to)

@@ -74,6 +74,11 @@ class Rank:
         return self.failure is not None and not self.failure.traceback
 
     @property
+    def has_raised(self) -> bool:
+        """Whether its program has failed with an exception."""
+        return self.failure is not None and not self.is_leaving
+
+    @property
     def lost_peers(self) -> bool:
         """Whether it failed because another rank was gone."""
         return bool(self.failure and LOST_PEERS.search(self.failure.summary))
@@ -261,7 +266,7 @@ class Supervisor:
         rank.report += text
         if rank.failure is None and rank.report.endswith(b"\n"):
             rank.failure = Failure(**json.loads(rank.report.splitlines()[0]))
-            if not rank.is_leaving:
+            if rank.has_raised:
                 self._one_failed(rank)
 
     def _one_failed(self, rank: Rank) -> None:
@@ -286,7 +291,7 @@ class Supervisor:
     def _end(self, signum: int, grace: float, spared: Rank | None = None) -> None:
         """Ask the ranks that still run to end, and make them after a grace period."""
         self._end_at = None
-        self._ending |= {rank.rank for rank in self._ranks if rank.status is None}
+        self._ending |= {r.rank for r in self._ranks if r.status is None and not r.is_leaving}
         self._signal_all(signum, spared)
         self._kill_at = time.monotonic() + grace
 
@@ -340,7 +345,7 @@ class Supervisor:
 
     def _outcome(self) -> Outcome:
         failed = [rank for rank in self._ranks if rank.status]
-        by_itself = [rank for rank in failed if rank.rank not in self._ending or rank.failure]
+        by_itself = [r for r in failed if r.rank not in self._ending or r.has_raised]
         # One that lost its peers is a victim, even where it told so before the culprit was gone.
         ordered = sorted(by_itself, key=lambda rank: (rank.lost_peers, rank.failed_at))
         first = ordered[0] if ordered else None

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _bring_up, _groups, _sockets, _together
+from allranks import _bring_up, _groups, _rollcall, _sockets, _together
 from allranks.errors import PeerFailedError
 from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
@@ -199,6 +199,21 @@ def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told)
         assert one.text.startswith("RendezvousError"), one.text
         assert re.search(f"Rank {culprit}: {told}.*; its process is stopped", one.text), one.text
         assert "firewall" not in one.text
+
+
+def stopped_before_it_judges() -> None:
+    if allranks.get_rank() == 0:
+        _rollcall.RollCall._judge = lambda _: stop()
+    allranks.setup(cpu=True, rendezvous_timeout=4)
+
+
+def test_a_rank_0_that_is_stopped_in_the_roll_call_is_named() -> None:
+    with private_environs(3) as environs:
+        ended = Ranks(stopped_before_it_judges, environs).results(never=0)
+    for one in ended:
+        assert one.text.startswith("MissingRanksError: all 3 ranks came, but not all finished")
+        assert re.search(r"; rank 0 \(pid \d+ on .*\): its process is stopped", one.text), one.text
+        assert one.error.missing == (0,)
 
 
 def stopped_while_a_group_is_made() -> None:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from allranks import _processes
 from allranks._outside import MalformedError, parsed, written
 from allranks._printable import printable
 from allranks._record import Layout, Packed, Record, Verdict, pack, read, revive
@@ -171,11 +172,24 @@ class RollCall:
 
     def _missing(self) -> MissingRanksError:
         absent = self._absent()
+        silent = {} if absent else self._silent()
+        told = "; ".join([self._who_is_missing(absent, self._deadline.seconds), *silent.values()])
         return MissingRanksError(
-            f"{self._who_is_missing(absent, self._deadline.seconds)}. Seen by {self._me}, at "
-            f"{self._place}. The missing ranks' own logs, or their launcher's, say why.",
-            missing=absent,
+            f"{told}. Seen by {self._me}, at {self._place}. The missing ranks' own logs, or their "
+            "launcher's, say why.",
+            missing=absent or silent,
         )
+
+    def _silent(self) -> dict[int, str]:
+        """Who of those that came does not answer, as far as this rank can know, and why."""
+        records = self._records(range(self._me.world_size))
+        near = [record for record in records if record.pid_space == self._me.pid_space]
+        held = [one for one in near if _processes.state(one.pid) in tuple("TtZX")]
+        if held:
+            return {one.rank: f"{one}: {_processes.condition(one.pid)}" for one in held}
+        all_arrived = self._store.add(ARRIVED, 0) == self._me.world_size
+        waits_for_0 = all_arrived and self._me.rank
+        return {0: f"{records[0]} gives no answer"} if waits_for_0 else {}
 
     def _who_is_missing(self, absent: list[int], seconds: float) -> str:
         size = self._me.world_size

@@ -312,6 +312,12 @@ def test_a_rank_that_stops_while_it_sends_keeps_nobody_waiting(
     assert allranks.launch(lambda: 1, ranks=1) == [1]
 
 
+def test_a_result_may_end_with_empty_buffers() -> None:
+    for _ in range(20):  # Who sends them finds the caller gone, or not.
+        (result,) = allranks.launch(lambda: [np.empty((0, 3)), np.empty(0)], ranks=1)
+        assert [one.shape for one in result] == [(0, 3), (0,)]
+
+
 def test_results_of_many_buffers_come_whole_from_all_at_once() -> None:
     def many() -> list[np.ndarray]:
         return [np.full(number % 7 * 10_000, number) for number in range(200)]

@@ -236,6 +236,7 @@ def destroying_a_group_in_use() -> float:
         total = sum(allranks.all_reduce(1) for _ in range(5))
         if world.rank == 1:
             dist.all_reduce(torch.ones(1), group=group)
+        allranks.synchronize()
         return total
 
 

@@ -155,7 +155,7 @@ def test_another_call_is_found_after_messages(tmp_path, way, before) -> None:
 @after_objects
 def test_a_skipped_call_is_found_after_messages(tmp_path, way, before) -> None:
     told = verdict_on(tmp_path, way, before, skipped_call)
-    differ = r"Their calls first differ at #\d+: ranks 0-1, 3: "
+    differ = r"Their calls are alike, but their lines differ from #\d+: ranks 0-1, 3: "
     assert re.search(rf"{AWAY} {differ}.* at test_verdicts\.py:\d+ in skipped_call; rank 2", told)
 
 

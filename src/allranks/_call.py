@@ -131,10 +131,12 @@ def leave(code: int) -> NoReturn:
 
 def send(connection: socket.socket, kind: str, buffers: Sequence[Any]) -> None:
     """Send buffers of known sizes, each once."""
-    announced = json.dumps([kind, sizes(buffers)]).encode()
+    lengths = sizes(buffers)
+    announced = json.dumps([kind, lengths]).encode()
     connection.sendall(LENGTH.pack(len(announced)) + announced)
-    for buffer in buffers:
-        connection.sendall(buffer)
+    for buffer, length in zip(buffers, lengths, strict=True):
+        if length:  # Who has all hangs up, and nothing can be sent to it any more.
+            connection.sendall(buffer)
 
 
 class Incoming:

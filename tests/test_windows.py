@@ -204,7 +204,7 @@ def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told)
 def stopped_before_it_judges() -> None:
     if allranks.get_rank() == 0:
         _rollcall.RollCall._judge = lambda _: stop()
-    allranks.setup(cpu=True, rendezvous_timeout=4)
+    allranks.setup(cpu=True, rendezvous_timeout=10)
 
 
 def test_a_rank_0_that_is_stopped_in_the_roll_call_is_named() -> None:

@@ -118,7 +118,8 @@ def test_a_host_without_slurmd_is_named(lost_hosts) -> None:
     assert "Node failure on h2" in told.srun.out
     assert told.by_rank.keys() >= {2, 3}
     for rank in (2, 3):
-        assert f"PeerFailedError: rank 0 {words.GONE}" in told.by_rank[rank]
+        assert "PeerFailedError: rank 0 " in told.by_rank[rank]
+        assert words.GONE in told.by_rank[rank]
 
 
 def test_a_host_without_its_cable_is_named(lost_hosts) -> None:

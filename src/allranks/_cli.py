@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from allranks import _interpreter, _ports, _shown
+from allranks import _interpreter, _ports, _processes, _shown
 from allranks._board import SET_ADDRESS
 from allranks._local import local_world
 from allranks._outside import plain
@@ -209,12 +209,12 @@ def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
 
 
 def _how(rank: Rank) -> str:
-    if rank.failure and rank.has_raised:
+    if rank.failure and not rank.is_leaving:
         return f"failed: {printable(rank.failure.summary)}"
     status = rank.exit_code if rank.is_leaving else rank.status or 0
     if status < 0:
         hint = "; out of memory?" if status == -signal.SIGKILL else ""
-        return f"was ended by {signal.Signals(-status).name}{hint}"
+        return f"was ended by {_processes.signal_name(-status)}{hint}"
     return f"left with exit code {status}"
 
 

@@ -96,7 +96,7 @@ def verdict(seen_by: Standing, standings: Mapping[int, Standing], fates: Mapping
     here = {rank: standings[rank] for rank in members if rank in standings}
     here.setdefault(seen_by.rank, seen_by)
     told = [_head(seen_by), *_places(seen_by, here), *_fates(members, here, fates)]
-    return " ".join([*told, *_conclusions(seen_by, here), *_stacks(here)])
+    return " ".join([*told, *_conclusions(seen_by, members, here), *_stacks(here)])
 
 
 def _head(seen_by: Standing) -> str:
@@ -139,7 +139,9 @@ def _fates(
         yield f"{_named(ranks)}: {fate}."
 
 
-def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[str]:
+def _conclusions(
+    seen_by: Standing, members: Collection[int], here: Mapping[int, Standing]
+) -> Iterable[str]:
     waiting = [standing for standing in here.values() if standing.waits]
     if len({standing.group for standing in waiting}) > 1:
         yield (
@@ -154,7 +156,11 @@ def _conclusions(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[st
         yield differs
     elif _two_of_one_number(calls):
         yield "They are in different collectives."
-    elif len(waiting) == len(seen_by.members) > 1 and len(counts) == len(calls) == 1:
+    elif (
+        len(waiting) == len(members) > 1
+        and len(counts) == 1
+        and len(calls or {standing.ours for standing in waiting}) == 1
+    ):
         yield f"{ALL_WAIT}: the network between them is slow or cut, or a rank is very busy."
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from typing import TYPE_CHECKING
 
 from allranks import _alarm, _bind, _ports
 from allranks._alarm import CONNECTING
+from allranks._diagnosis import ALL_WAIT
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:
     from allranks._waiting import Deadline
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
-
-BLAMED = re.compile(r"answer|stopped|gone|left|killed|ended|no collective|differ")
-"""What a verdict says that finds a rank at fault; else all wait, and the network is."""
 
 
 def lost(rank: int, what: object) -> RendezvousError:
@@ -59,7 +56,7 @@ def _unconnected(rank: int, deadline: Deadline) -> str:
         f"rank {rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
         f"did not connect them within {deadline.elapsed:.3g} s."
     )
-    return f"{told} {found if BLAMED.search(found) else _of_the_network()}"
+    return f"{told} {_of_the_network() if not found or ALL_WAIT in found else found}"
 
 
 def _of_the_network() -> str:

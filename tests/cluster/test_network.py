@@ -221,7 +221,7 @@ def test_a_range_that_is_too_small(walled) -> None:
 def test_a_firewall_of_which_nothing_is_told(walled) -> None:
     out = together(walled, PYTHON, *PROBE, "rendezvous_timeout=6", **KNOWN)
     assert not reports(out)
-    assert f": all ranks answered the roll call, but {words.FIREWALL}" in out
+    assert f"rank 1 on h2: all ranks answered the roll call, but {words.FIREWALL}" in out
     assert "gloo listens on ports 32768-60999" in out
 
 
@@ -236,5 +236,5 @@ def test_a_torch_that_is_built_otherwise(walled) -> None:
     out = together(walled, PYTHON, "-c", source, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)
     assert f"ALLRANKS_PORT_RANGE={OPEN} {words.NOT_FOR_GLOO}" in out
     assert SYSCTL in out
-    assert f": all ranks answered the roll call, but {words.FIREWALL}" in out
+    assert f"rank 1 on h2: all ranks answered the roll call, but {words.FIREWALL}" in out
     assert "gloo listens on ports 32768-60999" in out

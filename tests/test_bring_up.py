@@ -17,6 +17,8 @@ import pytest
 
 import allranks
 from allranks import _rendezvous, _sockets
+from allranks._unconnected import lost
+from allranks._waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,
     MissingRanksError,
@@ -405,3 +407,13 @@ def test_a_slow_store_is_not_called_a_wrong_host() -> None:
     assert one.text.startswith("RendezvousError: the store on 127.0.0.1:"), one.text
     assert "did not come up within 1 s" in one.text
     assert "Rank 0 must run on that host" not in one.text
+
+
+def test_who_gave_up_on_gloo_sooner_is_not_to_blame() -> None:
+    first = "rank 0 (pid 7 on h1) failed: RendezvousError: all ranks came, but "
+    deadline = Deadline.after(5)
+    told = str(lost(1, f"{first}gloo did not connect them within 5 s.", deadline))
+    assert "rank 1 on " in told
+    assert "does a firewall" in told
+    assert "rank 0" not in told
+    assert "one was lost" in str(lost(1, f"{first}it was killed", deadline))

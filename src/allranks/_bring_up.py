@@ -395,12 +395,12 @@ def _init_process_group(
         calling = Abandonable(_devices.on_same_device(init))
         calling.result_unless(_alarm.look, deadline.left)
     except PeerFailedError as error:
-        raise lost(world.rank, error) from None
+        raise lost(world.rank, error, deadline) from None
     except (StillRunning, RuntimeError) as error:
         timed_out = isinstance(error, StillRunning) or _alarm.has_timed_out(error)
         culprit = _alarm.find_culprit() if timed_out else _alarm.culprit(error)
         if culprit:
-            raise lost(world.rank, culprit) from error
+            raise lost(world.rank, culprit, deadline) from error
         told = what_gloo_lacked(error, world.rank, deadline, timed_out=timed_out)
         if told is None:
             raise

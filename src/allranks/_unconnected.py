@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
+NOT_CONNECTED = "gloo did not connect them"
 
-def lost(rank: int, what: object) -> RendezvousError:
-    """The error for a rank that was lost between the roll call and the end of the set-up."""
+
+def lost(rank: int, what: object, deadline: Deadline) -> RendezvousError:
+    """The error for a rank that was lost between the roll call and the end of the set-up.
+
+    One that has given up on gloo a moment sooner is not to blame for what holds both up.
+    """
+    if NOT_CONNECTED in str(what):
+        return RendezvousError(_unconnected(rank, deadline))
     return RendezvousError(
         f"rank {rank}: all ranks answered the roll call, but one was lost {CONNECTING}: {what}"
     )
@@ -53,8 +60,8 @@ def what_gloo_lacked(
 def _unconnected(rank: int, deadline: Deadline) -> str:
     found = _alarm.verdict()
     told = (
-        f"rank {rank} on {socket.gethostname()}: all ranks answered the roll call, but gloo "
-        f"did not connect them within {deadline.elapsed:.3g} s."
+        f"rank {rank} on {socket.gethostname()}: all ranks answered the roll call, but "
+        f"{NOT_CONNECTED} within {deadline.elapsed:.3g} s."
     )
     return f"{told} {_of_the_network() if not found or ALL_WAIT in found else found}"
 

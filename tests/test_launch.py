@@ -22,7 +22,7 @@ from allranks import _interpreter, _launch
 from allranks._call import Call
 from allranks._order import Template
 from allranks.errors import ConfigError, RankFailedError, StalledError
-from harness import alive, unlocked_directories
+from harness import alive, unlocked_directories, wait_until
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -217,15 +217,11 @@ allranks.launch(lambda: time.sleep(600), ranks=2)
 def test_the_template_ends_with_its_parent_and_takes_the_ranks_along() -> None:
     parent = subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE, text=True)
     template = int(parent.stdout.readline())
-    end = time.monotonic() + 30
-    while len(ranks := children_of(template)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_until(lambda: len(children_of(template)) >= 2)
+    ranks = children_of(template)
     parent.kill()
     parent.communicate()
-    while any(map(alive, [template, *ranks])):
-        assert time.monotonic() < end, "left behind"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(alive, [template, *ranks])))
 
 
 def test_an_idle_template_costs_no_processor_time() -> None:
@@ -382,11 +378,8 @@ def test_a_template_ends_with_its_parent_though_a_fork_of_it_lives(program, tmp_
     parent.stdout.close()
     parent.wait()
     ranks = [int(path.name) for path in tmp_path.iterdir()]
-    end = time.monotonic() + 60
     try:
-        while any(map(alive, [template, *ranks])):
-            assert time.monotonic() < end, "left behind"
-            time.sleep(0.05)
+        wait_until(lambda: not any(map(alive, [template, *ranks])))
         assert alive(fork)
     finally:
         os.kill(fork, signal.SIGKILL)

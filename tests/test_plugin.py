@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 import allranks
 from allranks._world import Launcher
 from allranks.errors import ConfigError, DetectionError
-from harness import alive, unlocked_directories
+from harness import alive, unlocked_directories, wait_until
 from nested import Run, run
 
 pytest_plugins = ["pytester"]
@@ -611,16 +610,12 @@ def test_a_killed_session_leaves_no_process(tmp_path) -> None:
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
     )
-    end = time.monotonic() + 60
-    while len(list(tmp_path.glob("pids-*"))) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(lambda: len(list(tmp_path.glob("pids-*"))) >= 2)
     session.send_signal(signal.SIGKILL)
     session.wait()
     pids = {pid for path in tmp_path.glob("pids-*") for pid in path.name.split("-")[1:]}
     assert len(pids) == 3
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 MANY = """

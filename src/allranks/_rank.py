@@ -107,14 +107,14 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
     try:
         program.run()
     except SystemExit as leaving:
-        if os.getpid() == own and leaving.code:  # Torch's own end may take longer than others wait.
+        if os.getpid() == own and leaving.code:
             code = leaving.code & 0xFF if isinstance(leaving.code, int) else 1
-            _tell_parent(Failure("", "", time.monotonic(), code), report_to)
+            _tell_exit_code(code, report_to)
         raise
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
         if os.getpid() == own:
-            _tell_parent(Failure("", "", time.monotonic(), code), report_to)
+            _tell_exit_code(code, report_to)
         raise SystemExit(code) from None
     except BaseException as error:  # noqa: BLE001 - the parent hears of it
         if os.getpid() == own:  # A fork of the program's own is no rank.
@@ -133,6 +133,11 @@ def _report(error: BaseException, report_to: int) -> None:
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))
     _tell_parent(Failure(summary, text, time.monotonic()), report_to)
+
+
+def _tell_exit_code(code: int, report_to: int) -> None:
+    """Say that this rank leaves: torch's own end may take longer than others wait."""
+    _tell_parent(Failure("", "", time.monotonic(), code), report_to)
 
 
 def _tell_parent(failure: Failure, report_to: int) -> None:

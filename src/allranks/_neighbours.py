@@ -79,8 +79,8 @@ class Neighbours:
 
     def held(self) -> dict[int, str]:
         """The ranks whose processes are stopped or gone, and how."""
-        bad = {rank: _processes.state(record.pid) for rank, record in self._records.items()}
-        return {rank: self.condition(rank) for rank, state in bad.items() if state in tuple("TtZX")}
+        held = [rank for rank, one in self._records.items() if _processes.is_held(one.pid)]
+        return {rank: self.condition(rank) for rank in held}
 
     def close(self) -> None:
         """Let go of all descriptors."""

@@ -40,6 +40,11 @@ def state(pid: int) -> str:
         return ""
 
 
+def is_held(pid: int) -> bool:
+    """Whether a process can be seen to do nothing more: stopped, in a debugger, or ended."""
+    return state(pid) in ("T", "t", "Z", "X")
+
+
 def is_gone(pid: int) -> bool:
     """Whether a process of this host has ended, reaped or not."""
     try:

@@ -184,7 +184,7 @@ class RollCall:
         """Who of those that came does not answer, as far as this rank can know, and why."""
         records = self._records(range(self._me.world_size))
         near = [record for record in records if record.pid_space == self._me.pid_space]
-        held = [one for one in near if _processes.state(one.pid) in tuple("TtZX")]
+        held = [one for one in near if _processes.is_held(one.pid)]
         if held:
             return {one.rank: f"{one}: {_processes.condition(one.pid)}" for one in held}
         all_arrived = self._store.add(ARRIVED, 0) == self._me.world_size

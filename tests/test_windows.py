@@ -177,9 +177,18 @@ def test_of_a_group_only_its_ranks_are_accused(way, tmp_path) -> None:
     assert str(ended[1].error).startswith("rank 2 ")
 
 
-def stopped_while_gloo_connects(culprit: int) -> None:
-    if allranks.get_rank() == culprit:
-        _bring_up._init_process_group = lambda *_: stop()
+def stopped_while_gloo_connects(culprit: int, place: str) -> None:
+    """The others are past the roll call by then, which ends at rank 0's word."""
+    connect = _bring_up._init_process_group
+
+    def connect_or_stop(*arguments) -> None:
+        if allranks.get_rank() == culprit:
+            wait_until(lambda: len(list(Path(place).iterdir())) == 2)
+            stop()
+        Path(place, str(allranks.get_rank())).touch()
+        connect(*arguments)
+
+    _bring_up._init_process_group = connect_or_stop
     allranks.setup(cpu=True, rendezvous_timeout=8)
 
 
@@ -191,9 +200,9 @@ STOPPED = [
 
 
 @pytest.mark.parametrize(("way", "culprit", "told"), STOPPED)
-def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told) -> None:
+def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told, tmp_path) -> None:
     with way(3) as environs:
-        ranks = Ranks(stopped_while_gloo_connects, environs, culprit)
+        ranks = Ranks(stopped_while_gloo_connects, environs, culprit, str(tmp_path))
         ended = ranks.results(never=culprit)
     for one in ended:
         assert one.text.startswith("RendezvousError"), one.text

@@ -18,6 +18,7 @@ from chaos_words import (
     OTHER_LINES,
     accused,
     ending_of,
+    explained,
     is_pythons_own,
     lines_by_rank,
     odd_lines,
@@ -61,11 +62,17 @@ class Played:
     sent: float | None = None
 
 
-def ending(rank: Rank, victim: int) -> str:
-    """How a rank ended, in one word of the oracle's; else "silent", or what its error says."""
+def ending(rank: Rank, victim: int, said: str) -> str:
+    """How a rank ended, in one word of the oracle's; else "silent", or what its error says.
+
+    Args:
+        rank: what came back of it.
+        victim: whom its error must name.
+        said: all that it wrote, where its error is torch's own, of a handle to wait for.
+    """
     errors = rank.told("error")
     if errors:
-        return ending_of(errors[0], victim)
+        return ending_of(explained(errors[0], said), victim)
     if rank.status == -signal.SIGINT and not rank.diary:
         return "interrupted"  # Before its program began.
     return "done" if rank.done else "silent"
@@ -100,6 +107,10 @@ class Hearing:
     def rules(self) -> dict[int, Rule]:
         """What each of them is entitled to."""
         return {rank.number: expected(self._case(rank)) for rank in self.others}
+
+    def said_by(self, rank: Rank) -> str:
+        """All that a rank wrote."""
+        return rank.output or dict(lines_by_rank(self.played.output)).get(rank.number, "")
 
     def _case(self, rank: Rank) -> Case:
         sent = self.played.sent
@@ -158,7 +169,8 @@ def _at_answers(hearing: Hearing) -> Iterator[str]:
 def _at_others(hearing: Hearing) -> Iterator[str]:
     """Each rank that nothing befell ends as it must, and in time."""
     for rank in hearing.others:
-        rule, end = hearing.rules[rank.number], ending(rank, _whom_it_may_name(hearing, rank))
+        may_name, said = _whom_it_may_name(hearing, rank), hearing.said_by(rank)
+        rule, end = hearing.rules[rank.number], ending(rank, may_name, said)
         if end == "silent" and _may_be_ended(hearing, rank):
             continue
         if end not in rule.ends.split():
@@ -178,8 +190,8 @@ def _whom_it_may_name(hearing: Hearing, rank: Rank) -> int:
     if hearing.kind != "Ctrl-C" or not errors or errors[0]["rank"] is None:
         return hearing.victim.number
     named = hearing.played.ranks[errors[0]["rank"]]
-    ended = ending(named, hearing.victim.number) in ("interrupted", "silent")
-    return named.number if ended else hearing.victim.number
+    end = ending(named, hearing.victim.number, hearing.said_by(named))
+    return named.number if end in ("interrupted", "silent") else hearing.victim.number
 
 
 def _may_be_ended(hearing: Hearing, rank: Rank) -> bool:

@@ -61,6 +61,13 @@ def ending_of(error: dict[str, Any], victim: int) -> str:
     return word if right and word else f"{kind}: {text:.400}"
 
 
+def explained(error: dict[str, Any], said: str) -> dict[str, Any]:
+    """An error, or, where it is torch's own, the line by which allranks explains it at the end."""
+    if error["kind"] != "RuntimeError" or not (found := EXPLAINED.search(said)):
+        return error
+    return {**error, "kind": "PeerFailedError", "text": found[0], "rank": int(found[1])}
+
+
 def shows_apart(text: str, victim: int) -> bool:
     """Whether a text shows one rank's call, and another one of all others that it shows."""
     calls = dict(SHOWN.findall(text))
@@ -74,6 +81,7 @@ def blames_nothing_else(text: str, victim: int) -> bool:
 
 
 SHOWN = re.compile(r"\branks? (\d+(?:(?:-|, )\d+)*): (.*?)(?=; rank|; and \d|\. Every|$)")
+EXPLAINED = re.compile(r"^PeerFailedError: rank (\d+) .*$", re.MULTILINE)
 TOLD = re.compile(r"failed: (MismatchError|StalledError):")
 
 

@@ -33,6 +33,16 @@ def test_an_error_about_anothers_error():
     assert chaos_words.ending_of(error, 2).startswith("PeerFailedError: rank 0")
 
 
+def test_an_error_of_a_handle_is_explained_at_the_end():
+    bare = {"kind": "RuntimeError", "rank": None, "text": "Connection reset", "missing": None}
+    said = (
+        "[rank2]: RuntimeError: Connection reset\nPeerFailedError: rank 1 (pid 1 on h) was killed."
+    )
+    assert chaos_words.ending_of(chaos_words.explained(bare, said), 1) == "named"
+    assert chaos_words.ending_of(chaos_words.explained(bare, said), 0) != "named"
+    assert chaos_words.explained(bare, "[rank2]: RuntimeError: Connection reset") is bare
+
+
 def ending(kind: str, text: str, **more) -> str:
     return chaos_words.ending_of(
         {"kind": kind, "text": text, "rank": None, "missing": None, **more}, 1

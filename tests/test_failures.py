@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +18,12 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _alarm, _flight, _lifecycle, _lookout, _processes, _sockets
-from allranks._bulletin import Bulletin, left_note
+from allranks import _alarm, _flight, _lifecycle, _lookout, _processes, _sockets, _stacks
+from allranks._bulletin import Bulletin, Entry, left_note
 from allranks._lookout import Post
 from allranks._progress import Progress
 from allranks.errors import ConfigError, PeerFailedError, StalledError
-from harness import Ranks, env_environs, private_environs
+from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
 
 def _heard(function, place: str):
@@ -503,6 +504,32 @@ def staying() -> float:
         time.sleep(0.5)
     allranks.cleanup()
     return time.monotonic() - began
+
+
+def leaving_while_its_watch_waits() -> list[str]:
+    """The watch waits for the verdict of rank 1, which never comes."""
+    allranks.setup(cpu=True)
+    allranks.all_reduce(1)
+    if allranks.get_rank() == 0:
+        Post.hearsay = PATIENCE
+        lookout = _alarm.on_duty._lookout
+
+        def wait() -> None:
+            asked_by_1 = Entry("who", 1, inquiry="never answered")
+            Bulletin().post(lookout.store, asked_by_1, unless="")
+            lookout.judge()
+
+        lookout.request(wait)
+        wait_until(lambda: "in _await" in str(_stacks.all_threads()))
+    allranks.cleanup()
+    return [one.name for one in threading.enumerate()]
+
+
+def test_a_watch_that_waits_ends_when_its_rank_leaves() -> None:
+    with private_environs(2) as environs:
+        ended = Ranks(leaving_while_its_watch_waits, environs).results()
+    assert [one.error for one in ended] == [None, None]
+    assert not any("allranks-watch" in one.value for one in ended)
 
 
 @pytest.mark.parametrize(("size", "seconds"), [(2, 1.0), (512, 1.0), (1024, 2.0), (8192, 16.0)])

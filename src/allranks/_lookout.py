@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import uuid
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import asdict, dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -178,6 +178,8 @@ class Lookout:
                 self._neighbours.sleep(self._pause())
                 if not self._stopping:
                     self._look()
+        except CancelledError:
+            return
         except Exception:  # noqa: BLE001 - nobody else would hear of it
             tell(f"the watch of {self._post.me} has ended:\n{traceback.format_exc()}")
 
@@ -258,7 +260,7 @@ class Lookout:
         self.last_verdict = text
         self._judged = (stuck.what if stuck else None, time.monotonic())
         if stuck:
-            self._patience = (stuck, 2 * max(_ago(stuck), self._post.patience))
+            self._patience = (stuck, 2 * max(stuck.age, self._post.patience))
         tell(text)
         _evidence.keep_verdict(text)
 
@@ -356,6 +358,8 @@ class Lookout:
         """Wait for what other ranks tell, and hear the news meanwhile."""
         end = Deadline.after(seconds)
         while not is_there() and not end.passed and not self.cut_off:
+            if self._stopping:
+                raise CancelledError  # Nobody waits for it, and an answer would be of too few.
             time.sleep(self._post.hurry)
             self._line.ask(self._bulletin.fetch, None)
             self._hear()
@@ -425,10 +429,10 @@ class Lookout:
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
             self._patience = (stuck, patience if self._is_judged(stuck) else self._post.patience)
-        if stuck is None or self.failure is not None or _ago(stuck) < self._patience[1]:
+        if stuck is None or self.failure is not None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
-        if not again or _ago(stuck) + self._post.answers < self._post.timeout:
+        if not again or stuck.age + self._post.answers < self._post.timeout:
             self.judge(again=again)
 
     def _end_if_deaf(self) -> None:
@@ -453,7 +457,3 @@ class Lookout:
         for stream in (sys.stdout, sys.stderr):
             _shown.show(stream, "")  # What is written there comes out before we leave.
         os._exit(1)
-
-
-def _ago(stuck: Stuck) -> float:
-    return time.monotonic() - stuck.since

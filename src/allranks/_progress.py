@@ -28,6 +28,11 @@ class Stuck(NamedTuple):
     what: tuple[object, ...]
     since: float
 
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self.since
+
 
 class Progress:
     """Follows the collectives of this rank, by looks that cost some 20 us."""

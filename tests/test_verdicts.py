@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import allranks
 from allranks import _flight
-from harness import Ranks, private_environs
+from harness import PATIENCE, Ranks, private_environs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def verdict_on(place: Path, way: str, before, call) -> str:
 
 
 def told_in(file: Path) -> str:
-    text, end = "", time.monotonic() + 60
+    text, end = "", time.monotonic() + PATIENCE
     while time.monotonic() < end:
         text = file.read_text() if file.exists() else ""
         away = len(re.findall("in no collective|no answer", text))

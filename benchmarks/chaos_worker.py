@@ -190,8 +190,8 @@ class Rank:
         self.enter("end")
 
     def _make(self, step: Step) -> None:
-        members = self.program.members(step.over, self.number)
-        if not members:
+        taking_part = self.program.members(step.over, self.number)
+        if not taking_part:
             return
         self.enter("step")
         fault, made = self._fault, step
@@ -203,7 +203,7 @@ class Rank:
         if made.call in MAKERS:
             self._groups[made.group] = self._new_group(made)
         else:
-            self._compare(made, members)
+            self._compare(made, taking_part)
         self.diary.write("did", step=self._step)
 
     def _new_group(self, step: Step) -> Any:
@@ -212,11 +212,11 @@ class Rank:
             return allranks.split(step.colors[self.number], key)
         return allranks.node_group() if step.call == "node_group" else allranks.leaders_group()
 
-    def _compare(self, step: Step, members: tuple[int, ...]) -> None:
+    def _compare(self, step: Step, taking_part: tuple[int, ...]) -> None:
         group = self._groups.get(step.group)
-        expected = chaos_values.wanted(step, self.number, members)
-        mine = chaos_values.given(step, self.number, len(members))
-        got = self._call(step, group, mine, members[step.src % len(members)])
+        expected = chaos_values.wanted(step, self.number, taking_part)
+        mine = chaos_values.given(step, self.number, len(taking_part))
+        got = self._call(step, group, mine, taking_part[step.src % len(taking_part)])
         if step.call == "should_stop":
             self.diary.write("answer", step=self._step, answer=got)
         elif not chaos_values.same(got, expected):

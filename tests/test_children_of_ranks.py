@@ -250,10 +250,10 @@ def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch
     done = []
     monkeypatch.setattr(_processes, "end_sessions", lambda _: done.append("ended"))
     monkeypatch.setattr(_processes, "reap", lambda _: done.append("reaped"))
-    supervisor = _run.Supervisor(lambda *_: None)
-    supervisor._ranks = [_run.Rank(0, -1, (0, 0, 0))]
+    started = _run.Supervisor(lambda *_: None)
+    started._ranks = [_run.Rank(0, -1, (0, 0, 0))]
     warden: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
-    supervisor._end_sessions(warden)
+    started._end_sessions(warden)
     assert done == ["ended", "dismissed", "reaped"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks import _private_directory
+from allranks import _private_directory as of_jobs
 from allranks._private_directory import MARKED, MARKER, private_directory
 
 
@@ -32,7 +32,7 @@ def left_by_a_killed_job(parent: Path, name: str = "allranks-left") -> Path:
 
 @pytest.fixture
 def base(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(_private_directory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(of_jobs, "SHARED_MEMORY", tmp_path)
     return tmp_path
 
 
@@ -153,7 +153,7 @@ def test_what_another_user_has_made_is_not_entered(parent) -> None:
 
 def test_what_is_in_use_stays(parent) -> None:
     left = left_by_a_killed_job(parent)
-    lock = _private_directory.lock_of(left)
+    lock = of_jobs.lock_of(left)
     with private_directory():
         pass
     assert left.exists()

@@ -83,12 +83,12 @@ def run(
 
     program = Program(target, arguments, module, _interpreter.has_safe_path())
     output = Output(ranks, quiet=quiet_ranks)
-    supervisor = _run.Supervisor(output.write)
+    started = _run.Supervisor(output.write)
     try:
         if not spawn:
             preload()
         with local_world(ranks) as environs:
-            outcome = supervisor.watch(
+            outcome = started.watch(
                 lambda warden: _run.start(program, environs, warden, spawn=spawn)
             )
     except AllranksError as error:

@@ -90,9 +90,9 @@ def _at_line() -> str:
     return f" at {line.file}:{line.number}" if line else ""
 
 
-def fits_inline(members: Members, size: int) -> bool:
+def fits_inline(who: Members, size: int) -> bool:
     """Whether so many bytes from each rank may travel in headers."""
-    return size * members.size <= INLINE
+    return size * who.size <= INLINE
 
 
 def numbers(values: Iterable[int]) -> bytes:
@@ -105,7 +105,7 @@ def numbers_in(body: bytes) -> list[int]:
     return array("q", body).tolist()
 
 
-def exchange(members: Members, header: Header) -> list[bytes]:
+def exchange(who: Members, header: Header) -> list[bytes]:
     """Tell each other of a call, and agree on it. Collective over the members.
 
     Returns:
@@ -115,11 +115,11 @@ def exchange(members: Members, header: Header) -> list[bytes]:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
-    return _unpacked(agree(members, header, _packed), members.size)
+    return _unpacked(agree(who, header, _packed), who.size)
 
 
 def agree(
-    members: Members,
+    who: Members,
     header: Header,
     combine: Combine = lambda _: b"",
     meanwhile: Callable[[], None] = nothing,
@@ -127,7 +127,7 @@ def agree(
     """Agree on a call, and on one result of all bodies. Collective over the members.
 
     Args:
-        members: who takes part.
+        who: who takes part.
         header: this rank's.
         combine: makes the result, on any or all of the members; it may raise CollectiveError.
             Without, there is none.
@@ -140,14 +140,14 @@ def agree(
     call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = FINE if header.error is None else FAILED
     told = Told(kind, digest(call), header.body)
-    kind, answer = _ask(members, told, combine, header.call, meanwhile)
+    kind, answer = _ask(who, told, combine, header.call, meanwhile)
     if kind == DIFFERENT:
         body = written([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
-            return written(_verdict(members, texts)).encode()
+            return written(_verdict(who, texts)).encode()
 
-        _, answer = _ask(members, Told(FINE, UNMARKED, body), verdict, header.call)
+        _, answer = _ask(who, Told(FINE, UNMARKED, body), verdict, header.call)
         _raise(*parsed(tuple[str, str], answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
@@ -155,35 +155,35 @@ def agree(
 
 
 def _ask(
-    members: Members,
+    who: Members,
     mine: Told,
     combine: Combine,
     what: str,
     meanwhile: Callable[[], None] = nothing,
 ) -> tuple[int, bytes]:
-    if members.group is None or members.size == 1:
+    if who.group is None or who.size == 1:
         return _answer([mine], combine)
-    channel: GlooChannel | HostChannel | None = members.kept.get("channel")
+    channel: GlooChannel | HostChannel | None = who.kept.get("channel")
     if channel is None:
-        channel = members.kept["channel"] = _opened(members, members.group, what)
+        channel = who.kept["channel"] = _opened(who, who.group, what)
     return channel.ask(mine, lambda told: _answer(told, combine), what, meanwhile)
 
 
-def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
+def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
     """The way of a group's headers from its first one on. Collective."""
     group = _groups.cpu_group(over)
-    gloo = GlooChannel(members, group)
+    gloo = GlooChannel(who, group)
 
     def exchange(body: bytes) -> list[bytes]:
         told = Told(FINE, UNMARKED, body)
         _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
-        return _unpacked(packed, members.size)
+        return _unpacked(packed, who.size)
 
-    lines = connected(members, exchange)
+    lines = connected(who, exchange)
     if lines is None:
         return gloo
-    host = HostChannel(members, group, lines)
-    members.closing.callback(host.close)
+    host = HostChannel(who, group, lines)
+    who.closing.callback(host.close)
     return host
 
 
@@ -216,13 +216,13 @@ def _unpacked(packed: bytes, count: int) -> list[bytes]:
     return [packed[start:end] for start, end in pairwise(ends)]
 
 
-def _verdict(members: Members, texts: Sequence[bytes]) -> tuple[str, str]:
+def _verdict(who: Members, texts: Sequence[bytes]) -> tuple[str, str]:
     """The error that all ranks raise: its class, and its message."""
     told = [parsed(tuple[str, str | None], text) for text in texts]
-    errors = _ranks_by_text(members, [error for _, error in told])
+    errors = _ranks_by_text(who, [error for _, error in told])
     if errors:
         return CollectiveError.__name__, _listed(errors, 4 * SAID)
-    calls = _differing(_ranks_by_text(members, [call for call, _ in told]))
+    calls = _differing(_ranks_by_text(who, [call for call, _ in told]))
     return MismatchError.__name__, (
         f"the ranks made different calls: {_listed(calls)}. Every rank of the "
         "group must make the same call, with data that fit together."
@@ -233,9 +233,9 @@ def _raise(kind: str, message: str) -> NoReturn:
     raise (MismatchError if kind == MismatchError.__name__ else CollectiveError)(message)
 
 
-def _ranks_by_text(members: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
+def _ranks_by_text(who: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
     by_text: dict[str, list[int]] = {}
-    for rank, text in zip(members.ranks, texts, strict=True):
+    for rank, text in zip(who.ranks, texts, strict=True):
         if text is not None:
             by_text.setdefault(text, []).append(rank)
     return by_text

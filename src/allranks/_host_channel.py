@@ -54,17 +54,17 @@ class HostChannel:
     """The way of headers over one group, all of whose members are on this host."""
 
     def __init__(
-        self, members: Members, group: dist.ProcessGroup, lines: Sequence[socket.socket]
+        self, who: Members, group: dist.ProcessGroup, lines: Sequence[socket.socket]
     ) -> None:
         """Take over the sockets.
 
         Args:
-            members: of the group.
+            who: of the group.
             group: which is given up when a wait ends early.
             lines: on the first member to each other one, in order; on the others to the first.
         """
-        self._rank = members.rank
-        self._ranks = members.ranks
+        self._rank = who.rank
+        self._ranks = who.ranks
         self._group = group
         self._name = _groups.name_of(group)
         self._lines = lines
@@ -188,26 +188,26 @@ class _Card(NamedTuple):
 
 
 def connected(
-    members: Members, exchange: Callable[[bytes], list[bytes]]
+    who: Members, exchange: Callable[[bytes], list[bytes]]
 ) -> Sequence[socket.socket] | None:
     """Sockets from each member to the first, if all of them are on one host. Collective.
 
     Args:
-        members: of the group.
+        who: of the group.
         exchange: tells all members some bytes, and hears theirs.
 
     Returns:
         As for ``HostChannel``; None on all members where one of them cannot.
     """
     secret = secrets.token_bytes(16)
-    with _door(members) as door:
-        where = _where() if members.rank or door else ""
+    with _door(who) as door:
+        where = _where() if who.rank or door else ""
         name = door.getsockname().hex() if door else ""
         mine = written(_Card(where, name, secret.hex())).encode()
         cards = [parsed(_Card, one) for one in exchange(mine)]
         if not where or len({card.where for card in cards}) > 1:
             return None
-        lines = _admitted(door, secret, members.size - 1) if door else _entered(cards[0], members)
+        lines = _admitted(door, secret, who.size - 1) if door else _entered(cards[0], who)
         everybody = exchange(b"1" if lines else b"")
     if all(everybody):
         return lines
@@ -221,26 +221,26 @@ def _where() -> str:
 
 
 @contextmanager
-def _door(members: Members) -> Iterator[socket.socket | None]:
+def _door(who: Members) -> Iterator[socket.socket | None]:
     """Where the first member listens, under a name that the system chooses; else None."""
     with ExitStack() as stack:
         door = None
-        if not members.rank:
+        if not who.rank:
             with suppress(OSError, AttributeError):  # There are no such sockets, or none is left.
                 made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
                 made.bind("")
-                made.listen(members.size)
+                made.listen(who.size)
                 door = made
         yield door
 
 
-def _entered(card: _Card, members: Members) -> Sequence[socket.socket] | None:
+def _entered(card: _Card, who: Members) -> Sequence[socket.socket] | None:
     line: socket.socket | None = None
     try:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         line.settimeout(PATIENCE)
         line.connect(bytes.fromhex(card.door))
-        line.send(ENTRY.pack(bytes.fromhex(card.secret), members.rank))
+        line.send(ENTRY.pack(bytes.fromhex(card.secret), who.rank))
     except OSError:
         _close([line] if line else None)
         return None

@@ -237,13 +237,11 @@ class Lookout:
         self.keep(f"heard that {failure}")
         self._deaf = ([], Deadline.after(SPEAK))
 
-    def _tell_where_it_stands(self, inquiry: str) -> None:
-        self._inquiry = inquiry
+    def _tell_where_it_stands(self, asked: str) -> None:
+        self._inquiry = asked
         self._hurry = Deadline.after(HURRIED)
         told = Answer(self._standing(), self._neighbours.held())
-        self._line.ask(
-            lambda store: _inquiry.answer(store, inquiry, self._post.me.rank, told), None
-        )
+        self._line.ask(lambda store: _inquiry.answer(store, asked, self._post.me.rank, told), None)
         self.keep("was asked where it stands")
 
     def _standing(self) -> Standing:
@@ -340,11 +338,11 @@ class Lookout:
 
     def _is_first_to_ask(self) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
-        inquiry = uuid.uuid4().hex
-        entry = Entry("who", self._post.me.rank, inquiry=inquiry)
+        asked = uuid.uuid4().hex
+        entry = Entry("who", self._post.me.rank, inquiry=asked)
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
         self._hear()
-        return self._inquiry == inquiry
+        return self._inquiry == asked
 
     def _answers(self) -> dict[int, Answer]:
         """What the ranks tell of themselves, by rank."""

@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from allranks import _init_method, _ports, _sockets
+from allranks import _sockets
 from allranks._board import ADVICE
+from allranks._init_method import parse
+from allranks._ports import candidates
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,13 +102,13 @@ def nth(first: Plan, earlier: int) -> Plan:
 
 
 def _plan_url(url: str, world: World, port_range: range | None) -> Plan:
-    parsed = _init_method.parse(url)
+    url_parts = parse(url)
     one_host = world.num_nodes == 1
     if world.world_size == 1:
         return Plan(alone=True)
-    if parsed.path is not None:
-        return Plan(board=parsed.path, port_range=port_range, one_host=one_host)
-    host, port = str(parsed.host), int(parsed.port or 0)
+    if url_parts.path is not None:
+        return Plan(board=url_parts.path, port_range=port_range, one_host=one_host)
+    host, port = str(url_parts.host), int(url_parts.port or 0)
     return Plan(hosts=(host,), ports=(port,), one_host=_sockets.is_loopback(host) or one_host)
 
 
@@ -123,7 +125,7 @@ def _plan_tcp(
         if one_host:
             return Plan(agent=agent, one_host=True)
         return Plan(board=agent, port_range=port_range)
-    ports = (given,) if given else _ports.candidates(world.job, port_range)
+    ports = (given,) if given else candidates(world.job, port_range)
     hosts = (world.master_addr,) if world.master_addr else world.hosts
     if one_host:
         return Plan(hosts=(_sockets.LOOPBACK,), ports=ports, one_host=True)

@@ -69,8 +69,8 @@ def _unconnected(rank: int, deadline: Deadline) -> str:
 def _of_the_network() -> str:
     interface = os.environ.get(GLOO_INTERFACE)
     known = _bind.range_of_gloo() or _ports.of_the_kernel()
-    ports = f"ports {known[0]}-{known[-1]}" if known else "any port"
+    where = f"ports {known[0]}-{known[-1]}" if known else "any port"
     return (
-        f"gloo listens on {ports}; does a firewall let the hosts reach each other there? Is "
+        f"gloo listens on {where}; does a firewall let the hosts reach each other there? Is "
         f"{GLOO_INTERFACE}={interface!r} the interface that leads to the other hosts?"
     )

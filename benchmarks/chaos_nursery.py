@@ -38,7 +38,7 @@ def tell(**facts: Any) -> None:
 
 def nurse() -> dict[str, Any] | None:
     """Fork a process at each order, and tell how each ended; in a fork, gives its order."""
-    from allranks._template import preload
+    from allranks._launch.template import preload
 
     preload()
     woken, waker = socket.socketpair()

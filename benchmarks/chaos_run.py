@@ -19,7 +19,7 @@ from chaos_leftovers import files_left, processes_in, state
 from chaos_oracle import Rank
 from chaos_programs import RENDEZVOUS, TIMEOUT
 
-from allranks import _sockets
+from allranks._system import sockets
 
 if TYPE_CHECKING:
     from chaos_programs import Program
@@ -128,7 +128,7 @@ class Run:
         elif launcher == "launch":
             self._order("launch", [WORKER, *arguments], {}, ranks=ranks)
         else:
-            port = _sockets.free_port()
+            port = sockets.free_port()
             for rank in range(ranks):
                 self._order(f"rank-{rank}", [WORKER, *arguments], _env(self.program, rank, port))
 
@@ -257,7 +257,7 @@ def _env(program: Program, rank: int, port: int) -> dict[str, str]:
         "RANK": str(rank),
         "WORLD_SIZE": str(program.ranks),
         "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": _sockets.LOOPBACK,
+        "MASTER_ADDR": sockets.LOOPBACK,
         "MASTER_PORT": str(port),
         "ALLRANKS_JOB": f"chaos-{program.seed}-{port}",
         "RES_OPTIONS": "timeout:1 attempts:1",  # torch's store looks up the names of its peers.

@@ -129,10 +129,10 @@ class Rank:
         """Have calls of allranks tell on the faulty rank when a phase within them begins."""
         import torch.distributed as dist
 
-        from allranks import _rollcall
+        from allranks._rendezvous import roll_call
 
         for phase, place, name in (
-            ("roll call", _rollcall.RollCall, "answer"),
+            ("roll call", roll_call.RollCall, "answer"),
             ("connecting", dist, "init_process_group"),
             ("new_group", dist, "new_group"),
         ):
@@ -159,10 +159,10 @@ class Rank:
         """Note what is still held after the cleanup, in every second job that goes on."""
         if self.program.fault.kind not in ("none", *PAUSES, *FORKS) or self.program.seed % 2:
             return
-        from allranks import _groups
+        from allranks._transport import members
 
         self._groups.clear()
-        _groups.release_retired()  # As the next setup() does; until then they stay, on purpose.
+        members.release_retired()  # As the next setup() does; until then they stay, on purpose.
         self.diary.write("held", **_held_when_calm())
 
     def _in_a_world(self) -> None:

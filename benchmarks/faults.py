@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from startup_tables import Grid, machine, put_into
 
-from allranks import _sockets
+from allranks._system import sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -141,7 +141,7 @@ def _cable(name: str, state: str) -> None:
 
 def start(fault: str, library: str, hosts: Sequence[str]) -> list[Rank]:
     """Start the ranks by hand."""
-    port = str(_sockets.free_port())
+    port = str(sockets.free_port())
     ranks = []
     for number in range(RANKS):
         if fault == MISSING and number == VICTIM:

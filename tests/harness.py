@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from allranks import _private_directory
+from allranks._system import private_directory
 
 LAUNCHERS = re.compile(
     r"^(ALLRANKS|SLURM|OMPI|PMI|PMIX|MPI|HYDI|PALS|FLUX|LSB|JSM|RAY|PET|TORCHELASTIC|GLOO|KUBERNETES|"
@@ -169,6 +169,6 @@ def unlocked_directories() -> set[Path]:
     found = set()
     for directory in Path("/dev/shm").glob(".allranks-*/*"):
         with contextlib.suppress(OSError):
-            os.close(_private_directory.lock_of(directory))
+            os.close(private_directory.lock_of(directory))
             found.add(directory)
     return found

@@ -13,20 +13,21 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import allranks
-from allranks import _bring_up, _sockets
+from allranks._process_group import bring_up
+from allranks._system import sockets
 from allranks.errors import RendezvousError
 from harness import Ranks, env_environs, private_environs
 
 
 @contextlib.contextmanager
 def at_a_port(ranks: int):
-    yield env_environs(ranks, _sockets.free_port())
+    yield env_environs(ranks, sockets.free_port())
 
 
 @contextlib.contextmanager
 def in_a_shared_directory(ranks: int):
     with tempfile.TemporaryDirectory() as directory:
-        yield env_environs(ranks, _sockets.free_port(), SHARED=directory)
+        yield env_environs(ranks, sockets.free_port(), SHARED=directory)
 
 
 @contextlib.contextmanager
@@ -73,11 +74,11 @@ def keeping_what_is_left() -> list[int]:
 
 def failing_twice() -> list[str]:
     """What a rank hears of two set-ups that fail, and of the third, which does not."""
-    record, kept = _bring_up._record, []
+    record, kept = bring_up._record, []
     for attempt in range(3):
         if allranks.get_rank() == 1:
             why = f"no device at attempt {attempt}" if attempt < 2 else None
-            _bring_up._record = lambda *given, why=why: replace(record(*given), error=why)
+            bring_up._record = lambda *given, why=why: replace(record(*given), error=why)
         try:
             allranks.setup(cpu=True, rendezvous_timeout=20, **where())
         except RendezvousError as error:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _messages
+from allranks._transport import point_to_point
 from allranks.errors import CollectiveError, MismatchError, StalledError
 from test_collectives import everyone_works_on, refusal
 
@@ -201,8 +201,10 @@ def test_a_stalled_call_is_named(unchecked):
         tensor = torch.ones(1)
         work = dist.all_reduce(tensor, group=others[0], async_op=True)
         time.sleep(2.5)
-        told.append(refusal(StalledError, _messages.finish, others[0], work, tensor, "this"))
-        told.append(refusal(StalledError, _messages.move, others[1], [], [(tensor, 1)], "that"))
+        told.append(refusal(StalledError, point_to_point.finish, others[0], work, tensor, "this"))
+        told.append(
+            refusal(StalledError, point_to_point.move, others[1], [], [(tensor, 1)], "that")
+        )
     allranks.synchronize()
     calls = ["all_reduce(sum) of dict('a': number)", "this", "that"]
     assert [text.partition(";")[0] for text in told] == [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import allranks
-from allranks._printable import brief_repr
+from allranks._system.printable import brief_repr
 from allranks.errors import CollectiveError
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from allranks import _bind, _elf, _sockets
-from allranks._plan import plan
-from allranks._world import World, detect
+from allranks._launchers.detect import World, detect
+from allranks._rendezvous import port_range
+from allranks._rendezvous.plan import plan
+from allranks._system import elf, sockets
 from allranks.errors import ConfigError
 from test_world import TORCHRUN
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 STORE = """
 import random, sys
 import torch.distributed as dist
-from allranks import _bind
-assert _bind.keeps_to_the_range("gloo")
-assert _bind.keeps_to_the_range("gloo"), "a second time changes nothing"
+from allranks._rendezvous import port_range
+assert port_range.keeps_to_the_range("gloo")
+assert port_range.keeps_to_the_range("gloo"), "a second time changes nothing"
 before = random.getstate()
 try:
     dist.TCPStore("127.0.0.1", int(sys.argv[1]), is_master=True, wait_for_workers=False)
@@ -46,8 +47,8 @@ print(store.port)
 @pytest.fixture
 def taken() -> Iterator[int]:
     """A port that somebody listens on."""
-    with _sockets.listen("", 0) as listener:
-        yield _sockets.port_of(listener)
+    with sockets.listen("", 0) as listener:
+        yield sockets.port_of(listener)
 
 
 def stored(taken: int, ports: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -67,7 +68,7 @@ def stored(taken: int, ports: str, **environ: str) -> subprocess.CompletedProces
 @pytest.mark.parametrize("lazily", ["", "1"])
 def test_torch_gets_a_port_of_the_range(taken, lazily) -> None:
     """Also where the linker looks for a function when it is called first."""
-    port = _sockets.free_port()
+    port = sockets.free_port()
     ended = stored(taken, f"{port}-{port}", TORCH_USE_RTLD_GLOBAL=lazily)
     assert (ended.stdout, ended.returncode) == (f"refused\n{port}\n", 0), ended.stderr
 
@@ -89,9 +90,9 @@ def test_nothing_is_raised_into_c(monkeypatch, error) -> None:
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(_bind, "_bound", refuse)
+    monkeypatch.setattr(port_range, "_bound", refuse)
     monkeypatch.setattr(sys, "stderr", None)
-    assert _bind.Bind(_bind._bind)(0, 0, 0) == -1
+    assert port_range.Bind(port_range._bind)(0, 0, 0) == -1
 
 
 @pytest.mark.parametrize(
@@ -105,20 +106,20 @@ def test_nothing_is_raised_into_c(monkeypatch, error) -> None:
     ],
 )
 def test_an_address_of_any_port_is_read(address, host) -> None:
-    assert _bind._of_any_port(address) == host
+    assert port_range._of_any_port(address) == host
 
 
 def test_what_cannot_listen_is_bound_as_it_was() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        assert not _bind._is_stream(datagrams.fileno())
+        assert not port_range._is_stream(datagrams.fileno())
     with socket.socket() as stream:
-        assert _bind._is_stream(stream.fileno())
+        assert port_range._is_stream(stream.fileno())
 
 
 def test_a_library_calls_the_c_library_through_its_slots() -> None:
     import torch  # noqa: F401 - it loads the library
 
-    found = {slot.value for slot in _elf.slots(_bind.LIBRARIES["gloo"], "listen")}
+    found = {slot.value for slot in elf.slots(port_range.LIBRARIES["gloo"], "listen")}
     assert found == {ctypes.cast(ctypes.CDLL(None).listen, ctypes.c_void_p).value}
 
 
@@ -126,7 +127,7 @@ def test_a_library_calls_the_c_library_through_its_slots() -> None:
     ("library", "function"), [("libelsewhere.so", "bind"), ("libtorch_cpu.so", "no_such_function")]
 )
 def test_what_is_not_called_has_no_slots(library, function) -> None:
-    assert _elf.slots(library, function) == []
+    assert elf.slots(library, function) == []
 
 
 def agent(port: int) -> World:

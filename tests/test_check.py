@@ -70,7 +70,7 @@ def test_lines_tell_calls_from_other_lines_apart() -> None:
 
 
 def test_the_variable_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from allranks._headers import checking
+    from allranks._transport.headers import checking
 
     for value, meant in [("1", "1"), ("lines", "lines"), ("0", None), ("", None), ("False", None)]:
         monkeypatch.setenv("ALLRANKS_CHECK", value)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import allranks
-from allranks import _launch, _processes, _run
-from allranks._warden import Warden
+from allranks._launch import launch, supervisor
+from allranks._launch.warden import Warden
+from allranks._system import processes
 from allranks.errors import RankFailedError, StalledError
 from harness import PATIENCE, alive, wait_until
 
@@ -152,7 +153,7 @@ def test_of_a_launched_function_nothing_is_left_when_the_template_is_killed(
     tmp_path, started
 ) -> None:
     allranks.launch(lambda: 1, ranks=1)
-    template = _launch._template().pid
+    template = launch._template().pid
 
     def kill() -> None:
         os.kill(template, signal.SIGKILL)
@@ -210,13 +211,13 @@ def test_a_session_is_ended_and_nothing_beside_it(tmp_path, started) -> None:
         for rank in "01"
     ]
     pids = started()
-    _processes.end_sessions([ranks[0].pid])
+    processes.end_sessions([ranks[0].pid])
     assert ranks[0].wait(30) == -signal.SIGKILL
     wait_until(lambda: not any(alive(pids[kind][0]) for kind in KINDS[:-1]))
     assert alive(pids["own_session"][0])
     assert ranks[1].poll() is None
     assert all(alive(pids[kind][1]) for kind in KINDS)
-    _processes.end_sessions([ranks[1].pid])
+    processes.end_sessions([ranks[1].pid])
     ranks[1].wait(30)
 
 
@@ -243,15 +244,15 @@ def test_a_warden_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
     warden.tell(session_leader.pid)
     warden.forget()  # All that it hears of a parent's end, however that comes.
     assert session_leader.wait(PATIENCE) == -signal.SIGKILL
-    _processes.reap(warden._pid)
+    processes.reap(warden._pid)
 
 
 def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch) -> None:
     done = []
-    monkeypatch.setattr(_processes, "end_sessions", lambda _: done.append("ended"))
-    monkeypatch.setattr(_processes, "reap", lambda _: done.append("reaped"))
-    started = _run.Supervisor(lambda *_: None)
-    started._ranks = [_run.Rank(0, -1, (0, 0, 0))]
+    monkeypatch.setattr(processes, "end_sessions", lambda _: done.append("ended"))
+    monkeypatch.setattr(processes, "reap", lambda _: done.append("reaped"))
+    started = supervisor.Supervisor(lambda *_: None)
+    started._ranks = [supervisor.Rank(0, -1, (0, 0, 0))]
     warden: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
     started._end_sessions(warden)
     assert done == ["ended", "dismissed", "reaped"]
@@ -263,10 +264,10 @@ def test_a_child_that_has_ended_stays_until_it_is_reaped() -> None:
         if pid == 0:
             ending()
         if expected < 0:
-            assert _processes.status_of_child(pid) is None
+            assert processes.status_of_child(pid) is None
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda pid=pid: _processes.status_of_child(pid) is not None)
-        assert _processes.status_of_child(pid) == expected
-        assert _processes.state(pid) == "Z"
-        _processes.reap(pid)
-        assert _processes.state(pid) == ""
+        wait_until(lambda pid=pid: processes.status_of_child(pid) is not None)
+        assert processes.status_of_child(pid) == expected
+        assert processes.state(pid) == "Z"
+        processes.reap(pid)
+        assert processes.state(pid) == ""

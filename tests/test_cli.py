@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks import _run
+from allranks._launch import supervisor
 from harness import PATIENCE, alive, unlocked_directories, wait_until
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli"]
@@ -178,7 +178,7 @@ def test_one_rank_failing_ends_all_within_five_seconds(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     job.communicate(timeout=PATIENCE)
     assert job.returncode == 5
-    assert _run.CULPRIT_GRACE + _run.TERM_GRACE < 5
+    assert supervisor.CULPRIT_GRACE + supervisor.TERM_GRACE < 5
     wait_until(lambda: not any(map(alive, pids)))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import allranks
-from allranks import _compiled, _stacks
+from allranks._system import graph_breaks, stacks
 from harness import PATIENCE
 
 
@@ -137,7 +137,7 @@ def test_the_line_of_a_call_is_the_programs(world) -> None:
     import torch._dynamo  # noqa: F401 - from now on calls go through it
 
     seen = []
-    allranks.on_master(lambda: seen.append(_stacks.caller()))
+    allranks.on_master(lambda: seen.append(stacks.caller()))
     assert seen[0].file == __file__
 
 
@@ -149,7 +149,7 @@ def test_outside_of_compiled_functions_a_call_goes_straight(world, monkeypatch) 
     compiled = torch.compile(step, backend="eager")
     assert compiled(torch.ones(2))[1] == 0
     function = allranks.get_rank.__wrapped__  # type: ignore[attr-defined]
-    monkeypatch.setitem(_compiled._disabled, function, lambda: "through the compiler's wrapper")
+    monkeypatch.setitem(graph_breaks._disabled, function, lambda: "through the compiler's wrapper")
     assert allranks.get_rank() == 0
     assert compiled(torch.ones(2))[1] == "through the compiler's wrapper"
 

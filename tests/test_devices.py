@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import allranks
-from allranks import _devices
+from allranks._process_group import devices
 from allranks.errors import ConfigError, DeviceError
 
 VARIABLE = allranks.CURRENT_DEVICE_TYPE_STR
@@ -71,7 +71,7 @@ def test_a_rank_gets_the_gpu_of_its_local_rank(fake) -> None:
     assert os.environ[VARIABLE] == "cuda"
     assert allranks.get_device_for_local_rank() == "cuda:3"
     assert allranks.get_device_type() == "cuda"
-    assert _devices.uuid() == "GPU-3"
+    assert devices.uuid() == "GPU-3"
 
 
 @pytest.mark.parametrize("local_rank", [0, 3])

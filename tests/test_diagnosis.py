@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from allranks._diagnosis import Call, Standing, verdict
-from allranks._outside import parsed, written
+from allranks._system.untrusted import parsed, written
+from allranks._watch.diagnosis import Call, Standing, verdict
 
 REDUCE = Call("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
 

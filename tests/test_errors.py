@@ -9,8 +9,8 @@ import pytest
 
 import allranks
 from allranks import errors
-from allranks._buffers import load
-from allranks._call import dump_error
+from allranks._collectives.pickling import load
+from allranks._launch.remote_call import dump_error
 
 FIELDS = {
     "DetectionError": {"variables": {"RANK": "x"}},

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import threading
 
-from allranks import _evidence
+from allranks._watch import evidence
 
 ROUNDS = 200
 
 
 def test_two_threads_of_a_rank_write_whole_records(tmp_path, monkeypatch, capfd) -> None:
     """The watch's and the program's: whichever is last stays, and none is torn."""
-    monkeypatch.setenv(_evidence.DIRECTORY, str(tmp_path))
+    monkeypatch.setenv(evidence.DIRECTORY, str(tmp_path))
     begin, seen = threading.Barrier(3), []
 
     def keep(size: int) -> None:
         begin.wait()
         for _ in range(ROUNDS):
-            _evidence.keep(0, "why", {"text": "x" * size})
+            evidence.keep(0, "why", {"text": "x" * size})
 
     writers = [threading.Thread(target=keep, args=(size,)) for size in (10, 1_000_000)]
     for writer in writers:
@@ -33,6 +33,6 @@ def test_two_threads_of_a_rank_write_whole_records(tmp_path, monkeypatch, capfd)
 
 
 def test_a_text_that_is_no_utf8_is_kept(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(_evidence.DIRECTORY, str(tmp_path))
-    _evidence.keep_verdict("h\udcff")
+    monkeypatch.setenv(evidence.DIRECTORY, str(tmp_path))
+    evidence.keep_verdict("h\udcff")
     assert (tmp_path / "verdict.txt").read_text() == "h\\udcff\n"

@@ -18,10 +18,12 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _alarm, _flight, _lifecycle, _lookout, _processes, _sockets, _stacks
-from allranks._bulletin import Bulletin, Entry, left_note
-from allranks._lookout import Post
-from allranks._progress import Progress
+from allranks._process_group import lifecycle
+from allranks._system import processes, sockets, stacks
+from allranks._watch import failures, flight_recorder, thread
+from allranks._watch.event_log import Bulletin, Entry, left_note
+from allranks._watch.progress import Progress
+from allranks._watch.thread import Post
 from allranks.errors import ConfigError, PeerFailedError, StalledError
 from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
@@ -151,25 +153,25 @@ def skipping() -> None:
 
 
 def deaf() -> None:
-    _lookout.SPEAK, _lookout.GRACE = 0.3, 0.5
+    thread.SPEAK, thread.GRACE = 0.3, 0.5
     with session() as world:
         meet(world)
         if world.rank != 1:
             dist.all_reduce(torch.ones(3))
-        _alarm.announce(LookupError("no shard 7"))
+        failures.announce(LookupError("no shard 7"))
         time.sleep(5)
 
 
 def uncaught() -> None:
     """As a script does it that calls no cleanup, without a session."""
     allranks.setup(cpu=True)
-    assert sys.excepthook is not _alarm.programs_hook()
+    assert sys.excepthook is not failures.programs_hook()
     try:
         print({}["no shard 7"] if allranks.get_rank() else dist.all_reduce(torch.ones(3)))
     except (LookupError, RuntimeError) as error:
         sys.excepthook(type(error), error, error.__traceback__)
     allranks.cleanup()
-    assert sys.excepthook is _alarm.programs_hook()
+    assert sys.excepthook is failures.programs_hook()
 
 
 def slow() -> float:
@@ -194,7 +196,7 @@ def unwatched() -> str:
             return ""
         with pytest.raises(RuntimeError) as caught:
             allranks.all_reduce(torch.ones(1))
-        assert _alarm.on_duty is None
+        assert failures.on_duty is None
         return type(caught.value).__name__
 
 
@@ -216,11 +218,11 @@ def forking() -> int:
         pid = os.fork()
         if pid == 0:
             sys.excepthook(LookupError, LookupError("mine"), None)
-            on_duty = _alarm.on_duty
-            _lifecycle._leave()  # As at the end of an interpreter.
+            on_duty = failures.on_duty
+            lifecycle._leave()  # As at the end of an interpreter.
             os._exit(0 if on_duty is None else 1)
         status = os.waitpid(pid, 0)[1]
-        left = _lifecycle.store().check([left_note(world.rank)])
+        left = lifecycle.store().check([left_note(world.rank)])
         allranks.all_reduce(world.rank)
         return status + 1000 * left
 
@@ -251,7 +253,7 @@ def catching() -> float:
 
 def blind() -> str:
     """With a torch that has no recorder, calls of ours are seen all the same."""
-    _flight._recorders = list
+    flight_recorder._recorders = list
     with session(timeout=3, stall_after=0.5) as world:
         if world.rank == 1:
             load_shard(4)
@@ -314,7 +316,7 @@ STALLED = (
 @contextlib.contextmanager
 def at_a_port(ranks: int):
     """The environments of ranks that meet in a store of rank 0's."""
-    yield env_environs(ranks, _sockets.free_port())
+    yield env_environs(ranks, sockets.free_port())
 
 
 STORES = {
@@ -455,8 +457,8 @@ def test_only_gloos_words_for_a_lost_connection_are_believed() -> None:
     theirs = (
         "[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer"
     )
-    assert _alarm.GLOO_LOST.search(theirs)
-    assert not _alarm.GLOO_LOST.search("download of shard 7 failed: Connection reset by peer")
+    assert failures.GLOO_LOST.search(theirs)
+    assert not failures.GLOO_LOST.search("download of shard 7 failed: Connection reset by peer")
 
 
 GLOOS_TIMEOUTS = [
@@ -475,12 +477,12 @@ PROGRAMS_OWN = [
 
 @pytest.mark.parametrize("text", [*GLOOS_TIMEOUTS, *PROGRAMS_OWN])
 def test_only_gloos_words_for_a_timeout_are_believed(text: str) -> None:
-    assert _alarm.has_timed_out(RuntimeError(text)) == (text in GLOOS_TIMEOUTS)
+    assert failures.has_timed_out(RuntimeError(text)) == (text in GLOOS_TIMEOUTS)
 
 
 def test_a_python_without_descriptors_of_processes(monkeypatch) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    assert _processes.opened(os.getpid()) is None
+    assert processes.opened(os.getpid()) is None
 
 
 def test_the_watch_can_be_left_out(befallen) -> None:
@@ -489,7 +491,7 @@ def test_the_watch_can_be_left_out(befallen) -> None:
 
 
 def test_rank_0_keeps_its_store_for_the_others_but_not_for_long(tmp_path) -> None:
-    environs = env_environs(2, _sockets.free_port())
+    environs = env_environs(2, sockets.free_port())
     ended = Ranks(_heard, environs, staying, str(tmp_path)).results()
     assert [one.error for one in ended] == [None, None]
     assert ended[0].value >= 0.5
@@ -512,7 +514,7 @@ def leaving_while_its_watch_waits() -> list[str]:
     allranks.all_reduce(1)
     if allranks.get_rank() == 0:
         Post.hearsay = PATIENCE
-        lookout = _alarm.on_duty._lookout
+        lookout = failures.on_duty._lookout
 
         def wait() -> None:
             asked_by_1 = Entry("who", 1, inquiry="never answered")
@@ -520,7 +522,7 @@ def leaving_while_its_watch_waits() -> list[str]:
             lookout.judge()
 
         lookout.request(wait)
-        wait_until(lambda: "in _await" in str(_stacks.all_threads()))
+        wait_until(lambda: "in _await" in str(stacks.all_threads()))
     allranks.cleanup()
     return [one.name for one in threading.enumerate()]
 

@@ -20,12 +20,13 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _flight, _groups, _host_channel
-from allranks._flight import Flown
-from allranks._groups import Members
-from allranks._host_channel import ENTRY, SWITCH, HostChannel
-from allranks._progress import Progress, _numbered
-from allranks._told import FRAME, ROOM
+from allranks._transport import host_channel, members
+from allranks._transport.frame import FRAME, ROOM
+from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
+from allranks._transport.members import Members
+from allranks._watch import flight_recorder
+from allranks._watch.flight_recorder import Flown
+from allranks._watch.progress import Progress, _numbered
 from allranks.errors import CollectiveError, DetectionError, MismatchError, RankFailedError
 from harness import PATIENCE
 
@@ -38,7 +39,7 @@ def session(**settings):
 
 def channel() -> object:
     """By which the world's headers go."""
-    return _groups.members("test", None).kept["channel"]
+    return members.members("test", None).kept["channel"]
 
 
 def way_of_headers(rank_without: int | None) -> str:
@@ -62,10 +63,10 @@ def test_all_go_over_gloo_where_one_rank_cannot(without) -> None:
 
 def bodies() -> None:
     """The headers themselves, of any length and of other lengths on other ranks."""
-    from allranks._headers import Header, agree, exchange
+    from allranks._transport.headers import Header, agree, exchange
 
     with session() as world:
-        who = _groups.members("test", None)
+        who = members.members("test", None)
         for size in BODIES:
             mine = bytes([world.rank]) * (size + world.rank)
             wanted = [bytes([rank]) * (size + rank) for rank in range(world.world_size)]
@@ -98,7 +99,7 @@ def a_group_within() -> tuple[str, list[int]]:
     with session() as world:
         group = allranks.split(min(world.rank, 1))
         gathered = allranks.all_gather_objects(world.rank, group=group)
-        used = _groups.members("test", group).kept.get("channel")
+        used = members.members("test", group).kept.get("channel")
         return type(used).__name__, gathered
 
 
@@ -252,7 +253,7 @@ def test_those_who_lose_the_first_member_are_told_what_it_waited_for() -> None:
 
 @pytest.fixture
 def door():
-    with _host_channel._door(Members(None, 0, (0, 1, 2))) as listening:
+    with host_channel._door(Members(None, 0, (0, 1, 2))) as listening:
         yield listening
 
 
@@ -274,7 +275,7 @@ def test_strangers_are_not_let_in(door, come) -> None:
     secret = secrets.token_bytes(16)
     said = [ENTRY.pack(bytes(16), 1), ENTRY.pack(secret, 2), ENTRY.pack(secret, 1)]
     visitors = [come(each) for each in said]
-    admitted = _host_channel._admitted(door, secret, 2)
+    admitted = host_channel._admitted(door, secret, 2)
     assert admitted
     for line, visitor in zip(admitted, visitors[:0:-1], strict=True):
         with line:
@@ -285,14 +286,14 @@ def test_strangers_are_not_let_in(door, come) -> None:
 
 @pytest.mark.parametrize("said", [b"hello", ENTRY.pack(b"x" * 16, 1), ENTRY.pack(bytes(16), 1)])
 def test_those_who_come_are_sent_away_where_one_is_missing(door, come, said, monkeypatch) -> None:
-    monkeypatch.setattr(_host_channel, "PATIENCE", 0.1)
+    monkeypatch.setattr(host_channel, "PATIENCE", 0.1)
     visitor = come(said)
-    assert _host_channel._admitted(door, bytes(16), 2) is None
+    assert host_channel._admitted(door, bytes(16), 2) is None
     assert visitor.recv(10) == b""
 
 
 def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
-    monkeypatch.setattr(_host_channel, "PATIENCE", 0.3)
+    monkeypatch.setattr(host_channel, "PATIENCE", 0.3)
     closed = threading.Event()
 
     def visit() -> None:
@@ -303,7 +304,7 @@ def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
     visits = threading.Thread(target=visit)
     visits.start()
     try:
-        assert _host_channel._admitted(door, bytes(16), 2) is None
+        assert host_channel._admitted(door, bytes(16), 2) is None
     finally:
         closed.set()
         visits.join()
@@ -339,7 +340,7 @@ def many_calls_within_a_group() -> tuple[int, list[int]]:
         for _ in range(3):
             allranks.all_reduce(1)
         group = allranks.split(min(world.rank, 1))
-        for _ in range(_flight.KEPT if world.rank else 0):
+        for _ in range(flight_recorder.KEPT if world.rank else 0):
             allranks.all_reduce(1, group=group)
         dist.all_reduce(torch.ones(1))
         progress = Progress(blind=False)
@@ -360,7 +361,7 @@ def exchanges() -> list[tuple[str, str, bool]]:
     with session() as world:
         for _ in range(2):
             allranks.all_reduce(world.rank)
-        made = [one for one in _flight.remembered().flown if one.group_id == "host WORLD"]
+        made = [one for one in flight_recorder.remembered().flown if one.group_id == "host WORLD"]
         return [(one.op, one.line.partition(":")[0], one.over) for one in made]
 
 

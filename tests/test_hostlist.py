@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks import _hostlist
+from allranks._launchers import hostlist
 
 LISTS = [
     ("n1", ["n1"]),
@@ -68,7 +68,7 @@ lists = st.lists(entries, min_size=1, max_size=3).map(",".join)
 @pytest.mark.parametrize(("text", "hosts"), LISTS, ids=lambda value: str(value)[:24])
 def test_expands(text, hosts):
     """Each notation that Slurm prints, in the order written."""
-    assert _hostlist.expand(text) == hosts
+    assert hostlist.expand(text) == hosts
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_expands(text, hosts):
 def test_says_what_is_wrong_with_a_list_and_where(text, position, problem):
     """A malformed list names its text, the place and the problem."""
     with pytest.raises(ValueError, match="malformed list") as caught:
-        _hostlist.expand(text)
+        hostlist.expand(text)
     assert f"{text!r:.120} at character {position}: " in str(caught.value)
     assert problem in str(caught.value)
 
@@ -86,7 +86,7 @@ def test_says_what_is_wrong_with_a_list_and_where(text, position, problem):
 def test_says_what_is_wrong_with_counts_and_where(text, position, problem):
     """A malformed count names its text, the place and the problem."""
     with pytest.raises(ValueError, match="malformed list") as caught:
-        _hostlist.expand_counts(text)
+        hostlist.expand_counts(text)
     assert f"{text!r} at character {position}: " in str(caught.value)
     assert problem in str(caught.value)
 
@@ -96,7 +96,7 @@ def test_a_giant_list_is_refused_before_it_is_expanded(text):
     """The refusal takes no more memory than the text."""
     tracemalloc.start()
     with pytest.raises(ValueError, match="hosts, more than"):
-        _hostlist.expand(text)
+        hostlist.expand(text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
@@ -106,7 +106,7 @@ def test_a_giant_list_is_refused_before_it_is_expanded(text):
 @given(lists)
 def test_agrees_with_python_hostlist(text):
     """Same hosts in the same order; it removes duplicates unless told not to, we never do."""
-    assert _hostlist.expand(text) == oracle.expand_hostlist(text, allow_duplicates=True)
+    assert hostlist.expand(text) == oracle.expand_hostlist(text, allow_duplicates=True)
 
 
 @settings(deadline=None)
@@ -114,7 +114,7 @@ def test_agrees_with_python_hostlist(text):
 def test_accepts_nothing_that_python_hostlist_refuses_or_reads_otherwise(text):
     """Any text: a ValueError, or python-hostlist's result. We are stricter on empty entries."""
     try:
-        hosts = _hostlist.expand(text)
+        hosts = hostlist.expand(text)
     except ValueError:
         return
     assert hosts == oracle.expand_hostlist(text, allow_duplicates=True)
@@ -131,19 +131,19 @@ def test_counts_survive_being_written_as_slurm_writes_them(counts):
         else:
             runs.append([count, 1])
     text = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in runs)
-    assert _hostlist.expand_counts(text) == counts
+    assert hostlist.expand_counts(text) == counts
 
 
 def test_counts():
     """The example of Slurm's manual."""
-    assert _hostlist.expand_counts("2(x2),1") == [2, 2, 1]
+    assert hostlist.expand_counts("2(x2),1") == [2, 2, 1]
 
 
 @pytest.mark.parametrize("text", ["a" * 60_000 + "[1-99999]", "[1-99999]" + "b" * 300])
 def test_a_name_that_no_host_can_have_is_refused_before_it_is_repeated(text):
     tracemalloc.start()
     with pytest.raises(ValueError, match="characters, more than 255"):
-        _hostlist.expand(text)
+        hostlist.expand(text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 import allranks
-from allranks._init_method import parse
+from allranks._rendezvous.init_method import parse
 from allranks.errors import ConfigError
 
 

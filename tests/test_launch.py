@@ -18,9 +18,10 @@ import pytest
 import torch
 
 import allranks
-from allranks import _interpreter, _launch
-from allranks._call import Call
-from allranks._order import Template
+from allranks._launch import launch
+from allranks._launch.job import Template
+from allranks._launch.remote_call import Call
+from allranks._system import interpreter
 from allranks.errors import ConfigError, RankFailedError, StalledError
 from harness import alive, unlocked_directories, wait_until
 
@@ -201,14 +202,14 @@ def test_nothing_is_left_of_the_ranks(tmp_path: Path) -> None:
     time.sleep(0.2)
     assert not any(map(alive, pids))
     assert unlocked_directories() <= before
-    assert children_of(_launch._template().pid) == []
+    assert children_of(launch._template().pid) == []
 
 
 LEFT = """
 import allranks, os, sys, time
-from allranks import _launch
+from allranks._launch import launch as launching
 allranks.launch(lambda: 1, ranks=1)
-print(_launch._template().pid, flush=True)
+print(launching._template().pid, flush=True)
 allranks.launch(lambda: time.sleep(600), ranks=2)
 """
 
@@ -228,7 +229,7 @@ def test_an_idle_template_costs_no_processor_time() -> None:
     allranks.launch(lambda: 1, ranks=1)
 
     def ticks() -> list[str]:
-        stat = Path(f"/proc/{_launch._template().pid}/stat").read_text()
+        stat = Path(f"/proc/{launch._template().pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[11:13]
 
     time.sleep(0.2)
@@ -239,7 +240,7 @@ def test_an_idle_template_costs_no_processor_time() -> None:
 
 def test_a_template_that_was_killed_is_named_and_replaced() -> None:
     allranks.launch(lambda: 1, ranks=1)
-    template = _launch._template().pid
+    template = launch._template().pid
 
     def kill() -> None:
         os.kill(template, signal.SIGKILL)
@@ -325,7 +326,7 @@ def test_results_of_many_buffers_come_whole_from_all_at_once() -> None:
 
 def test_a_template_that_is_stopped_does_not_keep_the_deadline_from_coming() -> None:
     allranks.launch(lambda: 1, ranks=1)
-    template = _launch._template().pid
+    template = launch._template().pid
 
     def stop() -> None:
         os.kill(template, signal.SIGSTOP)
@@ -339,7 +340,7 @@ def test_a_template_that_is_stopped_does_not_keep_the_deadline_from_coming() -> 
 
 FORKED = """
 import allranks, os, signal, sys, time
-from allranks import _launch
+from allranks._launch import launch as launching
 def fork_that_lingers():
     pid = os.fork()
     if pid == 0:
@@ -350,7 +351,7 @@ def die(template, fork):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
-BEFORE_IT_SERVES = "die(_launch._template().pid, fork_that_lingers())"
+BEFORE_IT_SERVES = "die(launching._template().pid, fork_that_lingers())"
 
 WHILE_RANKS_RUN = """
 import threading
@@ -362,7 +363,7 @@ def work():
     time.sleep(600)
 def watch():
     while len(os.listdir(marks)) < 2: time.sleep(0.05)
-    die(_launch._template().pid, fork)
+    die(launching._template().pid, fork)
 threading.Thread(target=watch, daemon=True).start()
 allranks.launch(work, ranks=2)
 """
@@ -386,7 +387,9 @@ def test_a_template_ends_with_its_parent_though_a_fork_of_it_lives(program, tmp_
 
 
 def test_a_template_is_closed_at_once_though_a_fork_of_its_parent_lives() -> None:
-    template = Template(_interpreter.command("from allranks import _call; _call.main()"))
+    template = Template(
+        interpreter.command("from allranks._launch import remote_call; remote_call.main()")
+    )
     fork = os.fork()
     if fork == 0:
         time.sleep(600)

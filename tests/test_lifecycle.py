@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _sockets
+from allranks._system import sockets
 from allranks.errors import CollectiveError, ConfigError, DetectionError, MismatchError
 from harness import PATIENCE, Ranks, env_environs, run_ranks
 
@@ -127,10 +127,10 @@ def test_an_unknown_keyword_is_refused() -> None:
 
 
 def timeouts(settings: dict) -> list[timedelta]:
-    from allranks import _groups
+    from allranks._transport import members
 
     allranks.setup(cpu=True, **settings)
-    found = _groups.timeout(dist.group.WORLD)
+    found = members.timeout(dist.group.WORLD)
     allranks.cleanup()
     return [found]
 
@@ -220,7 +220,7 @@ def verified_in_an_adopted_group() -> str:
 
 
 def test_an_adopted_group_is_verified_as_asked() -> None:
-    environs = env_environs(2, _sockets.free_port())
+    environs = env_environs(2, sockets.free_port())
     one, other = Ranks(verified_in_an_adopted_group, environs).results()
     assert one.value == other.value, (one.error, other.error)
     assert one.value
@@ -261,7 +261,7 @@ def ray_like(rank: int, port: int) -> float:
 
 
 def test_setup_env_local_multi_gpu_with_a_raw_group() -> None:
-    port = _sockets.free_port()
+    port = sockets.free_port()
     both = [Ranks(ray_like, [{}], rank, port) for rank in range(2)]
     assert [ranks.results()[0].value for ranks in both] == [2.0, 2.0]
 
@@ -276,7 +276,7 @@ def setup_from_variables(port: int) -> int:
 
 
 def test_setup_env_local_multi_gpu_with_setup() -> None:
-    port = _sockets.free_port()
+    port = sockets.free_port()
     ended = Ranks(setup_from_variables, [{"RANK": "0"}, {"RANK": "1"}], port).results()
     assert [one.value for one in ended] == [3, 3], [one.text for one in ended]
 
@@ -289,7 +289,7 @@ def explicit_rank(rank: int, url: str) -> int:
 
 
 def test_rank_and_world_size_may_be_given() -> None:
-    url = f"tcp://127.0.0.1:{_sockets.free_port()}"
+    url = f"tcp://127.0.0.1:{sockets.free_port()}"
     both = [Ranks(explicit_rank, [{}], rank, url) for rank in range(2)]
     assert [ranks.results()[0].value for ranks in both] == [3, 3]
 
@@ -343,17 +343,17 @@ def several_worlds(sizes: list[int], ports: list[int]) -> list[int]:
 
 def test_setup_again_with_another_world_size() -> None:
     sizes = [2, 3, 1, 2]
-    ports = [_sockets.free_port() for _ in sizes]
+    ports = [sockets.free_port() for _ in sizes]
     ended = Ranks(several_worlds, env_environs(3, 1), sizes, ports).results()
     assert [one.value for one in ended] == [[2, 3, 1, 2], [2, 3, 2], [3]], [o.text for o in ended]
 
 
 @pytest.mark.ranks(2, setup=False)
 def test_the_timeout_reaches_the_group_on_all_ranks() -> None:
-    from allranks import _groups
+    from allranks._transport import members
 
     with allranks.session(timeout=timedelta(seconds=77)):
-        assert _groups.timeout(dist.group.WORLD).total_seconds() == 77.0
+        assert members.timeout(dist.group.WORLD).total_seconds() == 77.0
 
 
 EXIT_CODE = """
@@ -366,7 +366,7 @@ allranks.all_reduce(1)
 
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("sys.exit(3)", 3), ("raise KeyError", 1)])
 def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: int) -> None:
-    environs = env_environs(2, _sockets.free_port())
+    environs = env_environs(2, sockets.free_port())
     script = EXIT_CODE.format(ending=ending)
     running = [
         subprocess.Popen(
@@ -464,9 +464,9 @@ def test_an_unknown_backend_is_named(backend: str) -> None:
 
 def leave_at_once() -> float:
     """When rank 0 has left, and when rank 1, which takes longer, is connected."""
-    from allranks import _bring_up
+    from allranks._process_group import bring_up
 
-    come_up = _bring_up._init_process_group
+    come_up = bring_up._init_process_group
     connected = []
 
     def slowly(*arguments) -> None:
@@ -475,7 +475,7 @@ def leave_at_once() -> float:
         connected.append(time.monotonic())
 
     if allranks.get_rank():
-        _bring_up._init_process_group = slowly
+        bring_up._init_process_group = slowly
     allranks.setup(cpu=True)
     allranks.cleanup()
     return connected[0] if connected else time.monotonic()

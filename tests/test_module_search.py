@@ -133,8 +133,8 @@ def test_the_plugin_imports_nothing_from_the_working_directory(trap: Path, app: 
 
 def test_asking_mpi_imports_nothing_from_the_working_directory(trap: Path, app: Path) -> None:
     (app / "ask.py").write_text(
-        "from allranks import _mpi\nfrom allranks._waiting import Deadline\n"
-        "print(_mpi._asked_by_messenger('letter', Deadline.after(60)))"
+        "from allranks._rendezvous import mpi\nfrom allranks._system.waiting import Deadline\n"
+        "print(mpi._asked_by_messenger('letter', Deadline.after(60)))"
     )
     assert done(sys.executable, app / "ask.py").startswith("Answer(")
     assert sprung(trap) == []

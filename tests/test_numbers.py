@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._numbers import Packed, encode, is_number, reduce_packed
+from allranks._collectives.scalars import Packed, encode, is_number, reduce_packed
 from allranks.errors import CollectiveError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -16,26 +16,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import allranks
-from allranks import _inquiry, _mpi, _sockets
-from allranks._board import AgentBoard, FileBoard, Notice
-from allranks._bulletin import Bulletin, Entry, LeftNote, first_left
-from allranks._host_channel import _Card
-from allranks._inquiry import Answer
-from allranks._neighbours import Neighbours
-from allranks._outside import MalformedError, parsed, plain, written
-from allranks._peer_memory import Card
-from allranks._record import Packed, Record, Verdict, pack, read, revive
-from allranks._rollcall import RollCall, answered, read_verdict, signature
-from allranks._waiting import Deadline
-from allranks._world import World
+from allranks._launchers.detect import World
+from allranks._rendezvous import mpi
+from allranks._rendezvous.address_board import AgentBoard, FileBoard, Notice
+from allranks._rendezvous.record import Packed, Record, Verdict, pack, read, revive
+from allranks._rendezvous.roll_call import RollCall, answered, read_verdict, signature
+from allranks._system import sockets
+from allranks._system.peer_memory import Card
+from allranks._system.untrusted import MalformedError, parsed, plain, written
+from allranks._system.waiting import Deadline
+from allranks._transport.host_channel import _Card
+from allranks._watch import inquiry
+from allranks._watch.event_log import Bulletin, Entry, LeftNote, first_left
+from allranks._watch.inquiry import Answer
+from allranks._watch.local_peers import Neighbours
 from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
 from harness import Ranks
 
 RECORD = Record(1, 2, "j", "env", "h", "k", 3, "s", None, None, "Python 3, torch 2, allranks 0.0.9")
-NOTICE = Notice("n", ("127.0.0.1",), 5, "h", _sockets.host_key(), 1, 1.0)
+NOTICE = Notice("n", ("127.0.0.1",), 5, "h", sockets.host_key(), 1, 1.0)
 MPI_WORLD = World("openmpi", 1, 2, job="j")
 KINDS = [Notice, Record, Verdict, Packed, Entry, LeftNote, Answer]
-KINDS += [Card, _Card, _mpi.Letter, _mpi.Answer]
+KINDS += [Card, _Card, mpi.Letter, mpi.Answer]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -78,7 +80,7 @@ def test_a_notice_with_any_number_can_be_shown_and_tried(number: int, field: str
     with suppress(MalformedError):
         notice = parsed(Notice, with_number(NOTICE, field, number))
         assert str(notice)
-        assert _sockets.address_towards(_sockets.LOOPBACK, notice.port)
+        assert sockets.address_towards(sockets.LOOPBACK, notice.port)
 
 
 @settings(deadline=None, max_examples=300)
@@ -168,8 +170,8 @@ def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: in
             use()
     answered(store, 1)
     first_left(store)
-    _inquiry.fates(store, [1])
-    _inquiry.answers(store, "i", 2)
+    inquiry.fates(store, [1])
+    inquiry.answers(store, "i", 2)
 
 
 @settings(deadline=None, max_examples=100)
@@ -183,18 +185,18 @@ def test_a_rendezvous_file_with_anything_in_it(tmp_path_factory, text: bytes) ->
 
 @pytest.mark.parametrize("line", ["", "1", "{}", "[]", "hello", '{"rank": 1, "size": "2"}'])
 def test_what_mpi_answers_is_its_answer_or_an_error_of_ours(monkeypatch, line: str) -> None:
-    monkeypatch.setattr(_mpi, "_answer", lambda *_: line)
+    monkeypatch.setattr(mpi, "_answer", lambda *_: line)
     with pytest.raises(RendezvousError, match="rank 1 of 2: asked where rank 0 runs, MPI ended"):
-        _mpi.completed(MPI_WORLD, Deadline.after(60))
+        mpi.completed(MPI_WORLD, Deadline.after(60))
 
 
 @pytest.mark.parametrize("letter", ["", "1", "{}", '{"addresses": "h1", "nonce": "1"}'])
 def test_a_letter_that_is_none_is_an_error_of_ours(monkeypatch, letter: str) -> None:
-    monkeypatch.setattr(_mpi, "_is_up", lambda: True)
+    monkeypatch.setattr(mpi, "_is_up", lambda: True)
     told = {"letter": letter, "rank": 1, "size": 2}
-    monkeypatch.setattr(_mpi._mpi_letter, "exchanged", lambda _: told)
+    monkeypatch.setattr(mpi._mpi_letter, "exchanged", lambda _: told)
     with pytest.raises(RendezvousError, match="rank 1 of 2: what rank 0 told through MPI is no"):
-        _mpi.completed(MPI_WORLD, Deadline.after(60))
+        mpi.completed(MPI_WORLD, Deadline.after(60))
 
 
 def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:

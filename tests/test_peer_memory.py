@@ -18,16 +18,17 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _groups, _peer_memory, _transfers
+from allranks._system import peer_memory
+from allranks._transport import bulk, members
 from allranks.errors import CollectiveError, StalledError
 from harness import PATIENCE, Ranks, private_environs
 from test_collectives import everyone_works_on, rank_and_size, refusal
 
-LARGE = _transfers.LARGE
+LARGE = bulk.LARGE
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 pytestmark = pytest.mark.skipif(
-    _peer_memory.present("here")[1] is None or (YAMA.exists() and YAMA.read_text().strip() != "0"),
+    peer_memory.present("here")[1] is None or (YAMA.exists() and YAMA.read_text().strip() != "0"),
     reason="a system that lets no process read another one's memory",
 )
 
@@ -42,14 +43,14 @@ class Fixed:
 @pytest.fixture
 def reads(monkeypatch) -> list[int]:
     """The bytes that each read from a peer's memory copied; small ones are trials."""
-    found, read = [], _peer_memory.read
+    found, read = [], peer_memory.read
 
     def noted(pid, address, into, length):
         read(pid, address, into, length)
         if length > 16:
             found.append(length)
 
-    monkeypatch.setattr(_peer_memory, "read", noted)
+    monkeypatch.setattr(peer_memory, "read", noted)
     return found
 
 
@@ -112,7 +113,7 @@ def test_large_data_are_read_from_the_peers(reads):
     """In whole, in sub-groups too; small data are not worth it."""
     rank, size = rank_and_size()
     assert [len(one) for one in allranks.all_gather_objects("a" * 9000)] == [9000] * size
-    assert "reach" not in _groups.members("test", None).kept
+    assert "reach" not in members.members("test", None).kept
     large_data_arrive()
     assert reads
     reads.clear()
@@ -128,7 +129,7 @@ def test_large_data_are_read_from_the_peers(reads):
 def test_two_threads_share_a_large_piece(reads, monkeypatch):
     """Half of it each."""
     rank, _ = rank_and_size()
-    monkeypatch.setattr(_transfers, "IN_TWO", LARGE)
+    monkeypatch.setattr(bulk, "IN_TWO", LARGE)
     mine = np.random.default_rng(rank).integers(0, 255, LARGE + 3, dtype=np.uint8)
     made = allranks.all_gather_objects(mine)[1 - rank]
     assert (
@@ -144,7 +145,7 @@ def test_one_rank_that_does_not_take_part(reads, monkeypatch):
     if rank == 1:
         monkeypatch.setenv("ALLRANKS_PEER_MEMORY", "0")
     large_data_arrive()
-    found = _transfers.reach(_groups.members("test", None))
+    found = bulk.reach(members.members("test", None))
     assert [list(row) for row in found.readable] == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert bool(reads) == (rank != 1)
     everyone_works_on()
@@ -158,11 +159,11 @@ def test_memory_that_cannot_be_read_is_sent(monkeypatch):
     def refused(*_):
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
-    _transfers.reach(_groups.members("test", None))
+    bulk.reach(members.members("test", None))
     if rank == 2:
-        monkeypatch.setattr(_peer_memory, "read", refused)
+        monkeypatch.setattr(peer_memory, "read", refused)
     large_data_arrive()
-    assert not _transfers.reach(_groups.members("test", None)).anywhere
+    assert not bulk.reach(members.members("test", None)).anywhere
     everyone_works_on()
 
 
@@ -170,7 +171,7 @@ def gather_from_a_rank_that_dies() -> str:
     """Rank 0 finds the memory of rank 1 gone."""
     with allranks.session(cpu=True, timeout=timedelta(seconds=PATIENCE)):
         pids = allranks.all_gather_objects(os.getpid())
-        read = _peer_memory.read
+        read = peer_memory.read
 
         def late(pid, address, into, length):
             if length > 16:
@@ -178,7 +179,7 @@ def gather_from_a_rank_that_dies() -> str:
                 time.sleep(0.1)
             read(pid, address, into, length)
 
-        _peer_memory.read = late
+        peer_memory.read = late
         mine = np.zeros(LARGE if allranks.get_rank() == 1 else 1)
         try:
             allranks.gather_objects(mine)
@@ -201,17 +202,17 @@ def test_a_receiver_that_stops(monkeypatch, unchecked):
     """The sender learns of it at the group's timeout, and its memory stays until then and after."""
     rank, _ = rank_and_size()
     group = dist.new_group(timeout=timedelta(seconds=1))
-    who = _groups.members("test", group)
-    _transfers.reach(who)
+    who = members.members("test", group)
+    bulk.reach(who)
     pids = allranks.all_gather_objects(os.getpid())
-    read = _peer_memory.read
+    read = peer_memory.read
 
     def stopping(pid, address, into, length):
         if length > LARGE:
             os.kill(os.getpid(), signal.SIGSTOP)
         read(pid, address, into, length)
 
-    monkeypatch.setattr(_peer_memory, "read", stopping)
+    monkeypatch.setattr(peer_memory, "read", stopping)
     mine = numbers_of(rank)
     if rank == 1:
         told = refusal(StalledError, allranks.gather_objects, mine, group)
@@ -233,12 +234,12 @@ def test_control_c_while_reading_gives_the_group_up(monkeypatch, unchecked):
     """The sender waits no longer than the group's timeout."""
     rank, _ = rank_and_size()
     group = dist.new_group(timeout=timedelta(seconds=1))
-    _transfers.reach(_groups.members("test", group))
+    bulk.reach(members.members("test", group))
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_peer_memory, "read", interrupted)
+    monkeypatch.setattr(peer_memory, "read", interrupted)
     with pytest.raises((KeyboardInterrupt, StalledError)) as caught:
         allranks.gather_objects(numbers_of(rank), group)
     assert caught.type is (StalledError if rank else KeyboardInterrupt)
@@ -248,9 +249,9 @@ def test_control_c_while_reading_gives_the_group_up(monkeypatch, unchecked):
 
 def test_reading_goes_on_after_a_part(monkeypatch):
     """The system copies no more than 2 GB at once, and we less."""
-    monkeypatch.setattr(_peer_memory, "AT_ONCE", 1000)
+    monkeypatch.setattr(peer_memory, "AT_ONCE", 1000)
     source, into = numbers_of(3), np.zeros(LARGE // 8 + 1, dtype=np.int64)
-    _peer_memory.read(os.getpid(), source.ctypes.data, into.ctypes.data, source.nbytes)
+    peer_memory.read(os.getpid(), source.ctypes.data, into.ctypes.data, source.nbytes)
     assert (into == source).all()
 
 
@@ -262,17 +263,17 @@ def test_what_can_be_read_only_in_part_is_an_error():
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + page), page, 0) == 0
     into = np.zeros(2 * page, dtype=np.uint8)
     with pytest.raises(OSError, match="Bad address"):
-        _peer_memory.read(os.getpid(), start, into.ctypes.data, 2 * page)
+        peer_memory.read(os.getpid(), start, into.ctypes.data, 2 * page)
 
 
 def test_only_a_card_that_proves_right_is_believed(monkeypatch):
     """A pid may mean another process on another host, or be used again."""
-    card, secret = _peer_memory.present("here")
-    assert _peer_memory.readable(card, "here")
-    assert not _peer_memory.readable(card, "on another host")
-    assert not _peer_memory.readable(card._replace(secret="00" * len(secret)), "here")
-    assert not _peer_memory.readable(card._replace(address=8), "here")
-    assert not _peer_memory.readable(_peer_memory.Card(), "here")
+    card, secret = peer_memory.present("here")
+    assert peer_memory.readable(card, "here")
+    assert not peer_memory.readable(card, "on another host")
+    assert not peer_memory.readable(card._replace(secret="00" * len(secret)), "here")
+    assert not peer_memory.readable(card._replace(address=8), "here")
+    assert not peer_memory.readable(peer_memory.Card(), "here")
     monkeypatch.setenv("ALLRANKS_PEER_MEMORY", "0")
-    assert not _peer_memory.readable(card, "here")
-    assert _peer_memory.present("here") == (_peer_memory.Card(), None)
+    assert not peer_memory.readable(card, "here")
+    assert peer_memory.present("here") == (peer_memory.Card(), None)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from allranks._pytest_kept import GAP, OF_FAILED, OF_PASSED, Ends, shortened
+from allranks._pytest.kept import GAP, OF_FAILED, OF_PASSED, Ends, shortened
 from nested import Run, run
 
 MEGABYTES = 20
@@ -55,7 +55,7 @@ MEASURED = """
 import re
 
 def pytest_unconfigure(config):
-    if not config.pluginmanager.hasplugin("allranks._pytest_item"):
+    if not config.pluginmanager.hasplugin("allranks._pytest.item"):
         with open("/proc/self/status") as file:  # getrusage counts what ran before exec, too.
             (kilobytes,) = re.findall(r"VmHWM:\\s+(\\d+)", file.read())
         print("peak MB:", int(kilobytes) // 1024)

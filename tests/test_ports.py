@@ -6,9 +6,10 @@ import socket
 
 import pytest
 
-from allranks import _ports, _sockets
-from allranks._plan import plan
-from allranks._world import World
+from allranks._launchers.detect import World
+from allranks._rendezvous import ports
+from allranks._rendezvous.plan import plan
+from allranks._system import sockets
 from allranks.errors import ConfigError
 
 
@@ -17,55 +18,55 @@ from allranks.errors import ConfigError
     [("", None), ("20000-20100", range(20000, 20101)), (" 7 - 7 ", range(7, 8))],
 )
 def test_a_range_is_read(text, expected) -> None:
-    assert _ports.allowed({"ALLRANKS_PORT_RANGE": text}) == expected
+    assert ports.allowed({"ALLRANKS_PORT_RANGE": text}) == expected
 
 
 @pytest.mark.parametrize("text", ["20000", "20100-20000", "0-5", "1-65536", "a-b", "1-2-3"])
 def test_what_is_no_range_is_refused(text) -> None:
     with pytest.raises(ConfigError, match="expected two ports, as in 20000-20100"):
-        _ports.allowed({"ALLRANKS_PORT_RANGE": text})
+        ports.allowed({"ALLRANKS_PORT_RANGE": text})
 
 
 def test_candidates_are_the_jobs_own_and_the_same_on_all_ranks() -> None:
-    assert _ports.candidates("a", None) == _ports.candidates("a", None)
-    assert _ports.candidates("a", None)[1:] != _ports.candidates("b", None)[1:]
-    assert _ports.candidates("a", None)[0] == _ports.DISTRIBUTED_PORT
+    assert ports.candidates("a", None) == ports.candidates("a", None)
+    assert ports.candidates("a", None)[1:] != ports.candidates("b", None)[1:]
+    assert ports.candidates("a", None)[0] == ports.DISTRIBUTED_PORT
 
 
 def test_candidates_stay_in_the_range() -> None:
     allowed = range(20000, 20005)
-    assert sorted(_ports.candidates("a", allowed)) == list(allowed)
+    assert sorted(ports.candidates("a", allowed)) == list(allowed)
     world = World("slurm", 0, 2, num_nodes=2, hosts=("h1",))
     assert set(plan(world, port_range=allowed).ports) == set(allowed)
 
 
 def test_any_port_of_the_range_that_is_free_is_taken() -> None:
-    with _ports.listen_on_any("127.0.0.1", None) as taken:
-        port = _sockets.port_of(taken)
+    with ports.listen_on_any("127.0.0.1", None) as taken:
+        port = sockets.port_of(taken)
         with pytest.raises(ConfigError, match="no port of it is free"):
-            _ports.listen_on_any("127.0.0.1", range(port, port + 1))
-    with _ports.listen_on_any("127.0.0.1", range(port, port + 1)) as free:
-        assert _sockets.port_of(free) == port
+            ports.listen_on_any("127.0.0.1", range(port, port + 1))
+    with ports.listen_on_any("127.0.0.1", range(port, port + 1)) as free:
+        assert sockets.port_of(free) == port
 
 
 def test_all_interfaces_are_those_of_ipv4_and_ipv6() -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("a kernel without IPv6")
-    with _sockets.listen("", 0) as listener:
-        port = _sockets.port_of(listener)
+    with sockets.listen("", 0) as listener:
+        port = sockets.port_of(listener)
         for address in ("127.0.0.1", "::1"):
             socket.create_connection((address, port)).close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"])
 def test_loopback_is_told_by_its_address(address) -> None:
-    assert _sockets.is_loopback(address)
-    assert str(_sockets.interface_of(address)).startswith("lo")
+    assert sockets.is_loopback(address)
+    assert str(sockets.interface_of(address)).startswith("lo")
 
 
 def test_no_interface_has_another_hosts_address() -> None:
-    assert _sockets.interface_of("192.0.2.1") is None
-    assert _sockets.interface_of("2001:db8::1") is None
+    assert sockets.interface_of("192.0.2.1") is None
+    assert sockets.interface_of("2001:db8::1") is None
 
 
 def test_without_an_address_mpi_is_asked_only_where_there_is_one() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from allranks import _private_directory as of_jobs
-from allranks._private_directory import MARKED, MARKER, private_directory
+from allranks._system import private_directory as of_jobs
+from allranks._system.private_directory import MARKED, MARKER, private_directory
 
 
 def old(path: Path) -> Path:
@@ -52,7 +52,9 @@ def test_a_users_directory_is_not_removed(place: str, tmp_path: Path) -> None:
         old(users)
         script = tmp_path / "hello.py"
         script.write_text("print(1)")
-        elsewhere = "from allranks import _private_directory as d; d.SHARED_MEMORY = d.Path('/no')"
+        elsewhere = (
+            "from allranks._system import private_directory as d; d.SHARED_MEMORY = d.Path('/no')"
+        )
         start = elsewhere if place == "TMPDIR" else "pass"
         main = f"{start}; from allranks._cli import main; main(['run', '-n', '1', 'hello.py'])"
         subprocess.run(

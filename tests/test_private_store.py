@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from allranks._private_store import private_store
+from allranks._rendezvous.private_store import private_store
 
 
 def test_two_processes_would_share_it(tmp_path) -> None:

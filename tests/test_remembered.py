@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import allranks
-from allranks import _headers, _reduce, _trees
-from allranks._remembered import ENTRIES, LARGEST, remembered
+from allranks._collectives import all_reduce, trees
+from allranks._system.bounded_cache import ENTRIES, LARGEST, remembered
+from allranks._transport import headers
 from harness import PATIENCE
 
 ROUNDS, NUMBERS, LONG = 10, 20_000, 200_000
@@ -35,7 +36,7 @@ def test_large_trees_are_not_kept(world) -> None:
 
 @pytest.mark.ranks(2)
 def test_small_calls_are_remembered(world) -> None:
-    caches = (_reduce._planned_alike, _headers.digest, _trees._order)
+    caches = (all_reduce._planned_alike, headers.digest, trees._order)
     for data in ([torch.ones(1), torch.ones(1)], {"a": 1, "b": 2}):
         for _ in range(3):
             allranks.all_reduce(data)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from allranks import _launch, _shown
 from allranks._cli import Output
+from allranks._launch import launch
+from allranks._system import streams
 from harness import PATIENCE
 
 RUN = ("-m", "allranks._cli", "run", "-n", "2")
@@ -109,17 +110,17 @@ def test_the_world_is_shown_on_such_a_terminal(terminal: str) -> None:
 
 def test_what_cannot_be_encoded_is_escaped() -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    _shown.show(terminal, "größe\n")
+    streams.show(terminal, "größe\n")
     assert terminal.buffer.getvalue() == b"gr\\xf6\\xdfe\n"
     terminal.close()
-    _shown.show(terminal, "nobody hears")
-    _shown.show(None, "nor this")
+    streams.show(terminal, "nobody hears")
+    streams.show(None, "nor this")
 
 
 @pytest.mark.parametrize("chunk", [b"x" * 65536, b"y" * 7001])
 def test_a_line_without_an_end_is_kept_in_bounds_and_passed_on_in_pieces(chunk: bytes) -> None:
     """What is kept, and so what each further text costs, does not grow with the line."""
-    lines = _shown.Lines()
+    lines = streams.Lines()
     pieces = []
     for _ in range(600):
         pieces += lines.split(0, chunk)
@@ -133,14 +134,14 @@ def test_a_line_without_an_end_is_kept_in_bounds_and_passed_on_in_pieces(chunk: 
 def test_lines_come_whole_however_they_are_cut() -> None:
     text = b"one\n\ntwo\nlast"
     for size in range(1, len(text) + 1):
-        lines = _shown.Lines()
+        lines = streams.Lines()
         cut = [text[start : start + size] for start in range(0, len(text), size)]
         found = [line for part in [*cut, b""] for line in lines.split(0, part)]
         assert found == [b"one", b"", b"two", b"last"]
 
 
 def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> None:
-    for output in (_launch.Output(), Output(1)):
+    for output in (launch.Output(), Output(1)):
         for _ in range(64):
             output.write(0, 1, b"x" * 65536)
             assert len(output._lines.unfinished[0, 1]) <= BOUND

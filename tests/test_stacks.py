@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import allranks
-from allranks import _stacks
+from allranks._system import stacks
 from harness import PATIENCE
 
 PYTHON = [sys.executable]
@@ -22,10 +22,10 @@ COMMANDS = Path(sys.executable).parent
 WORK = """
 import json, os, sys
 from pathlib import Path
-from allranks import _stacks
+from allranks._system import stacks
 
 def load():
-    told = [str(line) for line in _stacks.program()]
+    told = [str(line) for line in stacks.program()]
     Path(f"told{os.environ.get('ALLRANKS_RANK', '')}").write_text(json.dumps(told))
 """
 
@@ -98,7 +98,7 @@ def test_a_test_ends_with_its_function(tmp_path: Path, runner, name: str, line: 
 
 
 def shown() -> list[str]:
-    return [line.function for line in _stacks.program()]
+    return [line.function for line in stacks.program()]
 
 
 def called_by_a_library() -> list[str]:

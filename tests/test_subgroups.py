@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _flight, _groups, _torchs_groups
+from allranks._transport import members, torch_groups
+from allranks._watch import flight_recorder
 from allranks.errors import CollectiveError
 from harness import PATIENCE
 
@@ -70,7 +71,7 @@ def test_a_color_that_cannot_be_is_an_error_on_all_ranks(world) -> None:
 def test_the_timeout_is_inherited() -> None:
     with allranks.session(cpu=True, timeout=timedelta(seconds=77)):
         for group in (allranks.split(0), allranks.node_group()):
-            assert _groups.timeout(group).total_seconds() == 77
+            assert members.timeout(group).total_seconds() == 77
 
 
 @pytest.mark.ranks(1, 3)
@@ -200,14 +201,14 @@ def many_groups_at_once(how: str) -> dict[str, list[int]]:
         groups = [allranks.node_group(), *(allranks.split(0) for _ in range(20))]
         held["with"] = open_things()
         if how == "torch has no table":
-            _torchs_groups.table = lambda: None
+            torch_groups.table = lambda: None
         for group in groups:
             dist.destroy_process_group(group)
         del group, groups
         for _ in range(3):
             allranks.all_reduce(1)
         held["after"] = open_things()
-        held["last exchanges"] = [len(_flight.last_exchanges())]
+        held["last exchanges"] = [len(flight_recorder.last_exchanges())]
     return held
 
 

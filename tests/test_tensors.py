@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._tensors import as_bytes, contiguous, is_contiguous, overlaps, why_not_dense
+from allranks._transport.tensor_bytes import (
+    as_bytes,
+    contiguous,
+    is_contiguous,
+    overlaps,
+    why_not_dense,
+)
 
 SIZES = st.lists(st.integers(0, 4), max_size=4)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import allranks
-from allranks import _together
+from allranks._process_group import together
 from allranks.errors import CollectiveError, MismatchError, PeerFailedError, RankFailedError
 from harness import PATIENCE
 
@@ -161,10 +161,10 @@ def test_the_death_of_rank_0_is_told(ending, own_store) -> None:
 
 def test_silence_is_told_and_is_no_death(monkeypatch, capfd, tmp_path) -> None:
     """A rank 0 that gives no sign is waited for."""
-    from allranks._private_store import private_store
+    from allranks._rendezvous.private_store import private_store
 
-    monkeypatch.setattr(_together, "SILENT", 0.3)
+    monkeypatch.setattr(together, "SILENT", 0.3)
     place = private_store(str(tmp_path / "store"), 1)
-    threading.Timer(1.0, place.set, (_together.DONE, "")).start()
-    _together._wait_for_rank_0(place, "on_master(prepare)", None)
+    threading.Timer(1.0, place.set, (together.DONE, "")).start()
+    together._wait_for_rank_0(place, "on_master(prepare)", None)
     assert "waiting for rank 0, in on_master(prepare): silent for 0.3 s" in capfd.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._trees import flatten, rebuild
+from allranks._collectives.trees import flatten, rebuild
 
 Point = namedtuple("Point", "x y")  # noqa: PYI024 - the untyped kind
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from allranks import _trusted_file
-from allranks._board import FileBoard, Notice
-from allranks._trusted_file import LARGEST, UntrustedError
+from allranks._rendezvous.address_board import FileBoard, Notice
+from allranks._system import trusted_file
+from allranks._system.trusted_file import LARGEST, UntrustedError
 from allranks.errors import RendezvousError
 
 NOBODY = 65534
@@ -58,7 +58,7 @@ def test_this_users_own_notice_is_believed(shared: Path) -> None:
 
 def a_link(path: Path) -> str:
     target = path.with_name("target")
-    _trusted_file.write(target, "{}")
+    trusted_file.write(target, "{}")
     path.symlink_to(target)
     return "is a link"
 
@@ -84,7 +84,7 @@ def test_what_others_could_have_written_is_refused_by_name(made, shared: Path) -
     path = shared / "n"
     told = made(path)
     with pytest.raises(UntrustedError, match=told) as caught:
-        _trusted_file.read(path)
+        trusted_file.read(path)
     assert str(path.parent) in str(caught.value)
     with pytest.raises(RendezvousError, match="is not believed"):
         FileBoard(str(path)).read()
@@ -102,7 +102,7 @@ def test_a_large_file_is_not_read_to_its_end(shared: Path) -> None:
     with path.open("wb") as file:
         file.truncate(LARGEST * 1000)
     path.chmod(0o600)
-    assert len(_trusted_file.read(path)) == LARGEST + 1
+    assert len(trusted_file.read(path)) == LARGEST + 1
     with pytest.raises(RendezvousError, match="no rendezvous file of allranks"):
         FileBoard(str(path)).read()
 
@@ -110,5 +110,5 @@ def test_a_large_file_is_not_read_to_its_end(shared: Path) -> None:
 def test_no_draft_is_left_where_a_write_fails(shared: Path, monkeypatch) -> None:
     monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        _trusted_file.write(shared / "n", "x")
+        trusted_file.write(shared / "n", "x")
     assert not list(shared.iterdir())

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _flight
+from allranks._watch import flight_recorder
 from harness import PATIENCE, Ranks, private_environs
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def skipped_call(rank: int) -> None:
 
 def many_calls(_rank: int) -> None:
     """More than are remembered."""
-    for _ in range(int(_flight.REMEMBERED) + 20):
+    for _ in range(int(flight_recorder.REMEMBERED) + 20):
         dist.all_reduce(torch.ones(1))
 
 
@@ -167,7 +167,7 @@ def dump(first: int, **called: int) -> dict[str, object]:
 
 
 def test_calls_that_are_forgotten_are_counted_where_no_message_can_be_among_them() -> None:
-    assert _flight._forgotten(dump(2)) == {}
-    assert _flight._forgotten(dump(6, g1=4)) == {"1": 4}
-    assert _flight._forgotten(dump(6, g1=3, g2=1)) == {"1": 3, "2": 1}
-    assert _flight._forgotten(dump(6, g1=5)) == {"1": None}
+    assert flight_recorder._forgotten(dump(2)) == {}
+    assert flight_recorder._forgotten(dump(6, g1=4)) == {"1": 4}
+    assert flight_recorder._forgotten(dump(6, g1=3, g2=1)) == {"1": 3, "2": 1}
+    assert flight_recorder._forgotten(dump(6, g1=5)) == {"1": None}

@@ -16,7 +16,10 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _bring_up, _groups, _rollcall, _sockets, _together
+from allranks._process_group import bring_up, together
+from allranks._rendezvous import roll_call
+from allranks._system import sockets
+from allranks._transport import members
 from allranks.errors import PeerFailedError
 from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
@@ -27,7 +30,7 @@ LONG = 2.0 * PATIENCE
 @contextlib.contextmanager
 def at_a_port(ranks: int):
     """Ranks that meet in a store which goes with rank 0."""
-    yield env_environs(ranks, _sockets.free_port())
+    yield env_environs(ranks, sockets.free_port())
 
 
 def killed() -> None:
@@ -54,7 +57,7 @@ def session():
 def ending_while_gloo_connects(culprit: int, end) -> None:
     """As if it had ended between its answer in the roll call and the last of gloo's connections."""
     if allranks.get_rank() == culprit:
-        _bring_up._init_process_group = lambda *_: (time.sleep(0.3), end())
+        bring_up._init_process_group = lambda *_: (time.sleep(0.3), end())
     with session():
         pass
 
@@ -63,14 +66,14 @@ def ending_in_split(culprit: int, end) -> None:
     with session() as world:
         allranks.all_reduce(1)
         if world.rank == culprit:
-            _groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
+            members.new_group = lambda *_, **__: (time.sleep(0.3), end())
         allranks.split(0)
 
 
 def ending_in_node_group(culprit: int, end) -> None:
     with session() as world:
         if world.rank == culprit:
-            _groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
+            members.new_group = lambda *_, **__: (time.sleep(0.3), end())
         allranks.node_group()
 
 
@@ -89,8 +92,8 @@ def stop() -> None:
 def interrupted(call) -> str:
     """What a rank hears of Ctrl-C in a call that does not return, and what was told before."""
     told = []
-    _together.tell = told.append
-    _together.SILENT = 0.3
+    together.tell = told.append
+    together.SILENT = 0.3
     ctrl_c = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
     ctrl_c.start()
     try:
@@ -103,14 +106,14 @@ def interrupted(call) -> str:
 
 def setting_up_with_a_stopped_rank() -> str:
     if allranks.get_rank() == 0:
-        _bring_up._init_process_group = lambda *_: stop()
+        bring_up._init_process_group = lambda *_: stop()
     return interrupted(lambda: allranks.setup(cpu=True, rendezvous_timeout=LONG))
 
 
 def splitting_with_a_stopped_rank() -> str:
     allranks.setup(cpu=True, timeout=timedelta(seconds=LONG))
     if allranks.get_rank() == 0:
-        _groups.new_group = lambda *_, **__: stop()
+        members.new_group = lambda *_, **__: stop()
     return interrupted(lambda: allranks.split(0))
 
 
@@ -132,7 +135,7 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
     """Where the ranks meet in a file, and in a store that goes with rank 0."""
     with private_environs(3) as environs:
         told = outcomes(ending_while_gloo_connects, culprit, end, environs)
-    port = _sockets.free_port()
+    port = sockets.free_port()
     told += outcomes(ending_while_gloo_connects, culprit, end, env_environs(3, port))
     for kind, text in told:
         assert kind == "RendezvousError", text
@@ -147,7 +150,7 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
 def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, function) -> None:
     with private_environs(3) as environs:
         told = outcomes(function, culprit, end, environs)
-    told += outcomes(function, culprit, end, env_environs(3, _sockets.free_port()))
+    told += outcomes(function, culprit, end, env_environs(3, sockets.free_port()))
     for kind, text in told:
         assert kind == "PeerFailedError", text
         assert f"rank {culprit} (pid " in text
@@ -179,7 +182,7 @@ def test_of_a_group_only_its_ranks_are_accused(way, tmp_path) -> None:
 
 def stopped_while_gloo_connects(culprit: int, place: str) -> None:
     """The others are past the roll call by then, which ends at rank 0's word."""
-    connect = _bring_up._init_process_group
+    connect = bring_up._init_process_group
 
     def connect_or_stop(*arguments) -> None:
         if allranks.get_rank() == culprit:
@@ -188,7 +191,7 @@ def stopped_while_gloo_connects(culprit: int, place: str) -> None:
         Path(place, str(allranks.get_rank())).touch()
         connect(*arguments)
 
-    _bring_up._init_process_group = connect_or_stop
+    bring_up._init_process_group = connect_or_stop
     allranks.setup(cpu=True, rendezvous_timeout=8)
 
 
@@ -212,7 +215,7 @@ def test_a_rank_that_is_stopped_while_gloo_connects_is_named(way, culprit, told,
 
 def stopped_before_it_judges() -> None:
     if allranks.get_rank() == 0:
-        _rollcall.RollCall._judge = lambda _: stop()
+        roll_call.RollCall._judge = lambda _: stop()
     allranks.setup(cpu=True, rendezvous_timeout=10)
 
 
@@ -228,7 +231,7 @@ def test_a_rank_0_that_is_stopped_in_the_roll_call_is_named() -> None:
 def stopped_while_a_group_is_made() -> None:
     with allranks.session(cpu=True, timeout=timedelta(seconds=8), stall_after=2) as world:
         if world.rank == 1:
-            _groups.new_group = lambda *_, **__: stop()
+            members.new_group = lambda *_, **__: stop()
         apart = "ALLRANKS_STORE" in os.environ  # Else rank 0 would leave, and its store with it.
         allranks.split(apart and world.rank > 0)
 
@@ -257,7 +260,7 @@ WAITS = [
 
 @pytest.mark.parametrize(("function", "told"), WAITS, ids=lambda x: getattr(x, "__name__", ""))
 def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: str) -> None:
-    ranks = Ranks(function, env_environs(2, _sockets.free_port()))
+    ranks = Ranks(function, env_environs(2, sockets.free_port()))
     (one,) = ranks.results(never=0)
     assert one.error is None, one.error.__notes__
     assert re.search(told, one.value)

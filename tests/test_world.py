@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._world import LAUNCHERS, Launcher, World, detect
+from allranks._launchers.detect import LAUNCHERS, Launcher, World, detect
 from allranks.errors import DetectionError
 
 RECORDINGS = {
@@ -572,7 +572,7 @@ def test_detect_imports_no_torch_and_warns_of_nothing():
     """In a fresh interpreter in which any warning is an error."""
     script = """
         import sys
-        from allranks._world import detect
+        from allranks._launchers.detect import detect
         detect({"RANK": "0", "WORLD_SIZE": "2"})
         sys.exit("torch" in sys.modules)
     """

@@ -7,22 +7,9 @@ name the rank. Importing this package imports no torch: the functions do, when t
 from __future__ import annotations
 
 from allranks import errors
-from allranks._collectives import all_gather, broadcast, reduce_scatter, synchronize
-from allranks._devices import (
-    CURRENT_DEVICE_TYPE_STR,
-    assign_device_for_local_rank,
-    get_device_for_local_rank,
-    get_device_type,
-)
-from allranks._environ import (
-    os_environ_get_or_throw,
-    setup_env_local,
-    setup_env_local_multi_gpu,
-)
-from allranks._init_method import get_init_method
-from allranks._launch import launch
-from allranks._lifecycle import cleanup, initialized, session, setup, world
-from allranks._objects import (
+from allranks._collectives.all_reduce import all_reduce
+from allranks._collectives.groups import leaders_group, node_group, split
+from allranks._collectives.objects import (
     T,
     all_gather_objects,
     broadcast_object,
@@ -30,8 +17,22 @@ from allranks._objects import (
     gather_objects,
     scatter_objects,
 )
-from allranks._ports import DISTRIBUTED_PORT
-from allranks._ranks import (
+from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
+from allranks._launch.launch import launch
+from allranks._launchers.detect import World, detect
+from allranks._process_group.devices import (
+    CURRENT_DEVICE_TYPE_STR,
+    assign_device_for_local_rank,
+    get_device_for_local_rank,
+    get_device_type,
+)
+from allranks._process_group.environment import (
+    os_environ_get_or_throw,
+    setup_env_local,
+    setup_env_local_multi_gpu,
+)
+from allranks._process_group.lifecycle import cleanup, initialized, session, setup, world
+from allranks._process_group.ranks import (
     get_local_rank,
     get_local_world_size,
     get_node_rank,
@@ -40,11 +41,10 @@ from allranks._ranks import (
     get_world_size,
     is_master,
 )
-from allranks._reduce import all_reduce
-from allranks._release import __version__
-from allranks._subgroups import leaders_group, node_group, split
-from allranks._together import agree, master_first, on_master, should_stop
-from allranks._world import World, detect
+from allranks._process_group.together import agree, master_first, on_master, should_stop
+from allranks._rendezvous.init_method import get_init_method
+from allranks._rendezvous.ports import DISTRIBUTED_PORT
+from allranks._system.version import __version__
 
 __all__ = [
     "CURRENT_DEVICE_TYPE_STR",

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from allranks import _interpreter, _ports, _processes, _shown
-from allranks._board import SET_ADDRESS
-from allranks._local import local_world
-from allranks._outside import plain
-from allranks._printable import printable
-from allranks._rank import Program
-from allranks._release import __version__
-from allranks._rollcall import ranges
-from allranks._world import World, detect, told_by
+from allranks._launch.local_world import local_world
+from allranks._launch.rank_process import Program
+from allranks._launchers.detect import World, detect, told_by
+from allranks._rendezvous import ports
+from allranks._rendezvous.address_board import SET_ADDRESS
+from allranks._rendezvous.roll_call import ranges
+from allranks._system import interpreter, processes, streams
+from allranks._system.printable import printable
+from allranks._system.untrusted import plain
+from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from allranks._run import Outcome, Rank
+    from allranks._launch.supervisor import Outcome, Rank
 
 CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
 UNSEEN = 4096
@@ -52,7 +53,7 @@ class _FailingClosed(click.Group):
 @click.version_option(__version__, prog_name="allranks")
 def main() -> None:
     """PyTorch's process group, up under any launcher."""
-    _shown.open_closed_streams()
+    streams.open_closed_streams()
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
@@ -77,19 +78,19 @@ def run(
     """
     if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
-    _interpreter.forget_first_place()
-    from allranks import _run
-    from allranks._template import preload
+    interpreter.forget_first_place()
+    from allranks._launch import supervisor
+    from allranks._launch.template import preload
 
-    program = Program(target, arguments, module, _interpreter.has_safe_path())
+    program = Program(target, arguments, module, interpreter.has_safe_path())
     output = Output(ranks, quiet=quiet_ranks)
-    started = _run.Supervisor(output.write)
+    started = supervisor.Supervisor(output.write)
     try:
         if not spawn:
             preload()
         with local_world(ranks) as environs:
             outcome = started.watch(
-                lambda warden: _run.start(program, environs, warden, spawn=spawn)
+                lambda warden: supervisor.start(program, environs, warden, spawn=spawn)
             )
     except AllranksError as error:
         raise click.ClickException(str(error)) from error
@@ -113,7 +114,7 @@ class Output:
         """
         self._quiet = quiet
         self._width = len(str(ranks - 1))
-        self._lines = _shown.Lines()
+        self._lines = streams.Lines()
         self._unseen: dict[tuple[int, int], bytes] = {}
         self._prefixes = {
             (rank, stream): self._prefix(rank, console)
@@ -122,7 +123,7 @@ class Output:
         }
 
     def _prefix(self, rank: int, console: Console) -> bytes:
-        bar = _shown.bar(console.file)
+        bar = streams.bar(console.file)
         with console.capture() as capture:
             style = COLOURS[rank % len(COLOURS)]
             console.print(f"{rank:>{self._width}}{bar} ", style=style, end="", highlight=False)
@@ -214,7 +215,7 @@ def _how(rank: Rank) -> str:
     status = rank.exit_code if rank.is_leaving else rank.status or 0
     if status < 0:
         hint = "; out of memory?" if status == -signal.SIGKILL else ""
-        return f"was ended by {_processes.signal_name(-status)}{hint}"
+        return f"was ended by {processes.signal_name(-status)}{hint}"
     return f"left with exit code {status}"
 
 
@@ -244,7 +245,7 @@ def env(as_json: bool, export: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    _shown.escape_what_cannot_be_encoded()
+    streams.escape_what_cannot_be_encoded()
     told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
     for name, value in asdict(world).items():
@@ -261,7 +262,7 @@ def env(as_json: bool, export: bool) -> None:
 
 def _exported(world: World) -> str:
     """The world as lines of a shell script."""
-    variables = world.environ(_ports.allowed(os.environ))
+    variables = world.environ(ports.allowed(os.environ))
     if "MASTER_ADDR" not in variables:
         raise ConfigError(
             f"launcher {world.launcher}, rank {world.rank} of {world.world_size}: nothing tells "

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._printable import printable
+from allranks._system.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -36,13 +36,14 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 import allranks
-from allranks import _fake_world, _pytest_marker
+from allranks._launchers import simulated
+from allranks._pytest import marker
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from allranks._world import Launcher
+    from allranks._launchers.detect import Launcher
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,13 +54,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known, and take the tests that have it."""
-    config.addinivalue_line("markers", _pytest_marker.MARKER)
+    config.addinivalue_line("markers", marker.MARKER)
     try:
-        timeout = _pytest_marker.seconds(config.getini("ranks_timeout"))
+        timeout = marker.seconds(config.getini("ranks_timeout"))
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
-    if not config.pluginmanager.hasplugin("allranks._pytest_item"):
-        from allranks._pytest_session import Ranked
+    if not config.pluginmanager.hasplugin("allranks._pytest.item"):
+        from allranks._pytest.session import Ranked
 
         config.pluginmanager.register(Ranked(config, timeout), "allranks-ranks")
 
@@ -70,16 +71,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark is None:
         return
     try:
-        sizes = _pytest_marker.read(mark).sizes
+        sizes = marker.read(mark).sizes
     except ConfigError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from None
     if len(sizes) > 1:
-        metafunc.fixturenames.append(_pytest_marker.SIZE)
-        ids = [_pytest_marker.label(size) for size in sizes]
-        metafunc.parametrize(_pytest_marker.SIZE, sizes, ids=ids, indirect=True)
+        metafunc.fixturenames.append(marker.SIZE)
+        ids = [marker.label(size) for size in sizes]
+        metafunc.parametrize(marker.SIZE, sizes, ids=ids, indirect=True)
 
 
-@pytest.fixture(name=_pytest_marker.SIZE)
+@pytest.fixture(name=marker.SIZE)
 def _world_size(request: pytest.FixtureRequest) -> int:
     size: int = request.param
     return size
@@ -94,8 +95,8 @@ def world() -> allranks.World:
 @pytest.fixture
 def rank_tmp_path(request: pytest.FixtureRequest) -> Path:
     """A fresh directory of this rank's own, where ``tmp_path`` is one for all ranks."""
-    if request.config.pluginmanager.hasplugin("allranks._pytest_item"):
-        from allranks._pytest_item import own_directory
+    if request.config.pluginmanager.hasplugin("allranks._pytest.item"):
+        from allranks._pytest.item import own_directory
 
         return own_directory("tmp")
     path: Path = request.getfixturevalue("tmp_path")
@@ -137,8 +138,8 @@ def fake_world(monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
         ranks: int = 1,
         ranks_per_node: int | None = None,
     ) -> allranks.World:
-        variables = _fake_world.environment(launcher, rank, ranks, ranks_per_node)
-        for name in filter(_fake_world.is_launchers, list(os.environ)):
+        variables = simulated.environment(launcher, rank, ranks, ranks_per_node)
+        for name in filter(simulated.is_launchers, list(os.environ)):
             monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

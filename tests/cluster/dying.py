@@ -8,7 +8,8 @@ import sys
 from typing import NoReturn
 
 import allranks
-from allranks import _bring_up, _groups
+from allranks._process_group import bring_up
+from allranks._transport import members
 
 
 def die(*_: object, **__: object) -> NoReturn:
@@ -21,8 +22,8 @@ def main() -> None:
     """Come up and split the world, and say what ended it."""
     if allranks.get_rank() == allranks.get_world_size() - 1:
         if sys.argv[1] == "setup":
-            _bring_up._init_process_group = die
-        _groups.new_group = die
+            bring_up._init_process_group = die
+        members.new_group = die
     try:
         with allranks.session(cpu=True, timeout=0.2, rendezvous_timeout=30, stall_after=4):
             allranks.split(0)

@@ -1,0 +1,122 @@
+"""Groups of ranks within the world: of equal color, of one host, of one rank for each host."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+from allranks._collectives.objects import gather_everywhere
+from allranks._process_group.lifecycle import world
+from allranks._system.graph_breaks import outside_graphs
+from allranks._transport import members
+from allranks._transport.headers import Header, agree
+from allranks.errors import CollectiveError, ConfigError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+
+@outside_graphs
+def split(
+    color: Any, key: int | None = None, group: dist.ProcessGroup | None = None
+) -> dist.ProcessGroup | None:
+    """Split a group: ranks that give equal colors form a group of their own. Collective.
+
+    One exchange, however many groups come of it, and one in each new group, which is then
+    connected on all its ranks. The timeout is inherited.
+
+    Args:
+        color: anything hashable that pickle can carry; None takes part in no group.
+        key: orders the ranks within their group; without, or where equal, by their rank.
+        group: the ranks to split; None means WORLD. All of them must make the call.
+
+    Returns:
+        This rank's group, to be passed as ``group``. With ``color=None`` what stands for no group
+        in torch, which every collective refuses by an error. In a world of one where ``setup``
+        was not called, None, which means WORLD.
+
+    Raises:
+        CollectiveError: the color cannot be hashed or pickled, or this rank is not in the group.
+        ConfigError: keys reorder the ranks, which this version of torch cannot do.
+    """
+    who = members.members("split", group)
+    told = gather_everywhere("split", (color, key), group)
+    who.kept["splits"] = who.kept.get("splits", 0) + 1  # On all: names of groups count them.
+    mine: list[int] = []
+    try:
+        by_color: dict[Any, list[int]] = {}
+        for index, (other, _) in enumerate(told):
+            by_color.setdefault(other, []).append(index)
+        mine = next(some for some in by_color.values() if who.rank in some)
+        for some in by_color.values():  # All, so that keys without an order are every rank's error.
+            some.sort(key=lambda i: (told[i][1] or 0, i))
+    except Exception as error:
+        raise CollectiveError(f"split: {told!r:.200}: {type(error).__name__}: {error}") from error
+    if color is None:
+        return cast("dist.ProcessGroup", _no_group())
+    return None if who.group is None else _new_group([who.ranks[i] for i in mine], who)
+
+
+def _no_group() -> Any:
+    import torch.distributed as dist
+
+    return dist.GroupMember.NON_GROUP_MEMBER
+
+
+def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
+    import torch.distributed as dist
+
+    within = cast("dist.ProcessGroup", who.group)
+    more: dict[str, Any] = {}
+    if ranks != sorted(ranks):
+        if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
+            raise ConfigError("split: this version of torch always orders a group by rank")
+        more["sort_ranks"] = False
+    name = f"{within.group_name}/{who.kept['splits']}.{ranks[0]}"
+    made = members.new_group("split", ranks, name, within, **more)
+    # A rank that left the group at once would break the connections that others still make.
+    agree(members.members("split", made), Header("split: connected"))
+    return made
+
+
+@outside_graphs
+def node_group() -> dist.ProcessGroup | None:
+    """The group of the ranks on this host. Collective over WORLD at the first call.
+
+    Later calls return the same group. In a world of one where ``setup`` was not called, None.
+
+    Raises:
+        CollectiveError: ``setup`` was not called.
+    """
+    return _once("node_group", lambda: world().node_rank)
+
+
+@outside_graphs
+def leaders_group() -> dist.ProcessGroup | None:
+    """The group of the first rank of each host. Collective over WORLD at the first call.
+
+    Returns:
+        The group, the same at later calls; on the other ranks what stands for no group in torch,
+        which every collective refuses. In a world of one where ``setup`` was not called, None.
+
+    Raises:
+        CollectiveError: ``setup`` was not called.
+    """
+    return _once("leaders_group", lambda: None if world().local_rank else 0)
+
+
+def _once(name: str, color: Any) -> dist.ProcessGroup | None:
+    who = members.members(name, None)
+    if who.group is not None and not _is_kept(who, name):
+        made = who.kept[name] = split(color())
+        if made is not _no_group():
+            members.members(name, made).closing.callback(who.kept.pop, name, None)
+    return who.kept.get(name)
+
+
+def _is_kept(who: Members, name: str) -> bool:
+    """Whether a group was made before, and the program has not destroyed it since."""
+    made = who.kept.get(name)
+    return made is not None and (made is _no_group() or members.is_up(made))

@@ -1,0 +1,248 @@
+"""Bare tensors: which can be overwritten by a result from other ranks, and how that is done."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from allranks._system.printable import brief_repr
+from allranks._transport import members
+from allranks._transport.headers import Header, agree, checking
+from allranks._transport.point_to_point import finish
+from allranks._transport.tensor_bytes import (
+    contiguous,
+    is_contiguous,
+    is_plain,
+    overlaps,
+    why_not_dense,
+)
+from allranks.errors import CollectiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+OPS = ("sum", "mean", "min", "max", "prod")
+
+_GLOO = "bool uint8 int8 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
+REDUCED_BY_GLOO = frozenset(f"torch.{name}" for name in _GLOO.split())
+
+
+def agree_on(call: str, tensor: Any, who: Members, why: str | None) -> None:
+    """Refuse a bare tensor that cannot be; with ``check``, only after hearing all ranks.
+
+    Args:
+        call: the call and its arguments.
+        tensor: this rank's.
+        who: who takes part.
+        why: why it cannot be, or None.
+
+    Raises:
+        CollectiveError: it cannot be; with ``check``, on any rank.
+        MismatchError: with ``check``, the ranks made different calls.
+    """
+    if checking():
+        told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
+        refuse = f"{call}: {why}" if why else None
+        agree(who, Header(f"{call}{told}", error=refuse))
+    elif why:
+        raise CollectiveError(f"{call} on rank {who.ranks[who.rank]}: {why}")
+
+
+def is_tensor(data: Any) -> bool:
+    """Whether data are one tensor."""
+    import torch
+
+    return isinstance(data, torch.Tensor)
+
+
+def named_op(op: object, *, average: object) -> str:
+    """The reduction that is asked for; what cannot be is told by ``why_no_such_op``."""
+    if type(op) is str and average is False:  # Every small call passes here.
+        return op
+    asked = str.__str__(op) if isinstance(op, str) else shown(op)
+    wanted, unclear = truth("average", average)
+    if unclear:
+        return f"{asked} with average={shown(average)}"
+    if not wanted:
+        return asked
+    return "mean" if asked in ("sum", "mean") else f"{asked} with average=True"
+
+
+def truth(name: str, flag: object) -> tuple[bool, str | None]:
+    """Whether an argument is true, or False and why that cannot be told."""
+    try:
+        return bool(flag), None
+    except Exception as error:  # noqa: BLE001 - an array, say; it is an error on all ranks
+        why = f"{name}={shown(flag)} is neither true nor false: {type(error).__name__}"
+        return False, why
+
+
+def shown(thing: object) -> str:
+    """What is no text, for an error: as it shows itself, or its type alone where it cannot."""
+    return f"{brief_repr(thing)} ({type(thing).__name__})"
+
+
+def why_no_such_op(op: str) -> str | None:
+    """Why there is no such reduction; None if there is."""
+    return None if op in OPS else f"op={op:.80} is none of {', '.join(OPS)}"
+
+
+@lru_cache(maxsize=256)
+def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
+    """Why a tensor of this dtype, on this type of device, cannot be reduced so."""
+    import torch
+
+    if why := why_no_such_op(op):
+        return why
+    told = f"a tensor of {dtype} cannot hold the {op} of such tensors"
+    if op == "mean" and not (dtype.is_floating_point or dtype.is_complex):
+        return f"{told}; convert it first, for example with .double()"
+    if op == "sum" and dtype == torch.bool:
+        return f"{told}; convert it first, for example with .int(), or ask for min or max"
+    if op not in ("sum", "mean") and dtype.is_complex:
+        return f"torch has no {op} of tensors of {dtype}"
+    if device == "cpu" and str(dtype) not in REDUCED_BY_GLOO:
+        return f"gloo has no {op} of tensors of {dtype}; convert it first"
+    return None
+
+
+def why_not_in_place(tensor: torch.Tensor, *, async_op: bool = False) -> str | None:
+    """Why a tensor cannot be overwritten by a result from other ranks."""
+    if is_plain(tensor):
+        return None
+    if not is_tensor(tensor):
+        return f"a {type(tensor).__name__} is no tensor; broadcast_object sends anything"
+    if why := why_not_dense(tensor) or why_in_graph(tensor):
+        return why
+    layout = f"(shape {tuple(tensor.shape)}, strides {tensor.stride()})"
+    if overlaps(tensor):
+        return f"elements of the tensor share memory, as after expand() {layout}; clone() it"
+    if async_op and not is_contiguous(tensor):
+        return f"async_op=True needs a contiguous tensor, and this one is not {layout}"
+    return None
+
+
+def why_in_graph(tensor: torch.Tensor) -> str | None:
+    """Why a result must not be written into a tensor that autograd looks at."""
+    import torch
+
+    if tensor.requires_grad and not tensor.is_leaf and torch.is_grad_enabled():
+        return (
+            "the tensor is part of an autograd graph, and no gradient would flow between ranks; "
+            "pass tensor.detach()"
+        )
+    return None
+
+
+@cache
+def torchs_op(op: str) -> Any:
+    """A reduction as torch names it; a mean is a sum at first."""
+    import torch.distributed as dist
+
+    return getattr(dist.ReduceOp, {"mean": "SUM", "prod": "PRODUCT"}.get(op, op.upper()))
+
+
+def reduced(tensor: torch.Tensor, op: str, who: Members) -> None:
+    """Reduce a tensor over the ranks, in place."""
+    if who.group is not None:
+        overwritten(tensor, who.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+    if op == "mean":
+        tensor.div_(who.size)
+
+
+def reduced_at_once(data: Any, op: str, who: Members) -> bool:
+    """Do what is left to do for a tensor that is like an earlier one; whether it was done.
+
+    A call of few bytes takes as long in Python as on its way, where each step is a function's.
+    """
+    kept = who.kept
+    if type(data) is not kept.get("tensor") or (op, data.dtype) not in kept:
+        return False
+    group, options, strided = kept[op, data.dtype]
+    plain = data.is_cpu and data.layout is strided and data.is_contiguous()
+    if not plain or data.requires_grad or data.is_neg() or checking():
+        return False
+    finish(group, group.allreduce([data], options), data, "all_reduce")
+    if op == "mean":
+        data.div_(who.size)
+    return True
+
+
+def remember(tensor: torch.Tensor, op: str, who: Members) -> None:
+    """Let ``reduced_at_once`` do the next tensor of this dtype, once one of them was reduced."""
+    import torch
+
+    if who.group is not None and tensor.is_cpu and not tensor.is_complex():
+        over = members.carrier(who.group, tensor)
+        who.kept["tensor"] = torch.Tensor
+        who.kept[op, tensor.dtype] = over, _options(op), torch.strided
+
+
+def _all_reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> Any:
+    """Start a reduction, past dist.all_reduce: a tenth of a small call goes into its checks."""
+    import torch
+
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return group.allreduce([real], _options(op))
+
+
+@cache
+def _options(op: str) -> Any:
+    import torch.distributed as dist
+
+    options = dist.AllreduceOptions()
+    options.reduceOp = torchs_op(op)
+    return options
+
+
+def overwritten(
+    tensor: torch.Tensor,
+    group: dist.ProcessGroup,
+    send: Callable[[torch.Tensor, dist.ProcessGroup], Any],
+    what: str,
+    *,
+    async_op: bool = False,
+    sends: bool = False,
+) -> dist.Work | None:
+    """Run a collective that overwrites a tensor, through a dense copy where it needs one.
+
+    Args:
+        tensor: what is overwritten.
+        group: over which it travels.
+        send: starts the collective, on a dense tensor and the group that can move it.
+        what: names the call in errors.
+        async_op: whether the handle is returned, rather than waited for.
+        sends: whether this rank's tensor is only read.
+    """
+    over = members.carrier(group, tensor)
+    dense = contiguous(tensor)
+    if over is not group:
+        dense = dense.cpu()
+    sent = dense.detach() if dense.requires_grad else dense
+    work: dist.Work | None = send(sent, over)
+    if async_op and dense is tensor:
+        return work
+    finish(over, work, dense, what)
+    if dense is not tensor and not sends:
+        tensor.detach().copy_(dense)
+    return done(async_op=async_op)
+
+
+def done(*, async_op: bool) -> dist.Work | None:
+    """What a call returns that is over."""
+    return _Done() if async_op else None  # type: ignore[return-value]  # looks like a Work
+
+
+class _Done:
+    """The handle of a collective that is over."""
+
+    def wait(self, timeout: object = None) -> bool:  # noqa: ARG002 - as torch's
+        return True
+
+    def is_completed(self) -> bool:
+        return True

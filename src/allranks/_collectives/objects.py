@@ -1,0 +1,290 @@
+"""Objects between ranks: pickle protocol 5, buffers out of band, exact sizes, over the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+from allranks._collectives.pickling import addresses, dump, empty, flat, load, sizes
+from allranks._system.graph_breaks import outside_graphs
+from allranks._system.printable import brief_repr
+from allranks._transport import members
+from allranks._transport.bulk import Incoming, transfer
+from allranks._transport.headers import Header, exchange, fits_inline, numbers, numbers_in
+from allranks.errors import CollectiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+T = TypeVar("T")
+
+
+@outside_graphs
+def gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T] | None:
+    """Gather an object from every rank onto the group's first rank. Collective.
+
+    Args:
+        data: any object that pickle can carry; sizes may differ. CUDA tensors inside it arrive
+            on the CPU.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        On the group's first rank (rank 0 of WORLD) the objects in the order of the ranks, a list
+        of one in a world of one; None on the others.
+
+    Raises:
+        CollectiveError: a rank's object cannot be pickled (the same error on every rank), an
+            object cannot be unpickled here (an error on this rank alone), or this rank is not in
+            the group. The group works on.
+        MismatchError: the ranks made different calls.
+    """
+    return _gather("gather_objects", data, group, receivers=(0,))
+
+
+@outside_graphs
+def all_gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Gather an object from every rank onto every rank. Collective.
+
+    Args:
+        data: any object that pickle can carry; sizes may differ.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        The objects in the order of the ranks; a list of one in a world of one.
+
+    Raises:
+        CollectiveError: as for ``gather_objects``.
+        MismatchError: the ranks made different calls.
+    """
+    return gather_everywhere("all_gather_objects", data, group)
+
+
+def gather_everywhere(call: str, data: T, group: dist.ProcessGroup | None) -> list[T]:
+    """``all_gather_objects``, under the name of the call that the ranks made."""
+    return cast("list[T]", _gather(call, data, group, receivers=None))
+
+
+@outside_graphs
+def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = None) -> T:
+    """Send one rank's object to every rank. Collective.
+
+    Args:
+        data: on ``src`` any object that pickle can carry; ignored elsewhere.
+        src: the sender's global rank.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        The sender's object; on the sender ``data`` itself.
+
+    Raises:
+        CollectiveError: as for ``gather_objects``, or ``src`` is not in the group.
+        MismatchError: the ranks made different calls.
+    """
+    sent: T = _broadcast("broadcast_object", data, src, group)
+    return sent
+
+
+@outside_graphs
+def broadcast_object_list(
+    object_list: list[Any],
+    src: int,
+    group: dist.ProcessGroup | None = None,
+    device: str | None = None,  # noqa: ARG001 - objects always travel over the CPU
+) -> None:
+    """Replace the entries of a list by those of one rank's list, in place. Collective.
+
+    Args:
+        object_list: a list of one length on all ranks; its entries on ``src`` are sent.
+        src: the sender's global rank.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+        device: accepted for the sake of old callers; objects always travel over the CPU.
+
+    Raises:
+        CollectiveError: as for ``gather_objects``, or ``src`` is not in the group.
+        MismatchError: the ranks made different calls, or their lists differ in length.
+    """
+    if isinstance(object_list, list):
+        call, error = f"broadcast_object_list of {len(object_list)} objects", None
+    else:
+        call, error = "broadcast_object_list", f"{brief_repr(object_list)} is no list"
+    object_list[:] = _broadcast(call, object_list, src, group, error)
+
+
+@outside_graphs
+def scatter_objects(
+    data: Sequence[T] | None, src: int = 0, group: dist.ProcessGroup | None = None
+) -> T:
+    """Send each rank its own of one rank's objects. Collective.
+
+    Args:
+        data: on ``src`` a list or tuple with one object for each rank of the group, in the order
+            of the ranks; ignored elsewhere.
+        src: the sender's global rank.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Returns:
+        This rank's object; on the sender the very one that it gave.
+
+    Raises:
+        CollectiveError: as for ``gather_objects``, ``src`` is not in the group, or there is not
+            one object for each rank.
+        MismatchError: the ranks made different calls.
+    """
+    who = members.members("scatter_objects", group)
+    objects = list(data) if isinstance(data, (list, tuple)) else []
+    src, error = _sender("scatter_objects", src, who)
+    sends = not error and src == who.ranks[who.rank]
+    if sends and len(objects) != who.size:
+        given = f"{len(objects)} objects" if objects else brief_repr(data)
+        error = f"scatter_objects: expected one object for each of {who.size} ranks, not {given}"
+    each: list[list[Any]] = []
+    for one in objects if sends and not error else ():
+        buffers, why = _dump(one)
+        each.append(buffers)
+        error = error or why
+    body = b"".join(_body(buffers, inline=False) for buffers in each)
+    bodies = exchange(who, Header(f"scatter_objects from src={src}", body, error))
+    sender = who.ranks.index(src)
+    told = list(_all_told(bodies[sender]))
+    largest = max(one.nbytes for i, one in enumerate(told) if i != sender) if who.size > 1 else 0
+    if who.rank == sender:
+        others = {i: b for i, b in enumerate(each) if i != sender}
+        transfer(who, "scatter_objects", others, {}, largest)
+        return cast("T", objects[sender])
+    received = empty(told[who.rank].lengths)
+    incoming = {sender: told[who.rank].incoming(received)}
+    transfer(who, "scatter_objects", {}, incoming, largest)
+    return cast("T", _load(received, src))
+
+
+def _sender(call: str, src: object, who: Members) -> tuple[int, str | None]:
+    number, why = who.sender(src)
+    return number, f"{call}: {why}" if why else None
+
+
+def _broadcast(
+    call: str, data: Any, src: int, group: dist.ProcessGroup | None, error: str | None = None
+) -> Any:
+    who = members.members(call, group)
+    buffers: list[Any] = []
+    src, no_sender = _sender(call, src, who)
+    error = no_sender or error
+    if not error and src == who.ranks[who.rank]:
+        buffers, error = _dump(data)
+    body = _body(buffers, inline=_fits_inline(who, buffers)) if buffers else b""
+    bodies = exchange(who, Header(f"{call} from src={src}", body, error))
+    sender = who.ranks.index(src)
+    told = _told(bodies[sender])
+    if who.rank == sender:
+        others = [i for i in range(who.size) if i != sender and told.nbytes]
+        transfer(who, call, dict.fromkeys(others, buffers), {}, told.nbytes)
+        return data
+    received = told.received()
+    transfer(who, call, {}, {sender: told.incoming(received)}, told.nbytes)
+    return _load(received, src)
+
+
+def _gather(
+    call: str, data: T, group: dist.ProcessGroup | None, receivers: Collection[int] | None
+) -> list[T] | None:
+    who = members.members(call, group)
+    buffers, error = _dump(data)
+    body = _body(buffers, inline=_fits_inline(who, buffers))
+    told = list(map(_told, exchange(who, Header(call, body, error))))
+    everyone = range(who.size)
+    receivers = everyone if receivers is None else receivers
+    others = [i for i in everyone if who.rank in receivers and i != who.rank]
+    received = {i: told[i].received() for i in others}
+    incoming = {i: told[i].incoming(received[i]) for i in others}
+    outgoing = {i: buffers for i in receivers if told[who.rank].nbytes and i != who.rank}
+    transfer(who, call, outgoing, incoming, _largest(told, receivers))
+    if who.rank not in receivers:
+        return None
+    return [data if i == who.rank else _load(received[i], who.ranks[i]) for i in everyone]
+
+
+class _Told(NamedTuple):
+    """What a rank tells of an object's buffers.
+
+    Attributes:
+        lengths: their sizes in bytes.
+        addresses: where they lie in its memory; none where their contents travel with this.
+        contents: of all of them, one after the other, or nothing.
+    """
+
+    lengths: Sequence[int]
+    addresses: Sequence[int]
+    contents: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are still to travel."""
+        return sum(self.lengths) if self.addresses else 0
+
+    def received(self) -> list[Any]:
+        """Buffers of these sizes, which hold the contents that have come."""
+        buffers = empty(self.lengths)
+        at = 0
+        for buffer, length in zip(buffers, () if self.addresses else self.lengths, strict=False):
+            memoryview(buffer)[:] = self.contents[at : at + length]
+            at += length
+        return buffers
+
+    def incoming(self, buffers: Sequence[Any]) -> list[Incoming]:
+        """What is still to fill these buffers."""
+        pairs = zip(buffers, self.addresses, strict=False)
+        return [Incoming(flat(buffer), address) for buffer, address in pairs]
+
+
+def _largest(told: Sequence[_Told], receivers: Collection[int]) -> int:
+    """The most bytes that go from one rank to another, the same on all ranks."""
+    return max(one.nbytes * any(r != i for r in receivers) for i, one in enumerate(told))
+
+
+def _fits_inline(who: Members, buffers: Sequence[Any]) -> bool:
+    return fits_inline(who, sum(sizes(buffers)))
+
+
+def _body(buffers: Sequence[Any], *, inline: bool) -> bytes:
+    """The buffers' sizes, and their contents where these are small, else their addresses."""
+    lengths = sizes(buffers)
+    where = [] if inline else addresses(buffers)
+    contents = b"".join(buffers) if inline else b""
+    return numbers([inline, len(lengths), *lengths, *where]) + contents
+
+
+def _told(body: bytes) -> _Told:
+    inline, count = numbers_in(body[:16])
+    at = 16 + 8 * count
+    end = at if inline else at + 8 * count
+    return _Told(numbers_in(body[16:at]), numbers_in(body[at:end]), body[end:])
+
+
+def _all_told(body: bytes) -> Iterator[_Told]:
+    """Of several, none of them inline, one after the other."""
+    while body:
+        told = _told(body)
+        yield told._replace(contents=b"")
+        body = told.contents
+
+
+def _dump(data: Any) -> tuple[list[Any], str | None]:
+    """An object's buffers, or why there are none."""
+    try:
+        return dump(data), None
+    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
+        kind = type(data).__name__
+        return [], f"its {kind} cannot be pickled: {type(error).__name__}: {error}"
+
+
+def _load(buffers: Sequence[Any], sender: int) -> Any:
+    try:
+        return load(buffers)
+    except Exception as error:
+        raise CollectiveError(
+            f"the object from rank {sender} ({sum(sizes(buffers))} bytes) cannot be unpickled "
+            f"here: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,400 @@
+"""Collectives on tensors: all ranks wait, copy, gather, or reduce and share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
+
+from allranks._collectives.in_place import (
+    agree_on,
+    done,
+    is_tensor,
+    named_op,
+    overwritten,
+    torchs_op,
+    truth,
+    why_in_graph,
+    why_not_in_place,
+    why_not_reduced,
+)
+from allranks._collectives.objects import gather_everywhere
+from allranks._system.graph_breaks import outside_graphs
+from allranks._system.printable import brief_repr
+from allranks._transport import members
+from allranks._transport.bulk import LARGE, Incoming, reach, transfer
+from allranks._transport.headers import Header, agree, exchange, fits_inline, numbers, numbers_in
+from allranks._transport.point_to_point import broadcast_in_turn, equal_all_gather, finish, move
+from allranks._transport.tensor_bytes import (
+    as_bytes,
+    contiguous,
+    from_bytes,
+    to_bytes,
+    why_not_dense,
+)
+from allranks.errors import MismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+T = TypeVar("T")
+
+
+@outside_graphs
+def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
+    """Wait until every rank has come to this call. Collective.
+
+    Args:
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+
+    Raises:
+        CollectiveError: this rank is not in the group, or ``setup`` was not called.
+        MismatchError: the ranks made different calls.
+        StalledError: a rank did not come within the group's timeout.
+    """
+    who = members.members("synchronize", group)
+    if who.group is None:
+        return
+    import torch
+    import torch.distributed as dist
+
+    if members.has_backend(who.group, "cpu"):
+        # A header that comes from everyone is a barrier, and tells one who made another call.
+        agree(who, Header("synchronize"))
+    else:
+        dist.barrier(who.group, device_ids=[torch.accelerator.current_device_index()])
+
+
+@outside_graphs
+def broadcast(
+    tensor: torch.Tensor,
+    src: int,
+    group: dist.ProcessGroup | None = None,
+    async_op: bool = False,
+) -> dist.Work | None:
+    """Copy one rank's tensor into the tensors of all ranks, in place. Collective.
+
+    Args:
+        tensor: of one shape and dtype on all ranks; read on ``src``, overwritten elsewhere.
+        src: the sender's global rank.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+        async_op: return at once; the tensor must then be contiguous.
+
+    Returns:
+        None; with ``async_op`` torch's handle, to be waited for.
+
+    Raises:
+        CollectiveError: ``src`` or this rank is not in the group; or the tensor overlaps itself, is
+            part of an autograd graph, or is not contiguous with ``async_op``. Nothing was sent.
+    """
+    who = members.members("broadcast", group)
+    src, why = who.sender(src)
+    why = why or why_not_in_place(tensor, async_op=async_op)
+    agree_on(f"broadcast(src={src})", tensor, who, why)
+    if who.group is None:
+        return done(async_op=async_op)
+    import torch.distributed as dist
+
+    def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
+        return dist.broadcast(as_bytes(dense), src, group=over, async_op=True)
+
+    sends = who.ranks[who.rank] == src
+    return overwritten(tensor, who.group, send, "broadcast", async_op=async_op, sends=sends)
+
+
+@overload
+def all_gather(
+    data: T,
+    group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
+    *,
+    cat: Literal[False] = False,
+) -> list[T]: ...
+
+
+@overload
+def all_gather(
+    data: torch.Tensor,
+    group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
+    *,
+    cat: Literal[True],
+) -> torch.Tensor: ...
+
+
+@outside_graphs
+def all_gather(
+    data: Any,
+    group: dist.ProcessGroup | None = None,
+    device: torch.device | str | None = None,
+    *,
+    cat: bool = False,
+) -> Any:
+    """Gather data from every rank onto every rank. Collective.
+
+    Args:
+        data: a tensor, whose sizes may differ between ranks in any dimension, but neither the
+            number of dimensions nor the dtype; or anything that pickle can carry (numbers,
+            arrays, trees), which may differ in any way.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+        device: move a tensor there first.
+        cat: give one tensor, the ranks' tensors one after the other along their first dimension,
+            in which alone they may differ; those without dimensions make one of one dimension.
+
+    Returns:
+        One entry for each rank of the group, in the order of the ranks, each of the kind given,
+        with its own exact size; a list of one in a world of one. Tensors are new and plain ones,
+        without gradient, and may be parts of one allocation; of other data, this rank's entry is
+        ``data`` itself. With ``cat`` the one tensor.
+
+    Raises:
+        CollectiveError: ``data`` cannot be carried, is no tensor with ``cat``, or this rank is
+            not in the group.
+        MismatchError: the ranks made different calls, or with tensors that do not fit together.
+    """
+    import torch
+
+    cat, unclear = truth("cat", cat)
+    if not is_tensor(data) and not cat and not unclear:
+        return gather_everywhere("all_gather of objects", data, group)
+    who = members.members("all_gather", group)
+    tensor, error = (data, unclear) if unclear else _gatherable(data, device, cat=cat)
+    inline = error is None and tensor.device.type == "cpu" and fits_inline(who, tensor.nbytes)
+    told = f"all_gather{'(cat=True)' if cat else ''} of {_kind(data)}"
+    small = to_bytes(tensor) if inline else b""
+    body = b"" if error else numbers([*tensor.shape, tensor.data_ptr()]) + small
+    bodies = exchange(who, Header(told, body, error))
+    parts = [_Part.told(body, tensor.dim()) for body in bodies]
+    if cat:
+        _check_rows(who, [part.shape for part in parts])
+    raw = _gathered(tensor, parts, who)
+    if cat:
+        rows = sum(part.shape[0] for part in parts)
+        return raw.view(tensor.dtype).view(rows, *parts[0].shape[1:])
+    raws: Any = torch.split(raw, [_nbytes(part.shape, tensor) for part in parts])
+    pairs = zip(raws, parts, strict=True)
+    return [raw.view(tensor.dtype).view(part.shape) for raw, part in pairs]
+
+
+class _Part(NamedTuple):
+    """What a rank tells of its tensor.
+
+    Attributes:
+        shape: its sizes.
+        address: where it lies in the rank's memory.
+        inline: its bytes, where they are few.
+    """
+
+    shape: Sequence[int]
+    address: int
+    inline: bytes
+
+    @classmethod
+    def told(cls, body: bytes, dimensions: int) -> _Part:
+        """What a header's body tells."""
+        end = 8 * dimensions + 8
+        *shape, address = numbers_in(body[:end])
+        return cls(shape, address, body[end:])
+
+
+def _kind(data: Any) -> str:
+    if not is_tensor(data):
+        return f"a {type(data).__name__}"
+    return f"a tensor of {data.dtype} with {data.dim()} dimensions"
+
+
+def _gatherable(data: Any, device: Any, *, cat: bool) -> tuple[torch.Tensor, str | None]:
+    """The tensor as it travels, or why it cannot."""
+    import torch
+
+    try:
+        if not is_tensor(data):
+            return data, f"all_gather: cat=True needs a tensor, not {brief_repr(data)}"
+        moved = data if device is None else data.to(device)
+        why = why_not_dense(moved)
+        if why is None:
+            tensor = contiguous(moved.detach().as_subclass(torch.Tensor))
+            as_bytes(tensor)
+            return tensor.reshape(1) if cat and not tensor.dim() else tensor, None
+    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange()
+        why = f"{type(error).__name__}: {error}"
+    if not is_tensor(data):
+        return data, f"all_gather: {why}"
+    where = f"on {data.device}" if device is None else f"moved from {data.device} to {device}"
+    return data, f"all_gather of a tensor of {data.dtype} {where}: {why}"
+
+
+def _check_rows(who: Members, shapes: Sequence[Sequence[int]]) -> None:
+    """All ranks see the same shapes, so all raise."""
+    if len({tuple(shape[1:]) for shape in shapes}) > 1:
+        told = "; ".join(f"rank {r}: {s}" for r, s in zip(who.ranks[:8], shapes[:8], strict=True))
+        raise MismatchError(
+            f"all_gather(cat=True): the tensors differ in more than their first dimension: {told}"
+        )
+
+
+def _nbytes(shape: Sequence[int], tensor: torch.Tensor) -> int:
+    import torch
+
+    return torch.Size(shape).numel() * tensor.element_size()
+
+
+def _gathered(tensor: torch.Tensor, parts: Sequence[_Part], who: Members) -> torch.Tensor:
+    """The bytes of all ranks' tensors, one after the other, in one flat tensor."""
+    import torch
+
+    sizes = [_nbytes(part.shape, tensor) for part in parts]
+    if who.group is None:
+        return as_bytes(tensor).clone()
+    if tensor.is_cpu and fits_inline(who, max(sizes)):
+        return from_bytes(b"".join(part.inline for part in parts), torch.uint8)
+    over = members.carrier(who.group, tensor)
+    by_copy = not members.has_backend(over, tensor.device.type)
+    mine = as_bytes(tensor.cpu() if by_copy else tensor)
+    raw = torch.empty(sum(sizes), dtype=torch.uint8, device=mine.device)
+    # The address of a copy was not told.
+    addresses = [part.address for part in parts] if tensor.is_cpu else []
+    _fill(who, over, mine, torch.split(raw, sizes), addresses, raw)
+    return raw.to(tensor.device)
+
+
+def _fill(
+    who: Members,
+    over: dist.ProcessGroup,
+    mine: torch.Tensor,
+    into: Sequence[torch.Tensor],
+    addresses: Sequence[int],
+    raw: torch.Tensor,
+) -> None:
+    """Fill the parts of a flat tensor, each from its member."""
+    largest = max(part.numel() for part in into)
+    equal = all(part.numel() == largest for part in into)
+    if equal and not (addresses and largest >= LARGE and reach(who).everywhere):
+        equal_all_gather(over, mine, raw, "all_gather")
+        return
+    into[who.rank].copy_(mine)
+    if mine.is_cpu:
+        _fill_from_each(who, mine, into, addresses)
+    else:
+        broadcast_in_turn(who, over, into)
+
+
+def _fill_from_each(
+    who: Members, mine: torch.Tensor, into: Sequence[torch.Tensor], addresses: Sequence[int]
+) -> None:
+    """Fill each member's part from there; from its memory, where the addresses are known."""
+    peers = [i for i in range(who.size) if i != who.rank]
+    incoming = {i: [Incoming(into[i], addresses[i] if addresses else 0)] for i in peers}
+    largest = max(part.numel() for part in into) if addresses else 0
+    transfer(who, "all_gather", dict.fromkeys(peers, (mine.numpy(),)), incoming, largest)
+
+
+@outside_graphs
+def reduce_scatter(
+    data: torch.Tensor | Sequence[torch.Tensor],
+    group: dist.ProcessGroup | None = None,
+    average: bool = False,
+    *,
+    op: str = "sum",
+) -> torch.Tensor:
+    """Combine the parts that all ranks hold for each rank, and give each its own. Collective.
+
+    Args:
+        data: a list with one tensor for each rank of the group, of any sizes, but the same ones
+            on all ranks; or one tensor, which is split along its first dimension as
+            ``torch.tensor_split`` does, so that the first ranks may get one row more. All of one
+            dtype and device; left as they are.
+        group: the ranks that take part; None means WORLD. All of them must make the call.
+        average: divide the sum by the number of ranks in the group.
+        op: "sum", "mean" (as ``average=True``), "min", "max" or "prod".
+
+    Returns:
+        A new tensor: this rank's part, combined over all ranks in their order. In a world of one
+        a copy of the only part.
+
+    Raises:
+        CollectiveError: not one tensor for each rank, several dtypes or devices, a dtype that
+            cannot be reduced so, a tensor that is part of an autograd graph, or this rank is not
+            in the group. Nothing was sent.
+        MismatchError: the ranks made different calls, or with tensors of different shapes.
+    """
+    who = members.members("reduce_scatter", group)
+    op = named_op(op, average=average)
+    parts, why = _parts_of(data, who.size)
+    why = why or _why_not_scattered(parts, op, who)
+    shapes = "" if why else f" of tensors {parts[0].dtype}{[list(p.shape) for p in parts]}"
+    error = f"reduce_scatter: {why}" if why else None
+    agree(who, Header(f"reduce_scatter({op}){shapes}", error=error))
+    return _scattered([contiguous(part.detach()) for part in parts], op, who)
+
+
+def _parts_of(data: Any, count: int) -> tuple[Any, str | None]:
+    """The parts for each rank, or why there are none."""
+    try:
+        if not is_tensor(data):
+            return (list(data), None) if isinstance(data, (list, tuple)) else (data, None)
+        if why := why_not_dense(data) or why_in_graph(data):
+            return None, why
+        return list(data.detach().tensor_split(count)) if data.dim() else data, None
+    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by agree()
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
+    if not isinstance(parts, list) or not all(map(is_tensor, parts)):
+        return f"expected a tensor with dimensions or a list of tensors, not {brief_repr(parts)}"
+    if len(parts) != who.size:
+        return f"expected one tensor for each of {who.size} ranks, not {len(parts)}"
+    kinds = {(str(part.dtype), str(part.device)) for part in parts}
+    if len(kinds) > 1:
+        return f"the tensors are of several dtypes or devices: {sorted(kinds)}"
+    for part in parts:
+        if why := why_not_dense(part) or why_in_graph(part):
+            return why
+    return why_not_reduced(parts[0].dtype, parts[0].device.type, op)
+
+
+def _scattered(parts: list[torch.Tensor], op: str, who: Members) -> torch.Tensor:
+    mine = parts[who.rank]
+    if who.group is None or who.size == 1:
+        return mine.clone()
+    group = members.carrier(who.group, mine)
+    if members.has_backend(group, mine.device.type) and mine.device.type != "cpu":
+        total = _scattered_by_backend(parts, op, group, mine)
+    else:
+        total = _scattered_by_messages([part.cpu() for part in parts], op, group, who)
+    return (total.div_(who.size) if op == "mean" else total).to(mine.device)
+
+
+def _scattered_by_backend(
+    parts: list[torch.Tensor], op: str, group: dist.ProcessGroup, mine: torch.Tensor
+) -> torch.Tensor:
+    import torch
+    import torch.distributed as dist
+
+    total = torch.empty_like(mine)
+    work = dist.reduce_scatter(total, parts, torchs_op(op), group=group, async_op=True)
+    finish(group, work, total, "reduce_scatter")
+    return total
+
+
+def _scattered_by_messages(
+    parts: list[torch.Tensor], op: str, group: dist.ProcessGroup, who: Members
+) -> torch.Tensor:
+    """Each part goes straight to its rank, which combines them in the order of the ranks."""
+    import torch
+
+    mine = parts[who.rank]
+    arrived = [mine if i == who.rank else torch.empty_like(mine) for i in range(who.size)]
+    peers = [i for i in range(who.size) if i != who.rank]
+    send = [(as_bytes(parts[i]), who.ranks[i]) for i in peers]
+    receive = [(as_bytes(arrived[i]), who.ranks[i]) for i in peers]
+    move(group, send, receive, "reduce_scatter")
+    total = arrived[0].clone()
+    two = {"min": torch.minimum, "max": torch.maximum, "prod": torch.mul}.get(op, torch.add)
+    for other in arrived[1:]:
+        two(total, other, out=total)
+    return total

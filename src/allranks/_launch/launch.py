@@ -1,0 +1,146 @@
+"""``allranks.launch``: call a function on several ranks of this host, from a warm template."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import pickle
+import sys
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from allranks._launch.job import Ended, Template
+from allranks._launch.local_world import local_world
+from allranks._launch.remote_call import Call
+from allranks._rendezvous.roll_call import ranges
+from allranks._system import interpreter, streams
+from allranks._system.graph_breaks import outside_graphs
+from allranks.errors import ConfigError, PeerFailedError, StalledError
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+T = TypeVar("T")
+
+_warm: Template | None = None
+_owner = os.getpid()
+_one_at_a_time = threading.Lock()
+
+
+@outside_graphs
+def launch(
+    fn: Callable[..., T],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    ranks: int,
+    timeout: float | None = None,
+) -> list[T]:
+    """Call a function on several ranks of this host, each a process of its own. Not collective.
+
+    The ranks are forked from a process that already holds torch, so the first call costs an
+    import of torch, and each later one milliseconds. They share nothing with the caller: whatever
+    it has done with torch, OpenMP or CUDA. Within the function, ``setup`` brings the group up.
+
+    Args:
+        fn: any function: a closure, a lambda, or one of a notebook's cell.
+        args: its positional arguments, the same on every rank.
+        kwargs: its keyword arguments.
+        ranks: how many ranks.
+        timeout: seconds after which ranks that have not returned are killed; None waits.
+
+    Returns:
+        What the function returned, by rank.
+
+    Raises:
+        Exception: what the function raised, with its traceback on the rank that failed first; the
+            other ranks' failures are attached as an ExceptionGroup, its cause.
+        RankFailedError: a rank ended without a word or by ``sys.exit``, raised what pickle cannot
+            carry, or returned and then ended by a signal or with another exit code than 0.
+        StalledError: ranks did not return in time; their Python stacks are in the message.
+        ConfigError: ``ranks`` is no positive number.
+    """
+    if ranks < 1:
+        raise ConfigError(f"ranks={ranks}: expected an integer of at least 1")
+    call = functools.partial(fn, *args, **(kwargs or {}))
+    with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
+        payload.write(pickle.dumps(Call.of(call, environs)))
+        payload.flush()
+        with _one_at_a_time:
+            ended = _template().order(ranks, payload.fileno(), Output().write, timeout)
+    _raise_failures(ended, timeout)
+    return [one.value for one in ended]
+
+
+def _template() -> Template:
+    """The warm template of this process, started at first use."""
+    global _warm, _owner  # noqa: PLW0603 - one template a process
+    if _owner != os.getpid():
+        _warm, _owner = None, os.getpid()  # The parent's, which a fork of it must not use.
+    if _warm is None or not _warm.alive:
+        _warm = Template(
+            interpreter.command("from allranks._launch import remote_call; remote_call.main()")
+        )
+    return _warm
+
+
+@atexit.register
+def _end_template() -> None:
+    if _warm is not None and _owner == os.getpid():
+        _warm.close()
+
+
+class Output:
+    """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
+
+    def __init__(self) -> None:
+        self._lines = streams.Lines()
+
+    def write(self, rank: int, stream: int, text: bytes) -> None:
+        """Take what a rank wrote to a stream; an empty text ends the stream."""
+        out = sys.stdout if stream == 1 else sys.stderr
+        before = f"{rank}{streams.bar(out)} "
+        for line in self._lines.split((rank, stream), text):
+            streams.show(out, f"{before}{line.decode(errors='replace')}\n")
+
+
+def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
+    """Raise the first failure, with the others as the cause of its causes."""
+    late = [one for one in ended if one.late]
+    failed = sorted((one for one in ended if one.failure and not one.late), key=_when_failed)
+    if not failed and late:
+        raise _stalled(late, len(ended), timeout)
+    if not failed:
+        return
+    first, *others = [one.failure for one in failed if one.failure]
+    if others:
+        later = ranges(one.rank for one in failed[1:])
+        message = f"after rank {failed[0].rank}, rank{'s' * (len(others) > 1)} {later} failed"
+        _last_cause(first).__cause__ = BaseExceptionGroup(message, others)
+    raise first
+
+
+def _when_failed(one: Ended) -> tuple[bool, float]:
+    """Causes first: a rank may hear of another's death before its parent does."""
+    return isinstance(one.failure, PeerFailedError), one.at
+
+
+def _last_cause(error: BaseException) -> BaseException:
+    seen = {id(error)}
+    while (before := error.__cause__ or error.__context__) and id(before) not in seen:
+        seen.add(id(before))
+        error = before
+    return error
+
+
+def _stalled(late: Sequence[Ended], ranks: int, timeout: float | None) -> StalledError:
+    stacks = "\n".join(f"Rank {one.rank} (pid {one.pid}):\n{one.where}" for one in late)
+    return StalledError(
+        f"{len(late)} of {ranks} ranks did not return within {timeout:g} s: "
+        f"{ranges(one.rank for one in late)}. Their Python stacks:\n{stacks}"
+    )

@@ -1,0 +1,244 @@
+"""One rank of ``allranks.launch``: calls a function, and sends its result or its exception."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import json
+import mmap
+import os
+import pickle
+import socket
+import struct
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from allranks._collectives.pickling import dump, empty, load, reduce, sizes
+from allranks._launch.template import (
+    Server,
+    become_a_fresh_process,
+    control_from_arguments,
+    parent_from_arguments,
+    preload,
+    write_stacks_to,
+)
+from allranks._transport.members import rest_before_exit
+from allranks._watch import failures
+from allranks.errors import RankFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+
+
+FILE: type = io.IOBase.__bases__[0]
+"""What all kinds of files derive from; io.IOBase itself takes 3 ms to ask all things (measured)."""
+
+LENGTH = struct.Struct("=Q")
+"""The length of what announces a result: its kind, and the sizes of its buffers."""
+
+TURN = 1 << 24
+"""Bytes of a result taken at a time: more than a socket holds of a rank that has ended."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function to be called on every rank, and where it finds its world.
+
+    Attributes:
+        function: the function and its arguments, by cloudpickle: made last, after the rest.
+        environs: each rank's own variables.
+        environ: the caller's variables.
+        directory: the caller's working directory.
+        path: where the caller finds its modules.
+    """
+
+    function: bytes
+    environs: Sequence[Mapping[str, str]]
+    environ: Mapping[str, str]
+    directory: str
+    path: Sequence[str]
+
+    @classmethod
+    def of(cls, function: Callable[[], Any], environs: Sequence[Mapping[str, str]]) -> Call:
+        """A call of this function, from here."""
+        import cloudpickle
+
+        packed = cloudpickle.dumps(function)
+        return cls(packed, environs, dict(os.environ), str(Path.cwd()), list(sys.path))
+
+    def enter(self, rank: int) -> None:
+        """Take over the caller's surroundings, and this rank's own."""
+        os.environ.clear()
+        os.environ.update({**self.environ, **self.environs[rank]})
+        os.chdir(self.directory)
+        sys.path[:] = self.path
+
+    def make(self) -> Any:
+        """Call the function."""
+        return pickle.loads(self.function)()  # noqa: S301 - from our own caller
+
+
+def run(order: dict[str, int], files: list[int]) -> NoReturn:
+    """Be one rank, once: what the template's forks do."""
+    payload, result, out, err, stacks = files
+    with mmap.mmap(payload, 0, access=mmap.ACCESS_READ) as text:
+        call = pickle.loads(text)  # noqa: S301 - from our own caller
+    call.enter(order["rank"])
+    become_a_fresh_process(order["ranks"], (out, err), keep_stdin=False)
+    write_stacks_to(stacks)
+    with socket.socket(fileno=result) as connection:
+        code = _answer(connection, call, order["rank"])
+    leave(code)
+
+
+def _answer(connection: socket.socket, call: Call, rank: int) -> int:
+    try:
+        buffers = dump_anything(call.make())
+    except SystemExit as leaving:
+        return _exit_code(leaving)
+    except BaseException as error:  # noqa: BLE001 - the caller raises it
+        failures.announce(error)
+        send(connection, "error", dump_error(error, rank))
+        return 1
+    send(connection, "value", buffers)
+    return 0
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    if leaving.code is None or isinstance(leaving.code, int):
+        return leaving.code or 0
+    sys.stderr.write(f"{leaving.code}\n")
+    return 1
+
+
+def leave(code: int) -> NoReturn:
+    """End a forked rank as an interpreter would, but for taking itself to pieces."""
+    atexit.unregister(rest_before_exit)  # Nothing that a thread of gloo's may need goes away.
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins the threads
+    atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter would run
+    for thing in gc.get_objects():
+        if issubclass(type(thing), FILE):
+            with suppress(OSError, ValueError):
+                thing.flush()
+    os._exit(code)
+
+
+def send(connection: socket.socket, kind: str, buffers: Sequence[Any]) -> None:
+    """Send buffers of known sizes, each once."""
+    lengths = sizes(buffers)
+    announced = json.dumps([kind, lengths]).encode()
+    connection.sendall(LENGTH.pack(len(announced)) + announced)
+    for buffer, length in zip(buffers, lengths, strict=True):
+        if length:  # Who has all hangs up, and nothing can be sent to it any more.
+            connection.sendall(buffer)
+
+
+class Incoming:
+    """What a rank sends, taken as it comes: the rank may stop in the middle.
+
+    Attributes:
+        kind: "value" or "error", once all of it is here; None before.
+        value: the rank's result, or its exception.
+        file: the descriptor to which it is sent.
+    """
+
+    def __init__(self, file: int) -> None:
+        """Prepare to receive.
+
+        Args:
+            file: the descriptor; it no longer blocks.
+        """
+        os.set_blocking(file, False)
+        self.kind: str | None = None
+        self.value: Any = None
+        self.file = file
+        self._parts = self._announced()
+        self._unfilled = next(self._parts)
+
+    def take(self) -> bool:
+        """Take what is there, but no more than TURN, since others send too.
+
+        Returns:
+            Whether more is to come.
+
+        Raises:
+            EOFError: the rank ended before it had sent all.
+            Exception: what the class of the result raises when it is made again.
+        """
+        taken = 0
+        while self.kind is None and taken < TURN:
+            try:
+                length = os.readv(self.file, [self._unfilled])
+            except BlockingIOError:
+                break
+            if not length:
+                raise EOFError
+            taken += length
+            self._unfilled = self._unfilled[length:]
+            self._go_on()
+        return self.kind is None
+
+    def _go_on(self) -> None:
+        """Turn to the next part that is not filled; after the last one make the value."""
+        while not len(self._unfilled):
+            try:
+                self._unfilled = next(self._parts)
+            except StopIteration as end:
+                self.kind, self.value = end.value
+                return
+
+    def _announced(self) -> Generator[memoryview, None, tuple[str, Any]]:
+        """Every part, to be filled."""
+        length = bytearray(LENGTH.size)
+        yield memoryview(length)
+        announced = bytearray(*LENGTH.unpack(length))
+        yield memoryview(announced)
+        kind, lengths = json.loads(announced)
+        buffers = empty(lengths)
+        for buffer in buffers:
+            yield memoryview(buffer)
+        return kind, load(buffers)
+
+
+def dump_anything(value: Any) -> list[Any]:
+    """A value's buffers, by cloudpickle: functions and classes of a notebook too."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = reduce(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    return dump(value, Pickler)
+
+
+def dump_error(error: BaseException, rank: int) -> list[Any]:
+    """An exception's buffers, with its traceback; one that pickle cannot carry is described."""
+    from tblib import pickling_support
+
+    try:
+        pickling_support.install(error)
+        buffers = dump_anything(error)
+        copy = load(buffers)
+    except Exception:  # noqa: BLE001 - whatever its own __reduce__ does
+        copy = None
+    if type(copy) is type(error):
+        return buffers
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    told = f"rank {rank} raised {name}, which pickle cannot carry. There:\n{text}"
+    return dump_anything(RankFailedError(told, rank=rank))
+
+
+def main() -> NoReturn:
+    """Be a template for functions, in a fresh interpreter."""
+    control = control_from_arguments()
+    preload()
+    Server(control, run, parent_from_arguments()).serve()
+    raise SystemExit(0)

@@ -1,0 +1,374 @@
+"""``allranks run``: import torch once, fork the ranks, watch over them to the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from allranks._launch import rank_process
+from allranks._launch.rank_process import Failure, Program
+from allranks._launch.template import HEARD, become_a_fresh_process
+from allranks._launch.warden import Warden
+from allranks._system import interpreter, processes
+from allranks._watch.failures import LOST_PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TERM_GRACE = 3.0
+"""Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
+
+CULPRIT_GRACE = 1.0
+"""Seconds in which a rank that others have lost may still tell why, or be seen to have died."""
+
+OUTER_TERM_GRACE = 30.0
+"""Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
+
+CHUNK = 65536
+
+LAST_CHUNKS = 16
+"""Read of a pipe whose rank has ended: all that it can hold, unless others still write."""
+
+
+@dataclass
+class Rank:
+    """A rank's process, as its parent sees it.
+
+    Attributes:
+        rank: its rank.
+        pid: its process id, which is its process group's too.
+        pipes: where it writes: standard output, standard error, its failure.
+        status: how it ended: an exit code, or minus a signal's number; None while it runs.
+        ended: when it ended, on the monotonic clock.
+        failure: what it reported.
+    """
+
+    rank: int
+    pid: int
+    pipes: tuple[int, int, int]
+    status: int | None = None
+    ended: float = 0.0
+    failure: Failure | None = None
+    report: bytes = field(default=b"", repr=False)
+
+    @property
+    def exit_code(self) -> int:
+        """Its exit code, as a shell shows it."""
+        if self.failure:
+            return self.failure.code  # Even if a signal met it on its way out.
+        status = self.status or 0
+        return 128 - status if status < 0 else status
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its program has asked to leave, with an exit code that tells of a failure."""
+        return self.failure is not None and not self.failure.traceback
+
+    @property
+    def has_raised(self) -> bool:
+        """Whether its program has failed with an exception."""
+        return self.failure is not None and not self.is_leaving
+
+    @property
+    def lost_peers(self) -> bool:
+        """Whether it failed because another rank was gone."""
+        return bool(self.failure and LOST_PEERS.search(self.failure.summary))
+
+    @property
+    def failed_at(self) -> float:
+        """When it failed, on the monotonic clock: as it reported, else when it ended."""
+        return self.failure.at if self.failure else self.ended
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        first: the rank that failed first, or None.
+        others: the other ranks that failed by themselves.
+        done: the ranks that left with exit code 0.
+        signal: the signal that ended the job from outside, or None.
+    """
+
+    first: Rank | None
+    others: tuple[Rank, ...]
+    done: tuple[Rank, ...]
+    signal: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the whole job: the first failing rank's."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return self.first.exit_code if self.first else 0
+
+
+def start(
+    program: Program, environs: list[dict[str, str]], warden: Warden, *, spawn: bool = False
+) -> list[Rank]:
+    """Start all ranks of a job on this host; in a forked rank this call does not return.
+
+    Args:
+        program: what they run.
+        environs: each rank's own variables.
+        warden: is told of each.
+        spawn: start fresh interpreters instead of forking this one.
+    """
+    begin = _spawn if spawn else _fork
+    ranks = []
+    for number, own in enumerate(environs):
+        ranks.append(begin(program, number, {**own, **_terminal()}, warden))
+        warden.tell(ranks[-1].pid)
+    return ranks
+
+
+def _terminal() -> dict[str, str]:
+    """Lets rich draw progress bars in a rank, whose output is a pipe to our terminal."""
+    if not sys.stderr.isatty():
+        return {}
+    columns = shutil.get_terminal_size().columns
+    return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
+
+
+def _fork(program: Program, rank: int, environ: dict[str, str], warden: Warden) -> Rank:
+    pipes, writers = _pipes()
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        rank_process.die_with_parent(parent)
+        warden.forget()
+        for pipe in pipes:
+            os.close(pipe)
+        stdin = rank == 0 and sys.stdin is not None and not sys.stdin.isatty()
+        become_a_fresh_process(int(environ["WORLD_SIZE"]), writers[:2], keep_stdin=stdin)
+        rank_process.become(program, environ, writers[2])
+    for pipe in writers:
+        os.close(pipe)
+    return Rank(rank, pid, pipes)
+
+
+def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    (out_r, out_w), (err_r, err_w), (report_r, report_w) = os.pipe(), os.pipe(), os.pipe()
+    return (out_r, err_r, report_r), (out_w, err_w, report_w)
+
+
+def _spawn(program: Program, rank: int, environ: dict[str, str], _: Warden) -> Rank:
+    pipes, writers = _pipes()
+    order = {
+        "parent": os.getpid(),
+        "program": asdict(program),
+        "environ": environ,
+        "report_to": writers[2],
+    }
+    main = "from allranks._launch import rank_process; rank_process.main()"
+    process = subprocess.Popen(  # noqa: S603 - this very interpreter
+        interpreter.command(main, json.dumps(order), options=["-u"]),
+        env={**os.environ, **environ},
+        stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
+        stdout=writers[0],
+        stderr=writers[1],
+        pass_fds=[writers[2]],
+        start_new_session=True,
+    )
+    process.returncode = 0  # It is reaped by its pid, with the others.
+    for pipe in writers:
+        os.close(pipe)
+    return Rank(rank, process.pid, pipes)
+
+
+class Supervisor:
+    """Watches the ranks of a job: passes their output on, and ends all when one fails."""
+
+    def __init__(self, write: Callable[[int, int, bytes], None]) -> None:
+        """Prepare to watch.
+
+        Args:
+            write: takes a rank, the stream (1 or 2) and what the rank wrote to it; an empty
+                text ends the stream.
+        """
+        self._write = write
+        self._ranks: list[Rank] = []
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[int] = []
+        self._outside: int | None = None
+        self._end_at: float | None = None
+        self._kill_at: float | None = None
+        self._ending: set[int] = set()
+
+    def watch(self, begin: Callable[[Warden], list[Rank]]) -> Outcome:
+        """Start the ranks, and wait until all have ended.
+
+        Args:
+            begin: starts the ranks; signals are heard from before it is called.
+        """
+        with self._hearing_signals():
+            warden = Warden()
+            self._ranks = begin(warden)
+            for rank in self._ranks:
+                for stream, pipe in enumerate(rank.pipes, start=1):
+                    os.set_blocking(pipe, False)
+                    self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
+            while any(rank.status is None for rank in self._ranks):
+                self._step(self._patience())
+            self._end_sessions(warden)
+            self._drain()
+        return self._outcome()
+
+    def _patience(self) -> float | None:
+        times = [at for at in (self._end_at, self._kill_at) if at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _step(self, patience: float | None) -> None:
+        for key, _ in self._selector.select(patience):
+            if key.data is None:
+                os.read(key.fd, 4096)
+            else:
+                self._read(key.fd, *key.data)
+        while self._signals:
+            self._hear(self._signals.pop(0))
+        for rank in self._ranks:
+            self._look_after(rank)
+        if self._end_at is not None and time.monotonic() >= self._end_at:
+            self._end(signal.SIGTERM, TERM_GRACE)
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._signal_all(signal.SIGKILL)
+            self._kill_at = None
+
+    def _read(self, pipe: int, rank: Rank, stream: int) -> None:
+        with suppress(BlockingIOError):
+            text = os.read(pipe, CHUNK)
+            self._take(rank, stream, text)
+            if not text:
+                self._selector.unregister(pipe)
+                os.close(pipe)
+
+    def _take(self, rank: Rank, stream: int, text: bytes) -> None:
+        if stream == 3:
+            self._hear_failure(rank, text)
+        else:
+            self._write(rank.rank, stream, text)
+
+    def _hear_failure(self, rank: Rank, text: bytes) -> None:
+        """Take a report, which ends with its line; the rank itself may take long to leave."""
+        rank.report += text
+        if rank.failure is None and rank.report.endswith(b"\n"):
+            rank.failure = Failure(**json.loads(rank.report.splitlines()[0]))
+            if rank.has_raised:
+                self._one_failed(rank)
+
+    def _one_failed(self, rank: Rank) -> None:
+        """End all, but after a victim give the culprit time to be seen."""
+        if self._ending:
+            return
+        if rank.lost_peers:
+            self._end_at = self._end_at or time.monotonic() + CULPRIT_GRACE
+        else:
+            self._end(signal.SIGTERM, TERM_GRACE, spared=rank)
+
+    def _look_after(self, rank: Rank) -> None:
+        """See whether a rank has ended; it is reaped with all others, when its session is over."""
+        if rank.status is not None:
+            return
+        rank.status = processes.status_of_child(rank.pid)
+        if rank.status is not None:
+            rank.ended = time.monotonic()
+        if rank.status:
+            self._one_failed(rank)
+
+    def _end(self, signum: int, grace: float, spared: Rank | None = None) -> None:
+        """Ask the ranks that still run to end, and make them after a grace period."""
+        self._end_at = None
+        self._ending |= {r.rank for r in self._ranks if r.status is None and not r.is_leaving}
+        self._signal_all(signum, spared)
+        self._kill_at = time.monotonic() + grace
+
+    def _hear(self, signum: int) -> None:
+        if signum == signal.SIGCHLD:
+            return
+        again = self._outside is not None
+        self._outside = signum
+        if again:
+            self._signal_all(signal.SIGKILL)
+        else:
+            self._end(signum, TERM_GRACE if signum == signal.SIGINT else OUTER_TERM_GRACE)
+
+    def _signal_all(self, signum: int, spared: Rank | None = None) -> None:
+        """Signal every rank's process group, and so what the rank has started."""
+        for rank in self._ranks:
+            gone = rank is spared or rank.status is not None or rank.is_leaving
+            if gone and (rank is spared or signum != signal.SIGKILL):
+                continue
+            try:
+                os.killpg(rank.pid, signum)
+            except ProcessLookupError:
+                if rank.status is None:  # It has not made its group yet.
+                    with suppress(ProcessLookupError):
+                        os.kill(rank.pid, signum)
+            except PermissionError:
+                pass  # macOS says so of a group of zombies.
+
+    def _end_sessions(self, warden: Warden) -> None:
+        """End what the ranks have left running, and reap them when nobody uses their ids any more.
+
+        Args:
+            warden: is dismissed.
+        """
+        pids = [rank.pid for rank in self._ranks]
+        processes.end_sessions(pids)
+        warden.dismiss()
+        for pid in pids:
+            processes.reap(pid)
+
+    def _drain(self) -> None:
+        """Read what is left in pipes; one that made itself a session may hold them for ever."""
+        for key in [key for key in self._selector.get_map().values() if key.data]:
+            rank, stream = key.data
+            with suppress(BlockingIOError):
+                for _ in range(LAST_CHUNKS):
+                    self._take(rank, stream, os.read(key.fd, CHUNK))
+            self._take(rank, stream, b"")
+            self._selector.unregister(key.fd)
+            os.close(key.fd)
+
+    def _outcome(self) -> Outcome:
+        failed = [rank for rank in self._ranks if rank.status]
+        by_itself = [r for r in failed if r.rank not in self._ending or r.has_raised]
+        # One that lost its peers is a victim, even where it told so before the culprit was gone.
+        ordered = sorted(by_itself, key=lambda rank: (rank.lost_peers, rank.failed_at))
+        first = ordered[0] if ordered else None
+        done = tuple(rank for rank in self._ranks if rank.status == 0)
+        return Outcome(first, tuple(ordered[1:]), done, self._outside)
+
+    @contextmanager
+    def _hearing_signals(self) -> Iterator[None]:
+        """Let signals wake the loop, rather than interrupt it anywhere."""
+        waker, woken = socket.socketpair()
+        waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._selector.register(woken, selectors.EVENT_READ, None)
+        before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
+        wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            # Who is impatient signals twice, and may meet us on our way out with its exit code.
+            told = self._outside is not None
+            for signum, handler in before.items():
+                is_late = told and signum != signal.SIGCHLD
+                signal.signal(signum, signal.SIG_IGN if is_late else handler)
+            waker.close()
+            woken.close()

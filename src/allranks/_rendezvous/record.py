@@ -1,0 +1,190 @@
+"""What the ranks tell each other in the roll call: who they are, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from allranks._system.printable import printable
+from allranks._system.untrusted import PIDS, RANKS, MalformedError, must_be_in, parsed
+from allranks._system.version import __version__
+from allranks.errors import (
+    DuplicateRankError,
+    MissingRanksError,
+    RendezvousError,
+    WorldMismatchError,
+    WrongJobError,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one rank tells the others of itself.
+
+    Attributes:
+        rank: its rank.
+        world_size: the world size that it believes in.
+        job: the job that it belongs to.
+        launcher: what started it.
+        host: its host's name, for people.
+        host_key: tells hosts of the same name apart.
+        pid: its process id.
+        pid_space: tells in which hosts and containers process ids mean the same.
+        device: the device it uses, or None where it is not chosen yet.
+        device_uuid: the identity of a CUDA device, or None.
+        versions: of Python and torch.
+        error: why this rank cannot take part, or None.
+        address: its host's numeric address on the route to rank 0's store; None where it hosts
+            the store itself, or where no connection leads there.
+        address_of_0: rank 0's numeric address, as this rank reached it, or None.
+        settings: those in which all ranks must agree, as they are shown.
+    """
+
+    rank: int
+    world_size: int
+    job: str
+    launcher: str
+    host: str
+    host_key: str
+    pid: int
+    pid_space: str
+    device: str | None
+    device_uuid: str | None
+    versions: str
+    error: str | None = None
+    address: str | None = None
+    address_of_0: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        must_be_in(RANKS, rank=self.rank, world_size=self.world_size)
+        must_be_in(PIDS, pid=self.pid)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on {printable(self.host)})"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one rank stands among the hosts, counted from everybody's records.
+
+    Attributes:
+        local_rank: its rank on its host.
+        local_world_size: how many ranks its host has.
+        node_rank: its host's number.
+        num_nodes: how many hosts there are.
+        here: the ranks of its host.
+        neighbours: the records of the other ranks of its host.
+        rank_0: rank 0's record, or None on rank 0 itself.
+        address: the numeric address at which other hosts reach its host, or None.
+        address_of_0: the same of rank 0's host.
+    """
+
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    num_nodes: int
+    here: tuple[int, ...] = (0,)
+    neighbours: tuple[Record, ...] = ()
+    rank_0: Record | None = None
+    address: str | None = None
+    address_of_0: str | None = None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A rendezvous error on its way to another rank.
+
+    Attributes:
+        kind: its class's name.
+        message: its text.
+        missing: of a MissingRanksError.
+        rank: of a DuplicateRankError.
+    """
+
+    kind: str
+    message: str
+    missing: tuple[int, ...] = ()
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        for rank in (*self.missing, self.rank or 0):
+            must_be_in(RANKS, rank=rank)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What rank 0 makes of all records.
+
+    Attributes:
+        layout: pairs of (node, number of consecutive ranks on it).
+        warnings: what is allowed, but seldom meant.
+        address_of_0: rank 0's numeric address, as ranks on other hosts reached it, or None.
+        error: why the roll call has failed, or None.
+    """
+
+    layout: tuple[tuple[int, int], ...] = ()
+    warnings: tuple[str, ...] = ()
+    address_of_0: str | None = None
+    error: Packed | None = None
+
+    def __post_init__(self) -> None:
+        for node, length in self.layout:
+            must_be_in(RANKS, node=node, length=length)
+
+
+def pack(error: RendezvousError) -> Packed:
+    """An error of ours, to be told to other ranks."""
+    return Packed(
+        type(error).__name__,
+        str(error),
+        getattr(error, "missing", ()),
+        getattr(error, "rank", None),
+    )
+
+
+def revive(packed: Packed) -> RendezvousError:
+    """The error that ``pack`` packed, on another rank."""
+    message = printable(packed.message)
+    if packed.kind == MissingRanksError.__name__:
+        return MissingRanksError(message, missing=packed.missing)
+    if packed.kind == DuplicateRankError.__name__:
+        return DuplicateRankError(message, rank=packed.rank)
+    kinds = {kind.__name__: kind for kind in (WrongJobError, WorldMismatchError)}
+    return kinds.get(packed.kind, RendezvousError)(message)
+
+
+def read(kind: type[T], text: bytes, key: str, place: str) -> T:
+    """What another rank wrote into the store.
+
+    Args:
+        kind: what it should be.
+        text: what stands there.
+        key: where it stands.
+        place: names the store.
+
+    Raises:
+        RendezvousError: it is something else.
+    """
+    try:
+        return parsed(kind, text)
+    except MalformedError as error:
+        raise RendezvousError(
+            f"{key} in the store at {place} is not what allranks {__version__} writes "
+            f"there: {error}. Do all ranks run one release?{_release_of(text)}"
+        ) from error
+
+
+def _release_of(text: bytes) -> str:
+    try:
+        release = parsed(_Versions, text).versions
+    except MalformedError:
+        return ""
+    return f" That rank has {printable(release)}." if release else ""
+
+
+@dataclass(frozen=True)
+class _Versions:
+    versions: str = ""

@@ -1,0 +1,408 @@
+"""The roll call: every rank of this job, and nobody else, answers before any collective.
+
+Each rank does a fixed number of store operations; rank 0 alone reads all records, and writes
+one verdict that all read. All that travels is JSON. The identity keeps out accidents (another
+job, a duplicate, a wrong world size), not attackers: torch's stores have no authentication.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from allranks._rendezvous.record import Layout, Packed, Record, Verdict, pack, read, revive
+from allranks._system import processes
+from allranks._system.printable import printable
+from allranks._system.untrusted import MalformedError, parsed, written
+from allranks._system.waiting import Deadline
+from allranks._system.words import tell
+from allranks.errors import (
+    DuplicateRankError,
+    MissingRanksError,
+    RendezvousError,
+    WorldMismatchError,
+    WrongJobError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch.distributed as dist
+
+IDENTITY = "identity"
+ARRIVED = "arrived"
+FAILURE = "failure"
+VERDICT = "verdict"
+READ = "read"
+
+T = TypeVar("T")
+
+LINGER = 1.0
+"""Seconds that rank 0 keeps its store open after a failure, so that the others read why."""
+
+PROGRESS_FIRST = 10.0
+PROGRESS_EVERY = 30.0
+
+
+class RollCall:
+    """One rank's side of the roll call on one store."""
+
+    def __init__(self, store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
+        """Prepare the roll call; nothing is sent yet.
+
+        Args:
+            store: the store that all ranks reach, empty of earlier roll calls.
+            me: this rank's record.
+            place: names the store in errors.
+            deadline: when to give up.
+        """
+        self._store = store
+        self._me = me
+        self._place = place
+        self._deadline = deadline
+        self._rank_0: Record | None = None
+
+    def answer(self) -> Layout:
+        """Answer, and wait until every rank has answered. Collective over the world.
+
+        Its store calls may block past the deadline where the network is cut, so the caller
+        runs it in a thread that can be left behind.
+
+        Raises:
+            RendezvousError: one of its kinds, which names the ranks at fault.
+        """
+        try:
+            self._present_myself()
+            verdict = self._judge() if self._me.rank == 0 else self._await_verdict()
+            layout = _place(self._me.rank, verdict.layout, self._me.world_size)
+            neighbours = tuple(self._records(r for r in layout.here if r != self._me.rank))
+        except RuntimeError as error:
+            if isinstance(error, RendezvousError):
+                raise
+            raise self._store_lost(error) from error
+        for warning in verdict.warnings:
+            tell(f"warning: {warning}")
+        own = verdict.address_of_0 if layout.node_rank == 0 else self._me.address
+        known = replace(layout, neighbours=neighbours, rank_0=self._rank_0)
+        return replace(known, address=own, address_of_0=verdict.address_of_0)
+
+    def _present_myself(self) -> None:
+        if self._me.rank != 0:
+            self._rank_0 = signature(self._store, self._place, self._deadline)
+            self._agree_with(self._rank_0)
+        claims = self._store.add(f"claim/{self._me.rank}", 1)
+        self._put(f"record/{self._me.rank}/{claims}", self._me)
+        if self._me.rank == 0 and claims == 1:
+            self._put(IDENTITY, self._me)
+        if claims > 1:
+            self._refuse_duplicate()
+        if self._me.error:
+            self._fail(RendezvousError(f"{self._me} cannot take part: {self._me.error}"))
+        self._store.add(ARRIVED, 1)
+
+    def _agree_with(self, first: Record) -> None:
+        object_to(self._store, self._me, self._place, self._deadline)
+        if first.world_size != self._me.world_size:
+            self._fail(
+                WorldMismatchError(
+                    f"{self._me} believes that the world has {self._me.world_size} ranks, {first} "
+                    f"says {first.world_size}. Start all of them with one world size."
+                )
+            )
+
+    def _refuse_duplicate(self) -> None:
+        object_to(self._store, self._me, self._place, self._deadline)
+        first = self._get(Record, f"record/{self._me.rank}/1")
+        self._fail(duplicate(first, self._me))
+
+    def _judge(self) -> Verdict:
+        if not self._await_all():
+            if self._store.check([FAILURE]):
+                self._condemn(revive(self._get(Packed, FAILURE)), self._me.world_size - 1)
+            self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
+        records = self._records(range(self._me.world_size))
+        if told := _disagreement(records):
+            self._condemn(RendezvousError(told), self._me.world_size - 1)
+        verdict = Verdict(_run_lengths(records), _doubts(records), _as_others_reach(records))
+        self._put(VERDICT, verdict)
+        return verdict
+
+    def _await_all(self) -> bool:
+        pause, report = 0.001, PROGRESS_FIRST
+        while self._store.add(ARRIVED, 0) < self._me.world_size:
+            if self._deadline.passed or self._store.check([FAILURE]):
+                return False
+            if self._deadline.elapsed > report:
+                tell(
+                    f"still waiting: {self._who_is_missing(self._absent(), self._deadline.elapsed)}"
+                )
+                report += PROGRESS_EVERY
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+        return True
+
+    def _await_verdict(self) -> Verdict:
+        if not comes(self._store, VERDICT, self._deadline.left):
+            # Rank 0's clock may have started later: tell it, then hear what it makes of it.
+            error = self._missing()
+            self._put(FAILURE, pack(error))
+            if not comes(self._store, VERDICT, LINGER):
+                raise error
+        return read_verdict(self._store, self._place)
+
+    def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
+        """Write rank 0's verdict, and keep the store open until the others have read it."""
+        self._put(VERDICT, Verdict(error=pack(error)))
+        end = Deadline.after(LINGER)
+        while self._store.add(READ, 0) < readers and not end.passed:
+            time.sleep(0.005)
+        raise error
+
+    def _fail(self, error: RendezvousError) -> NoReturn:
+        """Tell everybody, through rank 0's verdict, and raise."""
+        if self._me.rank == 0:
+            self._condemn(error, self._me.world_size - 1)
+        self._put(FAILURE, pack(error))
+        self._store.add(READ, 1)
+        raise error
+
+    def _missing(self) -> MissingRanksError:
+        absent = self._absent()
+        silent = {} if absent else self._silent()
+        told = "; ".join([self._who_is_missing(absent, self._deadline.seconds), *silent.values()])
+        return MissingRanksError(
+            f"{told}. Seen by {self._me}, at {self._place}. The missing ranks' own logs, or their "
+            "launcher's, say why.",
+            missing=absent or silent,
+        )
+
+    def _silent(self) -> dict[int, str]:
+        """Who of those that came does not answer, as far as this rank can know, and why."""
+        records = self._records(range(self._me.world_size))
+        near = [record for record in records if record.pid_space == self._me.pid_space]
+        held = [one for one in near if processes.is_held(one.pid)]
+        if held:
+            return {one.rank: f"{one}: {processes.condition(one.pid)}" for one in held}
+        all_arrived = self._store.add(ARRIVED, 0) == self._me.world_size
+        waits_for_0 = all_arrived and self._me.rank
+        return {0: f"{records[0]} gives no answer"} if waits_for_0 else {}
+
+    def _who_is_missing(self, absent: list[int], seconds: float) -> str:
+        size = self._me.world_size
+        others = set(range(size)) - {*absent, self._me.rank}
+        seen = [(printable(record.host), record.rank) for record in self._records(others)]
+        seen = sorted([*seen, (self._me.host, self._me.rank)])
+        hosts = "; ".join(
+            f"{ranges(rank for _, rank in pairs)} on {host}"
+            for host, pairs in groupby(seen, lambda pair: pair[0])
+        )
+        if not absent:
+            return f"all {size} ranks came, but not all finished answering within {seconds:.3g} s"
+        return (
+            f"{len(absent)} of {size} ranks did not come within {seconds:.3g} s: {ranges(absent)}. "
+            f"Present: {hosts}"
+        )
+
+    def _absent(self) -> list[int]:
+        return [
+            rank
+            for rank in range(self._me.world_size)
+            if rank != self._me.rank and not self._store.check([f"record/{rank}/1"])
+        ]
+
+    def _records(self, ranks: Iterable[int]) -> list[Record]:
+        keys = [f"record/{rank}/1" for rank in ranks]
+        if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
+            texts = self._store.multi_get(keys)
+        else:
+            texts = [self._store.get(key) for key in keys]
+        pairs = zip(keys, texts, strict=True)
+        return [read(Record, text, key, self._place) for key, text in pairs]
+
+    def _store_lost(self, error: RuntimeError) -> RendezvousError:
+        return RendezvousError(
+            f"{self._me}: the store at {self._place} closed during the roll call, so rank 0 has "
+            f"probably failed; its own log says why. ({error})"
+        )
+
+    def _put(self, key: str, value: Record | Packed | Verdict) -> None:
+        self._store.set(key, written(value))
+
+    def _get(self, kind: type[T], key: str) -> T:
+        return read(kind, self._store.get(key), key, self._place)
+
+
+TWO_JOBS = (
+    "Two jobs on one port, or a rank started twice? Give each job a MASTER_PORT of its own, or "
+    "unset it."
+)
+
+
+def comes(store: dist.Store, key: str, seconds: float) -> bool:
+    """Whether a key appears in time; one blocking store call, however long it takes."""
+    try:
+        store.wait([key], timedelta(seconds=max(seconds, 0.001)))
+    except RuntimeError:
+        return bool(store.check([key]))
+    return True
+
+
+def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
+    """The record of the rank 0 that signed a store.
+
+    Raises:
+        MissingRanksError: nobody signs it by the deadline.
+    """
+    if not comes(store, IDENTITY, deadline.left):
+        raise MissingRanksError(
+            f"the store at {place} answers, but no rank 0 of allranks has signed it within "
+            f"{deadline.seconds:g} s: rank 0 is missing, or the store is another program's.",
+            missing=[0],
+        )
+    return read(Record, store.get(IDENTITY), IDENTITY, place)
+
+
+def answered(store: dist.Store, rank: int) -> Record | None:
+    """What a rank told in the roll call on a store; None where it told nothing that can be read."""
+    key = f"record/{rank}/1"
+    with suppress(MalformedError):
+        return parsed(Record, store.get(key)) if store.check([key]) else None
+    return None
+
+
+def is_closed(store: dist.Store) -> bool:
+    """Whether the roll call on a store is over."""
+    return bool(store.check([VERDICT]))
+
+
+def read_verdict(store: dist.Store, place: str) -> Verdict:
+    """Rank 0's verdict, once it is there.
+
+    Raises:
+        RendezvousError: the verdict is that the roll call failed.
+    """
+    verdict = read(Verdict, store.get(VERDICT), VERDICT, place)
+    if verdict.error:
+        store.add(READ, 1)
+        raise revive(verdict.error)
+    return verdict
+
+
+def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
+    """Raise what a rank must say to a store that it cannot join.
+
+    Raises:
+        WrongJobError: the store is another job's, or its job is complete.
+        RendezvousError: the roll call of this job failed, and how.
+        DuplicateRankError: this rank 0 is the second one; the first is told, since nobody can
+            know which of the two the other ranks belong to.
+    """
+    signed = signature(store, place, deadline)
+    if signed.job != me.job:
+        raise WrongJobError(
+            f"the store at {place} belongs to job {signed.job!r} ({signed}), and this process, "
+            f"{me}, is of job {me.job!r}. {TWO_JOBS}"
+        )
+    if is_closed(store):
+        read_verdict(store, place)
+        raise WrongJobError(
+            f"the job at {place} is complete ({signed}), and this process, {me}, is not part of "
+            f"it. {TWO_JOBS}"
+        )
+    if me.rank == 0:
+        error = duplicate(signed, me)
+        store.set(FAILURE, written(pack(error)))
+        raise error
+
+
+def duplicate(first: Record, second: Record) -> DuplicateRankError:
+    """The error for two processes with one rank."""
+    return DuplicateRankError(
+        f"rank {first.rank} is claimed twice: by {first}, and by {second}. Is the script started "
+        f"once per node without its launcher? {TWO_JOBS}",
+        rank=first.rank,
+    )
+
+
+def ranges(ranks: Iterable[int]) -> str:
+    """Ranks for people: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
+
+
+def _disagreement(records: Sequence[Record]) -> str:
+    """Which settings differ that must not, and on which ranks; "" if none."""
+    by_setting: dict[str, dict[str, list[int]]] = {}
+    for record in records:
+        for name, value in record.settings.items():
+            by_setting.setdefault(name, {}).setdefault(value, []).append(record.rank)
+    differing = [
+        " and ".join(f"{name}={value} on {named(ranks)}" for value, ranks in by_value.items())
+        for name, by_value in by_setting.items()
+        if len(by_value) > 1
+    ]
+    if not differing:
+        return ""
+    told = printable("; ".join(differing))
+    return (
+        f"the ranks were set up differently: {told}. All must call setup() with the same settings, "
+        "and with the same variables (ALLRANKS_CHECK) and kinds of devices around them."
+    )
+
+
+def named(ranks: Sequence[int]) -> str:
+    """Ranks for people, in a sentence: ``rank 7``, ``ranks 0-3, 7``."""
+    return f"rank{'s' * (len(ranks) > 1)} {ranges(ranks)}"
+
+
+def _run_lengths(records: Sequence[Record]) -> tuple[tuple[int, int], ...]:
+    """Pairs of (node, number of consecutive ranks on it): short where ranks stand in blocks."""
+    nodes: dict[str, int] = {}
+    numbers = [nodes.setdefault(record.host_key, len(nodes)) for record in records]
+    return tuple((node, len(list(run))) for node, run in groupby(numbers))
+
+
+def _as_others_reach(records: Sequence[Record]) -> str | None:
+    """Rank 0's address, as ranks on other hosts reached it."""
+    others = (record for record in records if record.host_key != records[0].host_key)
+    return next((record.address_of_0 for record in others if record.address_of_0), None)
+
+
+def _place(rank: int, layout: Sequence[tuple[int, int]], world_size: int) -> Layout:
+    if sum(length for _, length in layout) != world_size:
+        raise RendezvousError(
+            f"rank 0 told of the hosts of other than {world_size} ranks: {layout}"
+        )
+    nodes = [node for node, length in layout for _ in range(length)]
+    mine = nodes[rank]
+    here = tuple(other for other, node in enumerate(nodes) if node == mine)
+    return Layout(here.index(rank), len(here), mine, len(set(nodes)), here)
+
+
+def _doubts(records: Sequence[Record]) -> tuple[str, ...]:
+    """What is allowed, but seldom meant."""
+    return tuple(_doubted(records))
+
+
+def _doubted(records: Sequence[Record]) -> Iterable[str]:
+    by_versions: dict[str, list[int]] = {}
+    by_device: dict[tuple[str, str], list[int]] = {}
+    for record in records:
+        by_versions.setdefault(record.versions, []).append(record.rank)
+        if record.device_uuid:
+            by_device.setdefault((record.host, record.device_uuid), []).append(record.rank)
+    if len(by_versions) > 1:
+        told = "; ".join(f"{text} on ranks {ranges(who)}" for text, who in by_versions.items())
+        yield f"the ranks run different versions: {told}"
+    for (host, uuid), who in by_device.items():
+        if len(who) > 1:
+            yield f"ranks {ranges(who)} on {host} use the same GPU, {uuid}; NCCL refuses that"

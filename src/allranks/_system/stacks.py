@@ -1,0 +1,161 @@
+"""Where threads stand: the lines of the program among those of Python, torch and allranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import FrameType, TracebackType
+
+OURS = str(Path(__file__).parents[1]) + os.sep
+
+TORCHS = f"{os.sep}torch{os.sep}distributed{os.sep}"
+
+COMPILERS = f"{os.sep}torch{os.sep}_dynamo{os.sep}"
+
+OWN = "allranks-"
+"""How the names of our threads begin."""
+
+STARTERS = {
+    ("allranks._launch.rank_process", "run"),
+    ("allranks._launch.remote_call", "make"),
+    ("multiprocessing.process", "_bootstrap"),
+}
+"""Modules and functions that call a program, or a part of one for a process."""
+
+
+class Line(NamedTuple):
+    """A place in a program.
+
+    Attributes:
+        file: the file's path.
+        number: the line's number.
+        function: the function's name.
+    """
+
+    file: str
+    number: int
+    function: str
+
+    def __str__(self) -> str:
+        inside = "" if self.function == "<module>" else f" in {self.function}"
+        return f"{Path(self.file).name}:{self.number}{inside}"
+
+
+def main_thread() -> list[Line]:
+    """Where the main thread stands, innermost first."""
+    ident = threading.main_thread().ident
+    return list(_lines(sys._current_frames().get(ident or 0)))  # noqa: SLF001 - the public way
+
+
+def program() -> list[Line]:
+    """Where the program stands in the main thread, innermost first, without what started it.
+
+    It ends at the latest with the module named ``__main__`` or below what calls it; the frames of
+    libraries that are left at its end, as a test runner's, started it too.
+    """
+    ident = threading.main_thread().ident
+    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - the public way
+    lines, end, over = [], 0, False
+    while frame and not over:
+        code, module = frame.f_code, frame.f_globals.get("__name__")
+        if (module, code.co_name) in STARTERS:
+            break
+        lines.append(Line(code.co_filename, frame.f_lineno, code.co_name))
+        end = len(lines) if _is_written(lines[-1]) else end
+        over = (module, code.co_name) == ("__main__", "<module>")
+        frame = frame.f_back
+    return [line for line in lines[:end] or lines if not line.file.startswith(OURS)]
+
+
+def _is_written(line: Line) -> bool:
+    """Whether the user wrote a line; an installed command's script was generated."""
+    is_command = str(Path(line.file).parent) == sysconfig.get_path("scripts")
+    return _origin(line.file) == "program" and not (is_command and line.function == "<module>")
+
+
+def all_threads() -> dict[str, list[str]]:
+    """Where every thread stands, by its name, innermost first."""
+    frames = sys._current_frames()  # noqa: SLF001 - the public way
+    return {
+        thread.name: [f"{line.file}:{line.number} in {line.function}" for line in _lines(frame)]
+        for thread in threading.enumerate()
+        if (frame := frames.get(thread.ident or 0))
+    }
+
+
+def _lines(frame: FrameType | None) -> Iterator[Line]:
+    while frame:
+        yield Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+
+
+def others_in_calls() -> list[threading.Thread]:
+    """The program's threads, but for this one, that are within a call of torch's or of ours."""
+    frames = sys._current_frames()  # noqa: SLF001 - the public way
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+        and not thread.name.startswith(OWN)
+        and any(map(_is_of_a_call, _lines(frames.get(thread.ident or 0))))
+    ]
+
+
+def _is_of_a_call(line: Line) -> bool:
+    return line.file.startswith(OURS) or TORCHS in line.file
+
+
+def caller() -> Line | None:
+    """The innermost line of this thread that is not of allranks."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect would read the sources
+    while frame and _is_between(frame.f_code.co_filename):
+        frame = frame.f_back
+    return Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else None
+
+
+def _is_between(file: str) -> bool:
+    """Whether a file is ours, or of the compiler, through which calls of ours go."""
+    return file.startswith(OURS) or COMPILERS in file
+
+
+def raised_at(traceback: TracebackType | None) -> Line | None:
+    """The program's line at which an exception was raised."""
+    lines = []
+    while traceback:
+        code = traceback.tb_frame.f_code
+        lines.append(Line(code.co_filename, traceback.tb_lineno, code.co_name))
+        traceback = traceback.tb_next
+    return of_the_program(reversed(lines))
+
+
+def of_the_program(lines: Iterable[Line]) -> Line | None:
+    """The innermost line that the user wrote, else the innermost of a library's.
+
+    Args:
+        lines: innermost first.
+    """
+    known = [line for line in lines if _origin(line.file) != "ours"]
+    for wanted in ("program", "library"):
+        for line in known:
+            if _origin(line.file) == wanted:
+                return line
+    return known[0] if known else None
+
+
+@lru_cache(maxsize=1024)
+def _origin(file: str) -> str:
+    """Whose a file is: the program's, a library's, Python's and torch's, or ours."""
+    paths = sysconfig.get_paths()
+    if file.startswith((OURS, "<frozen")):
+        return "ours"
+    if any(file.startswith(paths[kind]) for kind in ("purelib", "platlib")):
+        return "torch" if "/torch/" in file.replace("\\", "/") else "library"
+    return "python" if file.startswith((paths["stdlib"], paths["platstdlib"])) else "program"

@@ -1,0 +1,188 @@
+"""Large data between ranks: read straight from a peer's memory where that works, else sent.
+
+The ranks have told each other the sizes and addresses in the headers of their call. Members of a
+group find out once who can read whose memory, at their first large transfer. When everything has
+been read, all agree on that, since a sender's memory must stay as it is until then; where something
+could not be read, it is sent after all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from allranks._collectives.pickling import flat
+from allranks._system import peer_memory, processes
+from allranks._system.untrusted import parsed, written
+from allranks._system.waiting import Abandonable
+from allranks._transport import members
+from allranks._transport.headers import Header, agree, exchange
+from allranks._transport.point_to_point import move
+from allranks.errors import CollectiveError, PeerFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+LARGE = 2**19
+"""Bytes from one rank to another that are worth a second agreement (measured on two cores)."""
+
+IN_TWO = 2**25
+"""Bytes that two threads read faster than one (measured on two cores)."""
+
+
+class Incoming(NamedTuple):
+    """A piece of memory to be filled.
+
+    Attributes:
+        into: a flat CPU tensor of bytes.
+        address: where the bytes lie in the sender's memory.
+    """
+
+    into: torch.Tensor
+    address: int
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whose memory the members of a group can read.
+
+    Attributes:
+        pids: the members' processes.
+        readable: for each member, whether it can read each one's memory, one byte for each.
+    """
+
+    pids: Sequence[int]
+    readable: Sequence[bytes]
+
+    def reads(self, reader: int, owner: int) -> bool:
+        """Whether a member can read another one's memory."""
+        return bool(self.readable[reader][owner])
+
+    @classmethod
+    def nowhere(cls, size: int) -> Reach:
+        """Nobody's memory is read."""
+        return cls([0] * size, [bytes(size)] * size)
+
+    @cached_property
+    def anywhere(self) -> bool:
+        """Whether a member can read another one's memory."""
+        return any(sum(row) > row[i] for i, row in enumerate(self.readable))
+
+    @cached_property
+    def everywhere(self) -> bool:
+        """Whether each member can read all others' memory."""
+        return all(map(all, self.readable))
+
+
+def reach(who: Members) -> Reach:
+    """Who can read whom; found out once for a group. Collective at the group's first use."""
+    if "reach" not in who.kept:
+        who.kept["reach"] = _tried(who)
+    found: Reach = who.kept["reach"]
+    return found
+
+
+def _tried(who: Members) -> Reach:
+    where = processes.pid_space()
+    card, secret = peer_memory.present(where)
+    told = exchange(who, Header("who may read my memory", written(card).encode()))
+    cards = [parsed(peer_memory.Card, text) for text in told]
+    mine = bytes(i == who.rank or peer_memory.readable(c, where) for i, c in enumerate(cards))
+    readable = exchange(who, Header("whose memory I can read", mine))
+    del secret  # All have tried to read it.
+    return Reach([card.pid for card in cards], readable)
+
+
+def transfer(
+    who: Members,
+    what: str,
+    outgoing: Mapping[int, Sequence[Any]],
+    incoming: Mapping[int, Sequence[Incoming]],
+    largest: int,
+) -> None:
+    """Fill the memory of the members with each other's. Collective over the members.
+
+    Args:
+        who: takes part.
+        what: names the call in errors.
+        outgoing: buffers that go to a member of the group.
+        incoming: what is to be filled by a member; of as many bytes as it sends.
+        largest: the most bytes that go from one rank to another; all ranks know it.
+
+    Raises:
+        PeerFailedError: a peer is gone, and it is known which.
+        CollectiveError: a peer is gone.
+        StalledError: a rank did not come within the group's timeout.
+    """
+    if who.group is None or who.size == 1:
+        return
+    found = reach(who) if largest >= LARGE else Reach.nowhere(who.size)
+    who.kept["outgoing"] = outgoing  # Stays where this ends early: a peer may still be reading.
+    problem = _moved(who, what, outgoing, incoming, found)
+    try:
+        if found.anywhere and _someone_could_not(who, what, problem):
+            who.kept["reach"] = Reach.nowhere(who.size)
+            _moved(who, what, outgoing, incoming, who.kept["reach"])
+    except RuntimeError as error:
+        if problem is None or isinstance(error, PeerFailedError):
+            raise
+        raise CollectiveError(f"{what}: {problem}") from error
+    del who.kept["outgoing"]
+
+
+def _moved(
+    who: Members,
+    what: str,
+    outgoing: Mapping[int, Sequence[Any]],
+    incoming: Mapping[int, Sequence[Incoming]],
+    found: Reach,
+) -> str | None:
+    """Read what can be read, and send the rest; why something could not be read, or None."""
+    sent = [(i, b) for i, some in outgoing.items() for b in some if not found.reads(i, who.rank)]
+    flats = {id(buffer): flat(buffer) for _, buffer in sent}  # Each once: it may be a copy.
+    send = [(flats[id(buffer)], who.ranks[i]) for i, buffer in sent]
+    told = [(owner, piece) for owner, pieces in incoming.items() for piece in pieces]
+    receive = [(p.into, who.ranks[i]) for i, p in told if not found.reads(who.rank, i)]
+    direct = [(i, p) for i, p in told if found.reads(who.rank, i)]
+    group = members.cpu_group(cast("dist.ProcessGroup", who.group))
+    return move(group, send, receive, what, lambda: _read(who, found, direct))
+
+
+def _someone_could_not(who: Members, what: str, problem: str | None) -> bool:
+    """Whether a member could not read; else all let go of the memory that was read."""
+    told = Header(f"the end of {what}", b"1" if problem else b"")
+    return bool(agree(who, told, lambda bodies: b"1" if any(bodies) else b""))
+
+
+def _read(who: Members, found: Reach, pieces: Sequence[tuple[int, Incoming]]) -> str | None:
+    """Read from the members' memory; why that could not be done, or None."""
+    for owner, piece in pieces:
+        pid = found.pids[owner]
+        try:
+            _read_piece(pid, piece)
+        except OSError as error:
+            told = f"the memory of rank {who.ranks[owner]} (pid {pid}) cannot be read"
+            return f"{told}: {error.strerror}"
+    return None
+
+
+def _read_piece(pid: int, piece: Incoming) -> None:
+    """Read a large piece in two threads: the sender only waits, so that its core is free."""
+    size = piece.into.numel()
+    half = size // 2 if size >= IN_TWO else size
+    second = Abandonable(lambda: _read_range(pid, piece, half, size)) if half < size else None
+    _read_range(pid, piece, 0, half)
+    if second:
+        second.result(inf)
+
+
+def _read_range(pid: int, piece: Incoming, start: int, end: int) -> None:
+    into = piece.into.data_ptr() + start
+    peer_memory.read(pid, piece.address + start, into, end - start)

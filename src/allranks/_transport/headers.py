@@ -1,0 +1,260 @@
+"""Headers: what ranks tell each other of a call before its data travel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from allranks._rendezvous.roll_call import ranges
+from allranks._system import stacks
+from allranks._system.bounded_cache import remembered
+from allranks._system.untrusted import parsed, written
+from allranks._transport import members
+from allranks._transport.frame import UNMARKED, Told
+from allranks._transport.gloo_channel import GlooChannel
+from allranks._transport.host_channel import HostChannel, connected
+from allranks._transport.point_to_point import SAID, brief, nothing
+from allranks.errors import CollectiveError, MismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+Combine = Callable[[list[bytes]], bytes]
+"""Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
+
+FINE, FAILED, DIFFERENT = range(3)
+"""What a body is: data of a call; an error's text; or the request to tell one's call."""
+
+EQUAL, OTHER = b"=", b"*"
+"""Whether all bodies are one, or follow each other."""
+
+INLINE = 65536
+"""Bytes that may travel with the headers of all ranks, in place of a collective of their own."""
+
+GROUPS = 8
+"""How many groups of ranks an error shows, each of which says another thing."""
+
+CHECK = "ALLRANKS_CHECK"
+"""The variable that holds the mode of verification; ``setup(check=...)`` sets it."""
+CHECK_KEY = os.environ.encodekey(CHECK)
+
+
+@remembered(len)
+def digest(text: str) -> bytes:
+    """What stands for a text in a header."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one rank tells of its call.
+
+    Attributes:
+        call: the call and what must be equal in it on all ranks.
+        body: what may differ: sizes, numbers, small data.
+        error: why this rank cannot make the call, or None.
+    """
+
+    call: str
+    body: bytes = b""
+    error: str | None = None
+
+
+def _is_unset(key: Any) -> bool:
+    """Whether there is no such variable; os.environ takes longer to say so than a small call."""
+    found = getattr(os.environ, "_data", None)
+    return found is not None and key not in found
+
+
+def checking() -> str | None:
+    """Whether calls that carry no header are to carry one, and "lines" if with their lines."""
+    if _is_unset(CHECK_KEY):
+        return None
+    asked = os.environ.get(CHECK)
+    return asked.lower() if asked and asked.lower() not in ("0", "false") else None
+
+
+def _at_line() -> str:
+    """The line of the program that makes the call, where lines are checked."""
+    if checking() != "lines":
+        return ""
+    line = stacks.caller()
+    return f" at {line.file}:{line.number}" if line else ""
+
+
+def fits_inline(who: Members, size: int) -> bool:
+    """Whether so many bytes from each rank may travel in headers."""
+    return size * who.size <= INLINE
+
+
+def numbers(values: Iterable[int]) -> bytes:
+    """Sizes as a body."""
+    return array("q", values).tobytes()
+
+
+def numbers_in(body: bytes) -> list[int]:
+    """The sizes that a body holds."""
+    return array("q", body).tolist()
+
+
+def exchange(who: Members, header: Header) -> list[bytes]:
+    """Tell each other of a call, and agree on it. Collective over the members.
+
+    Returns:
+        The bodies of all members, in the group's order.
+
+    Raises:
+        MismatchError: the ranks made different calls.
+        CollectiveError: a rank cannot make the call; the same error on every rank.
+    """
+    return _unpacked(agree(who, header, _packed), who.size)
+
+
+def agree(
+    who: Members,
+    header: Header,
+    combine: Combine = lambda _: b"",
+    meanwhile: Callable[[], None] = nothing,
+) -> bytes:
+    """Agree on a call, and on one result of all bodies. Collective over the members.
+
+    Args:
+        who: who takes part.
+        header: this rank's.
+        combine: makes the result, on any or all of the members; it may raise CollectiveError.
+            Without, there is none.
+        meanwhile: is done while the headers are under way; not in a world of one.
+
+    Raises:
+        MismatchError: the ranks made different calls.
+        CollectiveError: a rank cannot make the call, or ``combine`` raised; the same on every rank.
+    """
+    call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
+    kind = FINE if header.error is None else FAILED
+    told = Told(kind, digest(call), header.body)
+    kind, answer = _ask(who, told, combine, header.call, meanwhile)
+    if kind == DIFFERENT:
+        body = written([call, header.error]).encode()
+
+        def verdict(texts: list[bytes]) -> bytes:
+            return written(_verdict(who, texts)).encode()
+
+        _, answer = _ask(who, Told(FINE, UNMARKED, body), verdict, header.call)
+        _raise(*parsed(tuple[str, str], answer))
+    if kind == FAILED:
+        raise CollectiveError(answer.decode())
+    return answer
+
+
+def _ask(
+    who: Members,
+    mine: Told,
+    combine: Combine,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> tuple[int, bytes]:
+    if who.group is None or who.size == 1:
+        return _answer([mine], combine)
+    channel: GlooChannel | HostChannel | None = who.kept.get("channel")
+    if channel is None:
+        channel = who.kept["channel"] = _opened(who, who.group, what)
+    return channel.ask(mine, lambda told: _answer(told, combine), what, meanwhile)
+
+
+def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
+    """The way of a group's headers from its first one on. Collective."""
+    group = members.cpu_group(over)
+    gloo = GlooChannel(who, group)
+
+    def exchange(body: bytes) -> list[bytes]:
+        told = Told(FINE, UNMARKED, body)
+        _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
+        return _unpacked(packed, who.size)
+
+    lines = connected(who, exchange)
+    if lines is None:
+        return gloo
+    host = HostChannel(who, group, lines)
+    who.closing.callback(host.close)
+    return host
+
+
+def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
+    """The answer to all headers: the same, whichever rank makes it."""
+    first = told[0].mark
+    for one in told:
+        if one.mark != first or one.kind == FAILED:
+            return DIFFERENT, b""
+    try:
+        return FINE, combine([one.body for one in told])
+    except CollectiveError as error:
+        return FAILED, str(error).encode()
+    except Exception as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
+        return FAILED, f"{type(error).__name__}: {error}".encode()
+
+
+def _packed(bodies: Sequence[bytes]) -> bytes:
+    """All bodies in one; once, where they are equal."""
+    if len(set(bodies)) == 1:
+        return EQUAL + bodies[0]
+    return b"".join([OTHER, numbers(map(len, bodies)), *bodies])
+
+
+def _unpacked(packed: bytes, count: int) -> list[bytes]:
+    if packed.startswith(EQUAL):
+        return [packed[1:]] * count
+    begin = 1 + 8 * count
+    ends = list(accumulate(numbers_in(packed[1:begin]), initial=begin))
+    return [packed[start:end] for start, end in pairwise(ends)]
+
+
+def _verdict(who: Members, texts: Sequence[bytes]) -> tuple[str, str]:
+    """The error that all ranks raise: its class, and its message."""
+    told = [parsed(tuple[str, str | None], text) for text in texts]
+    errors = _ranks_by_text(who, [error for _, error in told])
+    if errors:
+        return CollectiveError.__name__, _listed(errors, 4 * SAID)
+    calls = _differing(_ranks_by_text(who, [call for call, _ in told]))
+    return MismatchError.__name__, (
+        f"the ranks made different calls: {_listed(calls)}. Every rank of the "
+        "group must make the same call, with data that fit together."
+    )
+
+
+def _raise(kind: str, message: str) -> NoReturn:
+    raise (MismatchError if kind == MismatchError.__name__ else CollectiveError)(message)
+
+
+def _ranks_by_text(who: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
+    by_text: dict[str, list[int]] = {}
+    for rank, text in zip(who.ranks, texts, strict=True):
+        if text is not None:
+            by_text.setdefault(text, []).append(rank)
+    return by_text
+
+
+def _differing(by_text: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Long texts, cut to where they begin to differ."""
+    columns = enumerate(zip(*by_text, strict=False))
+    same = next((at for at, letters in columns if len(set(letters)) > 1), 0)
+    start = same - SAID // 4 if same > SAID // 2 else 0
+    return {("..." if start else "") + text[start:]: ranks for text, ranks in by_text.items()}
+
+
+def _listed(by_text: dict[str, list[int]], limit: int = SAID) -> str:
+    """What the ranks say, for people: ``ranks 0-2: this; rank 3: that``."""
+    parts = [
+        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {brief(text, limit)}"
+        for text, who in list(by_text.items())[:GROUPS]
+    ]
+    more = len(by_text) - len(parts)
+    return "; ".join([*parts, f"and {more} more"] if more else parts)

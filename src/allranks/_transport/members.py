@@ -1,0 +1,420 @@
+"""Who takes part in a collective, and over which backend its data travel."""
+
+from __future__ import annotations
+
+import operator
+import os
+import socket
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allranks._launchers.detect import detect
+from allranks._process_group import devices
+from allranks._rendezvous.roll_call import ranges
+from allranks._system import parking, stacks
+from allranks._system.printable import brief_repr
+from allranks._system.waiting import Abandonable, Deadline, StillRunning, workers_in_calls
+from allranks._transport import torch_groups
+from allranks._watch import failures, flight_recorder
+from allranks.errors import CollectiveError, StalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+CALM_SAMPLES = 3
+
+REST = 1.0
+"""Seconds to wait for threads that are within torch, at most."""
+
+_known: dict[dist.ProcessGroup, Members] = {}
+_timeouts: dict[dist.ProcessGroup, timedelta] = {}
+_carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
+_given_up: dict[dist.ProcessGroup, str] = {}
+_private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+_retired: list[dist.ProcessGroup] = []
+_number_seen = 0
+"""How many groups were up when it was last looked whether some were destroyed."""
+_inherited: set[dist.ProcessGroup] = set()
+"""The groups of the rank that this process was forked from: their threads are not here."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The ranks that take part in a collective.
+
+    Attributes:
+        group: torch's process group; None in a world of one where ``setup`` was not called.
+        rank: this process's rank within the group.
+        ranks: the members' global ranks, in the group's order.
+        kept: what is kept from one call to the next, by whoever makes it.
+        closing: what is to be done when the group is destroyed.
+    """
+
+    group: dist.ProcessGroup | None
+    rank: int
+    ranks: tuple[int, ...]
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    closing: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+
+    @property
+    def size(self) -> int:
+        """The number of members."""
+        return len(self.ranks)
+
+    def sender(self, src: Any) -> tuple[int, str | None]:
+        """The global rank that sends, or -1 and why nothing can be sent from it."""
+        try:
+            number = operator.index(src)
+        except Exception:  # noqa: BLE001 - whatever its own __index__ does
+            number = -1
+        if number in self.ranks:
+            return number, None
+        return -1, f"src={brief_repr(src)} is not in this group of ranks {ranges(self.ranks)}"
+
+
+def members(call: str, group: dist.ProcessGroup | None) -> Members:
+    """The members of a group; None means WORLD, looked up now.
+
+    Raises:
+        CollectiveError: no process group is up in a world of several ranks, or this rank is
+            not in the group.
+    """
+    if _known:
+        _notice_destroyed()
+    if group is None and _known and not _given_up:
+        # Every small call passes here, and an import statement takes longer than all else.
+        known = _known.get(sys.modules["torch.distributed"].group.WORLD)
+        if known is not None:
+            return known
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return _alone(call, group)
+    if group is not None:
+        _check_up(call, group)
+    used: Any = dist.group.WORLD if group is None else group
+    if used in _inherited:
+        raise CollectiveError(f"{call}: {no_rank()}")
+    if _given_up:
+        _check_usable(call, used)
+    if used not in _known:
+        _forget_destroyed()
+        ranks = tuple(dist.get_process_group_ranks(used))
+        _known[used] = Members(used, ranks.index(dist.get_rank()), ranks)
+    return _known[used]
+
+
+def _check_up(call: str, group: Any) -> None:
+    import torch.distributed as dist
+
+    if not isinstance(group, dist.ProcessGroup):
+        raise CollectiveError(
+            f"{call}: rank {dist.get_rank()} is not in this group, so it must not make the call"
+        )
+    if not is_up(group):
+        raise CollectiveError(f"{call}: this group was destroyed")
+
+
+def is_up(group: dist.ProcessGroup) -> bool:
+    """Whether a group has not been destroyed."""
+    import torch.distributed as dist
+
+    try:
+        dist.get_backend(group)
+    except ValueError:
+        return False
+    return True
+
+
+def give_up(group: dist.ProcessGroup, why: str) -> None:
+    """Let no further call use a group: messages of the last one may still be under way."""
+    _given_up.setdefault(group, why)
+
+
+def number_given_up() -> int:
+    """How many groups are given up: their last calls stay in flight for ever."""
+    return len(_given_up)
+
+
+def _check_usable(call: str, group: dist.ProcessGroup) -> None:
+    for used in (group, _private_gloo.get(group)):
+        if used in _given_up:
+            raise CollectiveError(
+                f"{call}: this group is no longer usable, since {_given_up[used]}: what is left "
+                "of that call would be taken for this one. Leave, or cleanup() and setup() again."
+            )
+
+
+def _alone(call: str, group: Any) -> Members:
+    if group is not None:
+        raise CollectiveError(f"{call}: no process group is up, so nobody is in this group")
+    found = detect(os.environ)
+    if found.world_size > 1:
+        raise CollectiveError(
+            f"{call}: no process group is up on rank {found.rank} of {found.world_size} "
+            f"(started by {found.launcher}). Call allranks.setup() first."
+        )
+    return Members(None, 0, (0,))
+
+
+def has_backend(group: dist.ProcessGroup, kind: str) -> bool:
+    """Whether a group can move tensors that lie on devices of this type."""
+    import torch.distributed as dist
+
+    pairs = dist.get_backend_config(group).split(",")
+    return any(pair.partition(":")[0] == kind and pair.partition(":")[2] for pair in pairs)
+
+
+def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The group itself where it moves CPU tensors, else a gloo group of the same ranks.
+
+    Collective over the group at its first use.
+    """
+    import torch.distributed as dist
+
+    if has_backend(group, "cpu"):
+        return group
+    if group not in _private_gloo:
+        ranks = dist.get_process_group_ranks(group)
+        name = f"{group.group_name}/cpu"
+        made = new_group("the first call on CPU data", ranks, name, group, backend="gloo")
+        _private_gloo[group] = made
+    return _private_gloo[group]
+
+
+def new_group(
+    what: str, ranks: Sequence[int], name: str, within: dist.ProcessGroup, **more: Any
+) -> dist.ProcessGroup:
+    """A group of these ranks alone, with the timeout of another. Collective over them.
+
+    torch names such a group by how many groups each process has, so that ranks which are in
+    different numbers of groups never meet (torch 2.13), and lets no caller choose the name.
+
+    Args:
+        what: the call that makes it, for errors.
+        ranks: the global ranks, all of which make the call, in the group's order.
+        name: the same on all of them, and on no other group of the job.
+        within: whose timeout it inherits.
+        **more: as for ``torch.distributed.new_group``.
+
+    Raises:
+        CollectiveError: torch has no function that names groups.
+        PeerFailedError: another rank has failed, or left.
+        StalledError: it did not come up within the timeout.
+    """
+    import torch.distributed as dist
+
+    limit = timeout(within)
+
+    def make() -> dist.ProcessGroup:
+        with torch_groups.named(name):
+            made: dist.ProcessGroup = dist.new_group(
+                list(ranks), timeout=limit, use_local_synchronization=True, **more
+            )
+        return made
+
+    failures.enter(what, name_of(within), ranks=ranks)
+    try:
+        making = Abandonable(devices.on_same_device(make))
+        return making.result_unless(failures.look, limit.total_seconds() + 1)
+    except (StillRunning, RuntimeError) as error:
+        if culprit := failures.culprit(error, _with_the_store(ranks)):
+            raise failures.peer_failed(culprit, what) from error
+        if isinstance(error, StillRunning) or failures.has_timed_out(error):
+            told = failures.verdict() or "at least one rank did not make the same call."
+            seconds = f"{limit.total_seconds():g} s"
+            raise StalledError(f"{what} did not complete within {seconds}; {told}") from error
+        raise
+    finally:
+        failures.leave()
+
+
+def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
+    """The group over which a tensor travels: itself, or the gloo group beside it."""
+    kind = tensor.device.type
+    if (group, kind) not in _carriers:
+        _carriers[group, kind] = group if has_backend(group, kind) else cpu_group(group)
+    return _carriers[group, kind]
+
+
+def _gloo_is_busy() -> bool:
+    """Whether a thread that runs gloo's operations is at work (Linux; elsewhere unknown)."""
+    for task in Path("/proc/self/task").glob("*/stat"):
+        with suppress(OSError):
+            name, _, rest = task.read_text().partition(") ")
+            if name.endswith("(pt_gloo_runloop") and not rest.startswith("S"):
+                return True
+    return False
+
+
+def timeout(group: dist.ProcessGroup) -> timedelta:
+    """A group's timeout."""
+    if group not in _timeouts:
+        _timeouts[group] = torch_groups.timeout_of(group)
+    return _timeouts[group]
+
+
+def destroy_all() -> None:
+    """Destroy WORLD and its sub-groups; the objects themselves are kept for a while.
+
+    A DDP model that outlives its group would drop the last reference while it holds the
+    interpreter's lock, and wait for a gloo thread that waits for the lock (seen with torch 2.13).
+    """
+    import torch.distributed as dist
+
+    _retired.extend(_all_groups())
+    forget()
+    dist.destroy_process_group()
+
+
+def _notice_destroyed() -> None:
+    """See whether the program has destroyed groups; each call asks, so it must cost little."""
+    global _number_seen  # noqa: PLW0603 - of this process
+    if _retired:
+        _drop_retired()
+    table = torch_groups.table()
+    number = sum(map(is_up, _known)) if table is None else len(table)
+    if number != _number_seen:
+        _number_seen = number
+        _forget_destroyed()
+
+
+def _forget_destroyed() -> None:
+    """Keep nothing of groups that the program has destroyed; the objects until the next call."""
+    import torch.distributed as dist
+
+    gone = [group for group in _known if not is_up(group)]
+    for group in gone:
+        _known.pop(group).closing.close()
+        _timeouts.pop(group, None)
+        _given_up.pop(group, None)
+        flight_recorder.forget_group(str(group.group_name))
+        private = _private_gloo.pop(group, None)
+        if private is not None and is_up(private):
+            dist.destroy_process_group(private)
+    for key in [key for key in _carriers if key[0] in gone]:
+        del _carriers[key]
+    _retired.extend(gone)
+
+
+def _drop_retired() -> None:
+    """Drop the destroyed groups, in a thread: one with a call in flight holds up who drops it."""
+    going = _retired.copy()
+    _retired.clear()
+
+    def drop() -> None:
+        time.sleep(0.001)  # Without the interpreter's lock, which their threads may be waiting for.
+        going.clear()
+
+    with suppress(StillRunning):
+        Abandonable(drop).result(REST)
+
+
+def forget() -> None:
+    """Keep nothing of groups that are gone, or are not this process's."""
+    for who in _known.values():
+        who.closing.close()
+    for kept in (_known, _timeouts, _carriers, _given_up, _private_gloo):
+        kept.clear()
+    flight_recorder.forget()
+
+
+def _forget_after_fork() -> None:
+    """A call of a child would be taken for its parent's."""
+    if "torch.distributed" in sys.modules:
+        _inherited.update(_all_groups())
+    forget()
+
+
+def is_inherited() -> bool:
+    """Whether the process group that is up is that of the rank which forked this process."""
+    torchs: Any = sys.modules.get("torch.distributed")
+    return bool(_inherited) and torchs.group.WORLD in _inherited
+
+
+def no_rank() -> str:
+    """Why a process that a rank has forked can make no calls."""
+    import torch.distributed as dist
+
+    return (
+        f"this process (pid {os.getpid()} on {socket.gethostname()}) was forked from rank "
+        f"{dist.get_rank()}, whose process group it cannot use. Make the call in the rank itself; "
+        "ranks of its own it can start with allranks.launch."
+    )
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def _all_groups() -> list[dist.ProcessGroup]:
+    """All groups that are up; WORLD alone where torch does not list them."""
+    import torch.distributed as dist
+
+    table = torch_groups.table() or {}
+    return [group for group in {dist.group.WORLD, *table} if group is not None]
+
+
+def name_of(group: dist.ProcessGroup) -> str:
+    """A group's name, the same on all its ranks."""
+    import torch.distributed as dist
+
+    return "WORLD" if group is dist.group.WORLD else str(group.group_name)
+
+
+def _with_the_store(ranks: Sequence[int]) -> tuple[int, ...]:
+    """Who may be lost while a group of these ranks is made: they meet in rank 0's store."""
+    return tuple({0, *ranks})
+
+
+def global_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
+    """The global ranks of a group; none if it was destroyed."""
+    import torch.distributed as dist
+
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except (KeyError, ValueError):
+        return ()
+
+
+def ranks_of(name: str) -> tuple[int, ...]:
+    """The global ranks of a group that is up, by its name; none if there is no such group."""
+    import torch.distributed as dist
+
+    for group in _all_groups():
+        if name_of(group) == name:
+            return tuple(dist.get_process_group_ranks(group))
+    return ()
+
+
+def release_retired() -> None:
+    """Drop the destroyed groups: their threads have long come to rest."""
+    _retired.clear()
+
+
+def rest_before_exit() -> None:
+    """Let gloo's threads and ours come to rest, and never drop the destroyed groups.
+
+    A thread of gloo's that needs the interpreter's lock to drop its last operation, and finds the
+    interpreter ending, aborts the process (2 of 48 exits after a DDP step, with torch 2.13); so
+    does a call of torch's that returns then, in a thread that was left behind, or in a daemon of
+    the program's, where it returns when the peers have left.
+    """
+    import ctypes
+
+    calm, end = 0, Deadline.after(REST)
+    with suppress(KeyboardInterrupt):  # It is on its way out.
+        while calm < CALM_SAMPLES and not end.passed:
+            time.sleep(0.001)  # Without the lock, which they may be waiting for.
+            busy = _gloo_is_busy() or workers_in_calls() or stacks.others_in_calls()
+            calm = 0 if busy else calm + 1
+    parking.park([*workers_in_calls(), *stacks.others_in_calls()])
+    for group in _retired:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

@@ -1,0 +1,192 @@
+"""Data between ranks, once they have agreed on a call: collectives, and messages of exact sizes.
+
+Whatever ends a wait early (the timeout, Ctrl-C, a lost connection) leaves messages under way, which
+a later call would take for its own; the group is given up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from allranks._system.waiting import SLICE, Abandonable, StillRunning, done_soon, wait
+from allranks._transport import members
+from allranks._watch import failures
+from allranks.errors import StalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+T = TypeVar("T")
+
+SAID = 240
+"""How many characters an error shows of a call that a rank made."""
+
+TAG = 7301
+"""Keeps our point-to-point messages apart from the program's own."""
+
+
+def nothing() -> None:
+    """What is done meanwhile, where there is nothing to do."""
+
+
+def brief(text: str, limit: int = SAID) -> str:
+    """The beginning of a text, for an error."""
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def gather_to_first(group: dist.ProcessGroup, mine: torch.Tensor, into: list[torch.Tensor]) -> Any:
+    """Gather tensors of one size on the group's first member; to be finished.
+
+    This and the next two go past torch's own functions, whose checks take as long as the way.
+    """
+    import torch.distributed as dist
+
+    return group.gather([into] if into else [], [mine], dist.GatherOptions())
+
+
+def broadcast_from_first(
+    group: dist.ProcessGroup,
+    tensor: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
+    """Copy a tensor of the group's first member to all."""
+    import torch.distributed as dist
+
+    finish(group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what, meanwhile)
+
+
+def swap(
+    group: dist.ProcessGroup,
+    mine: torch.Tensor,
+    into: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
+    """Send each member its part of a flat tensor, and put theirs for this one in their places."""
+    finish(group, group.alltoall_base(into, mine, [], []), mine, what, meanwhile)
+
+
+def equal_all_gather(
+    group: dist.ProcessGroup, mine: torch.Tensor, into: torch.Tensor, what: str
+) -> None:
+    """Gather flat tensors of one size from all ranks of a group into one that holds them all."""
+    import torch.distributed as dist
+
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    finish(group, gather(into, mine, group=group, async_op=True), mine, what)
+
+
+def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
+    """Gather flat tensors of known sizes on a device: each member's part is there, goes to all."""
+    import torch.distributed as dist
+
+    for rank, part in zip(who.ranks, parts, strict=True):
+        if part.numel():
+            dist.broadcast(part, rank, group=group)
+
+
+def move(
+    group: dist.ProcessGroup,
+    send: Sequence[tuple[torch.Tensor, int]],
+    receive: Sequence[tuple[torch.Tensor, int]],
+    what: str,
+    meanwhile: Callable[[], T | None] = nothing,
+) -> T | None:
+    """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
+
+    Args:
+        group: over which they travel.
+        send: what goes to whom.
+        receive: what is to be filled by whom.
+        what: names the call in errors.
+        meanwhile: is done while they travel; others may wait for its end.
+
+    Returns:
+        What ``meanwhile`` returned.
+
+    Raises:
+        StalledError: they did not arrive within the group's timeout.
+    """
+    import torch.distributed as dist
+
+    works = [(dist.irecv(t, r, group=group, tag=TAG), r) for t, r in receive if t.numel()]
+    works += [(dist.isend(t, r, group=group, tag=TAG), r) for t, r in send if t.numel()]
+    try:
+        result = meanwhile()
+    except BaseException:
+        members.give_up(group, f"{brief(what)} ended early")
+        raise
+    if works:
+        _finish_all(group, works, what)
+    return result
+
+
+def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str) -> None:
+    """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
+    waiting_for = works[0][1]
+
+    def wait_for_all() -> None:
+        nonlocal waiting_for
+        for work, waiting_for in works:  # noqa: B007 - told if the wait ends early
+            work.wait()
+
+    timeout = members.timeout(group)
+    try:
+        failures.enter(brief(what), members.name_of(group))
+        Abandonable(wait_for_all).result_unless(failures.look, timeout.total_seconds() + 1)
+    except BaseException as error:
+        give_up(group, what, error, f"rank {waiting_for}")
+        raise
+    finally:
+        failures.leave()
+
+
+def finish(
+    group: dist.ProcessGroup,
+    work: Any,
+    tensor: torch.Tensor,
+    what: str,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
+    """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
+    if work is None:
+        return
+    if not tensor.is_cpu:
+        work.wait()
+        return
+    try:
+        meanwhile()
+        if not done_soon(work):
+            failures.enter(brief(what), members.name_of(group), SLICE.total_seconds())
+            wait(work, members.timeout(group), failures.look)
+    except BaseException as error:
+        give_up(group, what, error, "at least one rank")
+        raise
+    finally:
+        failures.leave()
+
+
+def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str) -> None:
+    """Give a group up in which a wait ended early; whichever clock ended it, raise one error.
+
+    Raises:
+        PeerFailedError: another rank has failed, or left, and it is known which.
+        StalledError: the timeout has passed.
+    """
+    timeout = members.timeout(group)
+    stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
+    how = f"did not complete within {timeout.total_seconds():g} s"
+    members.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
+    if culprit := failures.culprit(error, members.global_ranks(group)):
+        raise failures.peer_failed(culprit, brief(what)) from None
+    if failures.HOST_LOST in str(error) and (told := failures.verdict()):
+        raise StalledError(f"{error}; {told}") from None
+    if stalled:
+        told = failures.verdict() or f"{whom} did not make the same call, or stopped in it."
+        raise StalledError(f"{brief(what)} {how}; {told}") from None

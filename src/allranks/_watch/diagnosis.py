@@ -1,0 +1,224 @@
+"""From what all ranks tell of themselves to one verdict: pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from allranks._rendezvous.roll_call import ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+ALL_WAIT = "All are in it"
+"""What is concluded where no rank is missing from a call."""
+
+STACKS = 3
+"""Of how many ranks that hold the others up a verdict shows the stack."""
+
+DEEP = 6
+"""How many lines of a stack it shows."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A collective that a rank has made.
+
+    Attributes:
+        group: the group's name, the same on all its ranks.
+        number: the how manieth collective of the group it is; 0 where that is not known.
+        op: its name.
+        data: dtypes and shapes.
+        line: the program's line, or "".
+    """
+
+    group: str
+    number: int
+    op: str
+    data: str
+    line: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.op, self.data) if part)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one rank stands.
+
+    Attributes:
+        rank: the rank.
+        who: names it, with its process and host.
+        seconds: how long it has been in the collective, or in none.
+        at: the line of its program, or "".
+        call: the collective that it waits in, as torch sees it; None in none.
+        ours: the call of ours that it waits in, or "".
+        group: the group of the call, or "".
+        members: the global ranks of that group.
+        recent: the last collectives that it made, of all groups, oldest first.
+        made: how many collectives it has made, by the group's name.
+        stack: where its main thread stands, innermost first.
+    """
+
+    rank: int
+    who: str
+    seconds: float
+    at: str
+    call: Call | None = None
+    ours: str = ""
+    group: str = ""
+    members: tuple[int, ...] = ()
+    recent: tuple[Call, ...] = ()
+    made: dict[str, int] = field(default_factory=dict)
+    stack: tuple[str, ...] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in a collective."""
+        return bool(self.call or self.ours)
+
+    @property
+    def number(self) -> int:
+        """The number of the collective that it waits in; 0 where that is not known."""
+        return self.call.number if self.call else 0
+
+
+def verdict(seen_by: Standing, standings: Mapping[int, Standing], fates: Mapping[int, str]) -> str:
+    """Why a collective does not complete, in sentences.
+
+    Args:
+        seen_by: the rank whose call has waited long.
+        standings: of the ranks that answered, by rank.
+        fates: of the others, what is known of them, by rank.
+    """
+    members = seen_by.members or tuple(sorted({*standings, *fates}))
+    here = {rank: standings[rank] for rank in members if rank in standings}
+    here.setdefault(seen_by.rank, seen_by)
+    told = [_head(seen_by), *_places(seen_by, here), *_fates(members, here, fates)]
+    return " ".join([*told, *_conclusions(seen_by, members, here), *_stacks(here)])
+
+
+def _head(seen_by: Standing) -> str:
+    number = f" #{seen_by.number}" if seen_by.number else ""
+    name = seen_by.ours or (seen_by.call.op if seen_by.call else "a collective")
+    return f"{name}{number} on {seen_by.group or 'WORLD'} has waited {seen_by.seconds:.0f} s."
+
+
+def _places(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[str]:
+    by_place: dict[str, list[int]] = {}
+    for rank, standing in sorted(here.items()):
+        by_place.setdefault(_place(seen_by, standing), []).append(rank)
+    for place, ranks in by_place.items():
+        longest = max(here[rank].seconds for rank in ranks)
+        yield f"{_named(ranks)}: {place}{_since(here[ranks[0]], longest)}."
+
+
+def _since(standing: Standing, seconds: float) -> str:
+    return "" if standing.waits else f", for {seconds:.0f} s"
+
+
+def _place(seen_by: Standing, standing: Standing) -> str:
+    at = f", {standing.at}" if standing.at else ""
+    if not standing.waits:
+        return f"in no collective, at {standing.at}" if standing.at else "in no collective"
+    name = standing.ours or str(standing.call)
+    same = (standing.group, standing.number) == (seen_by.group, seen_by.number)
+    number = f" #{standing.number}" if standing.number else ""
+    return f"in {name}{'' if same else f'{number} on {standing.group}'}{at}"
+
+
+def _fates(
+    members: Iterable[int], here: Mapping[int, Standing], fates: Mapping[int, str]
+) -> Iterable[str]:
+    by_fate: dict[str, list[int]] = {}
+    for rank in members:
+        if rank not in here:
+            by_fate.setdefault(fates.get(rank, "no answer"), []).append(rank)
+    for fate, ranks in by_fate.items():
+        yield f"{_named(ranks)}: {fate}."
+
+
+def _conclusions(
+    seen_by: Standing, members: Collection[int], here: Mapping[int, Standing]
+) -> Iterable[str]:
+    waiting = [standing for standing in here.values() if standing.waits]
+    if len({standing.group for standing in waiting}) > 1:
+        yield (
+            "They wait in different groups: every rank must make its calls on these groups in the "
+            "same order."
+        )
+        return
+    counts = {standing.made.get(seen_by.group, 0) for standing in here.values()}
+    calls = {(s.number, s.call.op, s.call.data) for s in waiting if s.call}
+    differs = _first_difference(seen_by.group, here)
+    if differs and (len(counts) > 1 or len(calls) > 1):
+        yield differs
+    elif _two_of_one_number(calls):
+        yield "They are in different collectives."
+    elif (
+        len(waiting) == len(members) > 1
+        and len(counts) == 1
+        and len(calls or {standing.ours for standing in waiting}) == 1
+    ):
+        yield f"{ALL_WAIT}: the network between them is slow or cut, or a rank is very busy."
+
+
+def _two_of_one_number(calls: Collection[tuple[int, str, str]]) -> bool:
+    """Whether ranks made different calls as their how manieth.
+
+    A collective may end on some ranks while others wait in it: these are calls ahead, rightly.
+    """
+    numbers = [number for number, _, _ in calls if number]
+    return len(numbers) > len(set(numbers))
+
+
+def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
+    """Where the calls of the ranks on a group begin to differ, as far as all remember them.
+
+    Ranks may rightly make one call on different lines. After a skipped call they go on differing:
+    lines that did so for a while, and are the same again, say nothing.
+    """
+    by_rank = {
+        rank: {call.number: call for call in standing.recent if call.group == group}
+        for rank, standing in sorted(here.items())
+    }
+    known = [set(calls) for calls in by_rank.values()]
+    numbers = sorted(set.intersection(*known)) if known else []
+    made = {number: {r: calls[number] for r, calls in by_rank.items()} for number in numbers}
+    by_calls = next((n for n in numbers if _differ(made[n], str)), 0)
+    lines = [*takewhile(lambda n: _differ(made[n], _with_line), reversed(numbers))]
+    on_lines = f"their lines differ from #{lines[-1]}: {_each(made[lines[-1]])}" if lines else ""
+    if by_calls:
+        told = f"Their calls first differ at #{by_calls}: {_each(made[by_calls])}"
+        return f"{told}; {on_lines}." if lines and lines[-1] < by_calls else f"{told}."
+    return f"Their calls are alike, but {on_lines}." if lines else ""
+
+
+def _differ(calls: Mapping[int, Call], told: Callable[[Call], str]) -> bool:
+    return len(set(map(told, calls.values()))) > 1
+
+
+def _each(made: Mapping[int, Call]) -> str:
+    """Which ranks made which call."""
+    by_call: dict[str, list[int]] = {}
+    for rank, call in made.items():
+        by_call.setdefault(_with_line(call), []).append(rank)
+    return "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
+
+
+def _with_line(call: Call) -> str:
+    return f"{call} at {call.line}" if call.line else str(call)
+
+
+def _stacks(here: Mapping[int, Standing]) -> Iterable[str]:
+    """Where those stand that hold the others up."""
+    absent = [standing for standing in here.values() if not standing.waits and standing.stack]
+    for standing in absent[:STACKS]:
+        yield f"Rank {standing.rank} stands at {' < '.join(standing.stack[:DEEP])}."
+
+
+def _named(ranks: Iterable[int]) -> str:
+    """Ranks as a sentence begins with them."""
+    many = list(ranks)
+    return f"{'Rank' if len(many) == 1 else 'Ranks'} {ranges(many)}"

@@ -1,0 +1,274 @@
+"""What ended a rank, and what those that wait ask of the watch, while one is on duty."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from allranks._system import stacks, streams
+from allranks._system.printable import printable
+from allranks.errors import CollectiveError, PeerFailedError, StalledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+CONNECTING = "while gloo connected them"
+"""When a rank was lost between the roll call and the end of the set-up."""
+
+LOST_PEERS = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|closed during the roll call|PeerFailedError|"
+    + CONNECTING
+)
+"""What a rank says whose peers have left it."""
+
+_PASSED = "(Timed out waiting|timed out connecting|Connect timeout)"
+TIMED_OUT = re.compile(
+    rf"\.cc:\d+\].*{_PASSED}|connectFullMesh.*{_PASSED}|"
+    r"^(\[.*\.cc:\d+\] ?)?Application timeout caused pair closure",
+    re.DOTALL,
+)
+"""What gloo says when its timeout has passed, and a program's own error does not."""
+
+GLOO_LOST = re.compile(
+    r"gloo/transport/.*(closed by peer|reset by peer|Broken pipe|(Read|Write) error)"
+)
+"""What gloo says of a connection that a peer has closed."""
+
+HOST_LOST = "has given up, or left: Connection closed by peer, on this host"
+"""What is said of a socket of the host that a peer has closed."""
+
+LINES = 40
+"""How many lines of a traceback travel."""
+
+SAID = 600
+"""How many characters an error shows of another rank's message."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended a rank's part in the job.
+
+    Attributes:
+        rank: the rank.
+        who: names it, with its process and host, for people.
+        at: when, in seconds since the epoch, by the clock of the rank that saw it.
+        kind: the exception's type; "" where the rank ended without one.
+        message: the exception's message, or what is known of the end.
+        line: the program's line, or "".
+        traceback: the end of the traceback, or "".
+    """
+
+    rank: int
+    who: str
+    at: float
+    kind: str
+    message: str
+    line: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int, who: str) -> Failure:
+        """The failure that an exception is."""
+        line = stacks.raised_at(error.__traceback__)
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        shown = "".join("".join(lines).splitlines(keepends=True)[-LINES:])
+        kind = type(error).__name__
+        return cls(rank, who, time.time(), kind, str(error), str(line or ""), shown)
+
+    def __str__(self) -> str:
+        message = self.message if len(self.message) <= SAID else f"{self.message[:SAID]}..."
+        text = f"failed: {self.kind}: {message.rstrip('.')}" if self.kind else message
+        return printable(f"{self.who} {text}{f', at {self.line}' if self.line else ''}")
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return max(0.0, time.time() - self.at)
+
+
+class Watch(Protocol):
+    """What a rank asks of its watch."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure of the world that is known here."""
+
+    @property
+    def last_verdict(self) -> str:
+        """The last verdict that was told; "" if there is none."""
+
+    def announce(self, error: BaseException) -> None:
+        """Tell the other ranks that this one fails, before anything else is done."""
+
+    def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
+        """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
+
+    def verdict(self) -> str:
+        """What the ranks of a collective that does not complete do instead; "" if unknown."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A call of ours that has waited for more than a moment.
+
+    Attributes:
+        call: names it.
+        group: the group's name.
+        since: since when, on the monotonic clock.
+        ranks: who takes part, where they are not the group's.
+    """
+
+    call: str
+    group: str
+    since: float
+    ranks: tuple[int, ...] = ()
+
+
+on_duty: Watch | None = None
+waiting: Waiting | None = None
+told = False
+"""Whether the program has heard that another rank failed."""
+
+_hook_before: Callable[..., object] | None = None
+
+
+def take_duty(watch: Watch) -> None:
+    """From now on this watch answers."""
+    global on_duty, told
+    on_duty, told = watch, False
+
+
+def hear_uncaught() -> None:
+    """From now on the watch hears of the exception that ends the program.
+
+    Torch sets a hook of its own when the process group comes up: ours goes before it.
+    """
+    global _hook_before
+    if _hook_before is None:
+        _hook_before, sys.excepthook = sys.excepthook, _at_the_end
+
+
+def leave_duty() -> None:
+    """From now on nobody answers; the hook for uncaught exceptions is as it was."""
+    global on_duty, waiting, _hook_before  # noqa: PLW0603 - one watch a process
+    on_duty = waiting = None
+    if sys.excepthook is _at_the_end and _hook_before is not None:
+        sys.excepthook = _hook_before
+        _hook_before = None
+
+
+def programs_hook() -> Callable[..., object]:
+    """The hook for uncaught exceptions that the program has, beneath ours."""
+    ours = sys.excepthook is _at_the_end and _hook_before is not None
+    return _hook_before if ours and _hook_before else sys.excepthook
+
+
+def _at_the_end(
+    kind: type[BaseException], error: BaseException, frames: TracebackType | None
+) -> None:
+    reason = explained(error)
+    announce(reason or error)
+    (_hook_before or sys.__excepthook__)(kind, error, frames)
+    if reason:
+        streams.show(sys.stderr, f"{type(reason).__name__}: {reason}\n")
+
+
+def announce(error: BaseException) -> None:
+    """Tell the other ranks that this one fails, while a watch is on duty."""
+    if on_duty is not None:
+        on_duty.announce(error)
+
+
+def enter(call: str, group: str, ago: float = 0.0, ranks: Sequence[int] = ()) -> None:
+    """A call of ours has begun to wait for more than a moment, so many seconds ago."""
+    global waiting  # noqa: PLW0603 - the main thread's
+    waiting = Waiting(call, group, time.monotonic() - ago, tuple(ranks))
+
+
+def leave() -> None:
+    """The call waits no longer."""
+    global waiting  # noqa: PLW0603 - the main thread's
+    waiting = None
+
+
+def look(call: str = "") -> None:
+    """Raise what has ended the world, if that is known.
+
+    Args:
+        call: what this rank is in, for the error.
+
+    Raises:
+        PeerFailedError: another rank has failed.
+    """
+    if on_duty is not None and on_duty.failure is not None:
+        raise peer_failed(on_duty.failure, call)
+
+
+def culprit(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
+    """Whose failure or leaving an error is due to, if that is known or can be found out.
+
+    Args:
+        error: what torch, or a call of ours, has raised.
+        among: the ranks of the group in which it was raised; all if not given.
+    """
+    if on_duty is None:
+        return None
+    lost = isinstance(error, RuntimeError) and is_lost(error)
+    if lost or isinstance(error, PeerFailedError) or has_timed_out(error):
+        return on_duty.failure or (find_culprit(among) if lost else None)
+    return None
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether a connection to a peer, or to rank 0's store, was closed from there."""
+    torchs = sys.modules.get("torch.distributed")
+    of_a_store = getattr(torchs, "DistNetworkError", ())
+    told = str(error)
+    return bool(GLOO_LOST.search(told)) or HOST_LOST in told or isinstance(error, of_a_store)
+
+
+def has_timed_out(error: BaseException) -> bool:
+    """Whether an error is gloo's or the store's about a timeout, of this call or an earlier one."""
+    torchs = sys.modules.get("torch.distributed")
+    of_a_store = isinstance(error, getattr(torchs, "DistStoreError", ()))
+    return of_a_store or bool(TIMED_OUT.search(str(error)))
+
+
+def find_culprit(among: Sequence[int] = ()) -> Failure | None:
+    """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
+    return on_duty.find_culprit(among) if on_duty is not None else None
+
+
+def explained(error: BaseException) -> CollectiveError | None:
+    """An error of torch's that only says what happened, as one that says who; None if unknown."""
+    if not isinstance(error, RuntimeError) or isinstance(error, CollectiveError):
+        return None
+    if failure := culprit(error):
+        return peer_failed(failure)
+    if on_duty is None or not has_timed_out(error):
+        return None
+    told = on_duty.last_verdict or f"gloo says: {error}"
+    return StalledError(f"a collective did not complete in time; {told}")
+
+
+def verdict() -> str:
+    """Why a call that has waited too long does not complete; "" if nobody can tell."""
+    return on_duty.verdict() if on_duty is not None else ""
+
+
+def peer_failed(failure: Failure, call: str = "") -> PeerFailedError:
+    """The error for a rank that has lost another one, in a call of ours or elsewhere."""
+    global told  # noqa: PLW0603 - one watch a process
+    told = True
+    while_in = f", while this rank was in {call}" if call else ""
+    text = f"{failure}; {failure.age:.1f} s ago{while_in}."
+    return PeerFailedError(text, rank=failure.rank, traceback=printable(failure.traceback))
+
+
+os.register_at_fork(after_in_child=leave_duty)  # What a rank forks is no rank.

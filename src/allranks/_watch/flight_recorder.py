@@ -1,0 +1,263 @@
+"""What this rank has in flight: from torch's Flight Recorder, and the exchanges it does not see."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from allranks._system import stacks
+from allranks._system.stacks import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUFFER = "TORCH_FR_BUFFER_SIZE"
+"""The variable by which torch learns, before its first group, how many calls to remember."""
+
+REMEMBERED = "500"
+"""Calls to remember: torch takes some 10 ms to tell them, with the interpreter's lock held."""
+
+KEPT = 500
+"""Exchanges between ranks of a host that are remembered."""
+
+DTYPES = {
+    "Float": "float32",
+    "Double": "float64",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Byte": "uint8",
+    "Char": "int8",
+    "Short": "int16",
+    "Int": "int32",
+    "Long": "int64",
+    "Bool": "bool",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+}
+
+
+class Flown(NamedTuple):
+    """A collective as the recorder has it.
+
+    Attributes:
+        group_id: the recorder, and the group's number in this process.
+        group: the group's name, the same on all its ranks.
+        number: the how manieth collective of the group it is, from 1 on.
+        op: its name.
+        data: dtypes and shapes.
+        line: the program's line, or "".
+        at: when it was called, in seconds since the epoch.
+        over: whether it has ended.
+    """
+
+    group_id: str
+    group: str
+    number: int
+    op: str
+    data: str
+    line: str
+    at: float
+    over: bool
+
+
+@dataclass
+class Exchange:
+    """What the ranks of a host tell each other of a call.
+
+    Attributes:
+        group: the group's name.
+        number: the how manieth of the group it is, from 1 on.
+        op: the call in words.
+        line: the program's line.
+        at: when it was made, in seconds since the epoch.
+        over: whether it has ended.
+    """
+
+    group: str
+    number: int
+    op: str
+    line: Line | None
+    at: float
+    over: bool = False
+
+    @property
+    def group_id(self) -> str:
+        """As in Flown."""
+        return f"host {self.group}"
+
+    def flown(self) -> Flown:
+        """As what torch's recorders tell."""
+        line = str(self.line or "")
+        return Flown(self.group_id, self.group, self.number, self.op, "", line, self.at, self.over)
+
+
+_exchanges: deque[Exchange] = deque(maxlen=KEPT)
+_last: dict[str, Exchange] = {}
+"""Of each group, the last exchange."""
+
+
+def begin(group: str, number: int, op: str) -> Exchange:
+    """Note an exchange that torch does not see; its maker says when it is over."""
+    begun = Exchange(group, number, op, stacks.caller(), time.time())
+    _exchanges.append(begun)
+    _last[group] = begun
+    return begun
+
+
+def last_exchanges() -> list[Exchange]:
+    """Of each group."""
+    return list(_last.values())
+
+
+def forget_group(group: str) -> None:
+    """The group was destroyed: it has no last exchange any more."""
+    _last.pop(group, None)
+
+
+def forget() -> None:
+    """The groups are gone, and later ones may have their names."""
+    _exchanges.clear()
+    _last.clear()
+
+
+def _recorders() -> list[tuple[str, Any, Any]]:
+    """The recorders of torch, of gloo and of NCCL; there is no public way to read them here.
+
+    Each with what it tells as JSON, which is quick, and with what it tells with stacks.
+    """
+    from torch._C import _distributed_c10d
+
+    found = []
+    for name in ("fr", "nccl"):
+        quick = getattr(_distributed_c10d, f"_dump_{name}_trace_json", None)
+        whole = getattr(_distributed_c10d, f"_dump_{name}_trace", None)
+        if quick and whole:
+            found.append((name, quick, whole))
+    return found
+
+
+def why_blind() -> str | None:
+    """Why collectives cannot be seen here; None if they can."""
+    try:
+        told = [json.loads(quick(includeCollectives=False)) for _, quick, _ in _recorders()]
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        return f"this version of torch does not tell what is in flight ({error})"
+    return None if told and all("version" in one for one in told) else "torch has no recorder"
+
+
+def progress() -> dict[str, tuple[int, int]]:
+    """Of each group: what changes with each call, in torch's own count, and the last that ended.
+
+    Over gloo the count goes on with messages from rank to rank, so that it differs by rank.
+    Of two that run at once the second may end first, so that a group may be idle though the last
+    that ended is not the last that was called.
+    """
+    seen = {one.group_id: (one.number, one.number - (not one.over)) for one in last_exchanges()}
+    return seen | {
+        f"{name}{group}": (
+            int(status["last_enqueued_collective"]),
+            int(status["last_completed_collective"]),
+        )
+        for name, quick, _ in _recorders()
+        for group, status in json.loads(quick(includeCollectives=False))
+        .get("pg_status", {})
+        .items()
+    }
+
+
+def horizon() -> float:
+    """Since when all exchanges are remembered, in seconds since the epoch."""
+    return _exchanges[0].at if len(_exchanges) == KEPT else 0.0
+
+
+class Remembered(NamedTuple):
+    """What is remembered, and what of the rest is known.
+
+    Attributes:
+        flown: the collectives and exchanges, oldest first.
+        made: how many each group has made, by the group's id; None where that is not known.
+    """
+
+    flown: list[Flown]
+    made: dict[str, int | None]
+
+
+def remembered() -> Remembered:
+    """The collectives and exchanges, but no messages from rank to rank."""
+    told = [one.flown() for one in list(_exchanges)]
+    made: dict[str, int | None] = {one.group_id: one.number for one in last_exchanges()}
+    with _inductor_unasked():
+        for name, _, whole in _recorders():
+            dump = pickle.loads(whole(includeStackTraces=True))  # noqa: S301 - of our own process
+            entries = dump.get("entries", ())
+            collectives = [_flown(name, one) for one in entries if not one["is_p2p"]]
+            told += collectives
+            made |= {f"{name}{group}": count for group, count in _forgotten(dump).items()}
+            made |= {one.group_id: one.number for one in collectives}
+    return Remembered(sorted(told, key=lambda one: one.at), made)
+
+
+def _forgotten(dump: dict[str, Any]) -> dict[str, int | None]:
+    """How many collectives the groups made whose calls are all forgotten.
+
+    Torch's count of such a group may include messages: then there are more than were recorded.
+    """
+    entries = [one for one in dump.get("entries", ()) if not one["is_p2p"]]
+    first = {str(one["pg_id"]): one["collective_seq_id"] for one in reversed(entries)}
+    counts = {
+        group: int(status["last_enqueued_collective"])
+        for group, status in dump.get("pg_status", {}).items()
+        if str(group) not in first
+    }
+    recorded = dump["entries"][0]["record_id"] if entries else 0
+    exact = sum(counts.values()) + sum(one - 1 for one in first.values()) <= recorded
+    return {str(group): count if exact else None for group, count in counts.items()}
+
+
+@contextmanager
+def _inductor_unasked() -> Iterator[None]:
+    """Torch asks its compiler about each line of a stack, and imports it for that (1.2 s measured).
+
+    Where the compiler is not imported it knows no line; an import statement in another thread is
+    not affected, since it does not look at torch's attribute.
+    """
+    import torch
+
+    if "_inductor" in vars(torch):
+        yield
+        return
+    unknown = SimpleNamespace(stack_frames_for_code=lambda *_: None)
+    stand_in = SimpleNamespace(codecache=SimpleNamespace(PyCodeCache=unknown))
+    torch._inductor = stand_in  # type: ignore[assignment]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        if vars(torch).get("_inductor") is stand_in:
+            del torch._inductor  # noqa: SLF001
+
+
+def _flown(recorder: str, entry: dict[str, Any]) -> Flown:
+    name, kind = entry["process_group"]
+    frames = entry.get("frames", ())
+    line = stacks.of_the_program(Line(f["filename"], f["line"], f["name"]) for f in frames)
+    return Flown(
+        f"{recorder}{entry['pg_id']}",
+        "WORLD" if kind == "default_pg" else name,
+        entry["collective_seq_id"],
+        entry["profiling_name"].rpartition(":")[2],
+        _data(entry["input_dtypes"], entry["input_sizes"]),
+        str(line or ""),
+        entry["time_created_ns"] / 1e9,
+        bool(entry.get("retired")) or entry.get("state") == "completed",
+    )
+
+
+def _data(dtypes: list[str], sizes: list[list[int]]) -> str:
+    told = [f"{DTYPES.get(d, d)}{s}" for d, s in zip(dtypes, sizes, strict=False)]
+    return ", ".join(told[:2]) + (f" and {len(told) - 2} more" if len(told) > 2 else "")

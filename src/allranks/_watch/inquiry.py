@@ -1,0 +1,74 @@
+"""One rank asks, all tell where they stand: the answers in the store."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from allranks._rendezvous.roll_call import answered
+from allranks._system.untrusted import MalformedError, parsed, written
+from allranks._watch.diagnosis import Standing
+from allranks._watch.event_log import LeftNote, left_note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch.distributed as dist
+
+NAMED = 16
+"""How many ranks that do not answer are looked up."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one rank tells.
+
+    Attributes:
+        standing: where it stands.
+        held: the ranks of its host whose processes are stopped or gone, and how.
+    """
+
+    standing: Standing
+    held: dict[int, str]
+
+
+def answer(store: dist.Store, inquiry: str, rank: int, told: Answer) -> None:
+    """Tell where a rank stands."""
+    store.set(_place(inquiry, rank), written(told))
+    store.add(f"watch/{inquiry}/count", 1)
+
+
+def count(store: dist.Store, inquiry: str) -> int:
+    """How many ranks have told."""
+    return store.add(f"watch/{inquiry}/count", 0)
+
+
+def answers(store: dist.Store, inquiry: str, world_size: int) -> dict[int, Answer]:
+    """What the ranks have told that can be read, by rank."""
+    told: dict[int, Answer] = {}
+    for rank in range(world_size):
+        place = _place(inquiry, rank)
+        with suppress(MalformedError):
+            if store.check([place]):
+                told[rank] = parsed(Answer, store.get(place))
+    return told
+
+
+def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
+    """What the store knows of ranks that did not tell."""
+    return {rank: _fate(store, rank) for rank in silent[:NAMED]}
+
+
+def _fate(store: dist.Store, rank: int) -> str:
+    with suppress(MalformedError):
+        if store.check([left_note(rank)]):
+            note = parsed(LeftNote, store.get(left_note(rank)))
+            return f"has left, {max(0.0, time.time() - note.at):.0f} s ago: {note.how}"
+    who = answered(store, rank)
+    return f"no answer{f' from {who.host}' if who else ''}"
+
+
+def _place(inquiry: str, rank: int) -> str:
+    return f"watch/{inquiry}/{rank}"

@@ -1,0 +1,91 @@
+"""The ranks of this host: their deaths are seen at once, and how their processes fare."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from allranks._system import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from allranks._rendezvous.record import Record
+
+
+class Neighbours:
+    """Sleeps for the watch, until a time, a death, or a call."""
+
+    def __init__(self) -> None:
+        """Know nobody yet."""
+        self._records: dict[int, Record] = {}
+        self._ended: dict[int, int | None] = {}
+        self._watched: dict[int, int] = {}
+        self._caller, self._called = socket.socketpair()
+        self._caller.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._poll = select.poll()
+        self._poll.register(self._called, select.POLLIN)
+
+    def meet(self, records: Iterable[Record]) -> None:
+        """Watch over these ranks, whose processes this one can see."""
+        for record in records:
+            self._records[record.rank] = record
+            try:
+                descriptor = processes.opened(record.pid)
+            except ProcessLookupError:
+                self._ended[record.rank] = None
+                continue
+            if descriptor is not None:
+                self._watched[descriptor] = record.rank
+                self._poll.register(descriptor, select.POLLIN)
+
+    def sleep(self, seconds: float) -> None:
+        """Until a call or a death, or for so long."""
+        for descriptor, _ in self._poll.poll(seconds * 1000):
+            if descriptor == self._called.fileno():
+                self._called.recv(4096)
+                continue
+            rank = self._watched.pop(descriptor)
+            self._ended[rank] = processes.how_it_ended(self._records[rank].pid, descriptor)
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+
+    def call(self) -> None:
+        """Wake the sleeper, from another thread."""
+        with suppress(BlockingIOError):  # It has been called often enough.
+            self._caller.send(b"!")
+
+    def ended(self) -> Iterable[tuple[Record, int | None]]:
+        """The ranks whose processes have ended since the last look, with their exit codes."""
+        while self._ended:
+            rank, code = self._ended.popitem()
+            yield self._records[rank], code
+
+    def watch_over(self, rank: int) -> bool:
+        """Whether the end of a rank's process will be seen here."""
+        return rank in self._watched.values() or rank in self._ended
+
+    def condition(self, rank: int) -> str:
+        """What can be said of a rank that does not answer; "" if nothing."""
+        return processes.condition(self._records[rank].pid) if rank in self._records else ""
+
+    def is_alive(self, rank: int) -> bool:
+        """Whether a rank's process is seen to run, or to be stopped, on this host."""
+        record = self._records.get(rank)
+        return record is not None and not processes.is_gone(record.pid)
+
+    def held(self) -> dict[int, str]:
+        """The ranks whose processes are stopped or gone, and how."""
+        held = [rank for rank, one in self._records.items() if processes.is_held(one.pid)]
+        return {rank: self.condition(rank) for rank in held}
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for descriptor in self._watched:
+            os.close(descriptor)
+        self._watched.clear()
+        self._caller.close()
+        self._called.close()

@@ -1,0 +1,161 @@
+"""Whether this rank's collectives go on, and where it stands if one does not."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from allranks._system import stacks
+from allranks._transport import members
+from allranks._watch import failures, flight_recorder
+from allranks._watch.diagnosis import Call, Standing
+from allranks._watch.flight_recorder import Exchange, Flown, Remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECENT = 50
+"""How many of its last collectives a rank tells."""
+
+
+class Stuck(NamedTuple):
+    """A collective that is not complete.
+
+    Attributes:
+        what: tells it from others; changes when the rank goes on.
+        since: since when, on the monotonic clock.
+    """
+
+    what: tuple[object, ...]
+    since: float
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self.since
+
+
+class Progress:
+    """Follows the collectives of this rank, by looks that cost some 20 us."""
+
+    def __init__(self, *, blind: bool) -> None:
+        """Begin to follow.
+
+        Args:
+            blind: whether torch does not tell what is in flight: then only calls of ours are seen.
+        """
+        self._blind = blind
+        self._began = time.time()
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._names: dict[str, str] = {}
+        self._changed = time.monotonic()
+        self._seen: dict[tuple[object, ...], float] = {}
+        self._idle: set[tuple[object, ...]] = set()
+        self._given_up = 0
+        self._abandoned: set[tuple[str, int]] = set()
+
+    def stuck(self) -> Stuck | None:
+        """The oldest collective that is not complete; None if the rank is in none."""
+        self._see(time.monotonic())
+        oldest = min(self._seen.items(), key=lambda item: item[1], default=None)
+        ours = failures.waiting
+        if oldest:
+            what, since = oldest
+            return Stuck(what, min(since, ours.since) if ours else since)
+        return Stuck((ours.since,), ours.since) if ours else None
+
+    def _see(self, now: float) -> None:
+        """Follow the counts of calls; look closer at what does not change from look to look."""
+        counts = {} if self._blind else flight_recorder.progress()
+        if counts != self._counts:
+            self._counts, self._changed = counts, now
+            if counts.keys() - self._names.keys():
+                self._learn_names()
+        if members.number_given_up() != self._given_up:
+            self._given_up = members.number_given_up()
+            self._abandoned |= {(one.group_id, one.number) for one in self._open(self._flown())}
+        behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
+        self._idle &= behind
+        self._seen = {what: self._seen.get(what, now) for what in behind - self._idle}
+        if any(since < now for since in self._seen.values()):
+            open_ = {one.group_id for one in self._open(self._flown())}
+            self._idle |= {what for what in self._seen if what[0] not in open_}
+            self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
+
+    def _learn_names(self) -> None:
+        """Of the groups, while their calls are remembered."""
+        seen: list[Exchange | Flown] = [*flight_recorder.last_exchanges(), *self._flown()]
+        told = {one.group_id: one.group for one in seen}
+        self._names |= dict.fromkeys(self._counts, "") | self._names | told
+
+    def _made(self, by_id: Mapping[str, int | None]) -> Counter[str]:
+        """How many calls were made on each group, whoever saw them, where that is known."""
+        names = {group_id: self._names.get(group_id, "") for group_id in by_id}
+        made: Counter[str] = Counter()
+        for group_id, count in by_id.items():
+            made[names[group_id]] += count or 0
+        for unknown in {names[group_id] for group_id, count in by_id.items() if count is None}:
+            del made[unknown]
+        return made
+
+    def _remembered(self) -> Remembered:
+        """The calls of this world, and the counts."""
+        if self._blind:
+            return Remembered([], {})
+        flown, made = flight_recorder.remembered()
+        return Remembered([one for one in flown if one.at >= self._began], made)
+
+    def _flown(self) -> list[Flown]:
+        return self._remembered().flown
+
+    def _open(self, flown: list[Flown]) -> list[Flown]:
+        """Those that have not ended, but for the ones that were given up."""
+        left = self._abandoned
+        return [one for one in flown if not (one.over or (one.group_id, one.number) in left)]
+
+    def standing(self, rank: int, who: str) -> Standing:
+        """Where this rank stands now; takes torch some milliseconds to tell."""
+        stuck, ours = self.stuck(), failures.waiting
+        flown, by_id = self._remembered()
+        here = next(iter(self._open(flown)), None)
+        made = self._made(by_id)
+        calls = _numbered(flown, made, flight_recorder.horizon())
+        lines = stacks.program()
+        at = stacks.of_the_program(lines)
+        group = ours.group if ours else here.group if here else ""
+        return Standing(
+            rank=rank,
+            who=who,
+            seconds=self._seconds(stuck, here),
+            at=str(at or ""),
+            call=calls[flown.index(here)] if here else None,
+            ours=ours.call if ours else "",
+            group=group,
+            members=ours.ranks if ours and ours.ranks else members.ranks_of(group),
+            recent=tuple(call for call in calls[-RECENT:] if call.number),
+            made=dict(made),
+            stack=tuple(str(line) for line in lines),
+        )
+
+    def _seconds(self, stuck: Stuck | None, here: Flown | None) -> float:
+        if here and not failures.waiting:
+            return max(0.0, time.time() - here.at)
+        return time.monotonic() - (stuck.since if stuck else self._changed)
+
+
+def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call]:
+    """Calls with numbers that count what torch sees and what it does not, of each group.
+
+    Args:
+        flown: what is remembered of both, oldest first.
+        made: how many were made on each group; the calls of others have the number 0.
+        since: before which some may be forgotten: such calls have the number 0.
+    """
+    left = made.copy()
+    calls = []
+    for one in reversed(flown):
+        number = left[one.group] if one.at >= since and one.group in made else 0
+        calls.append(Call(one.group, number, one.op, one.data, one.line))
+        left[one.group] -= 1
+    return calls[::-1]

@@ -1,9 +1,10 @@
-"""Imports point down the list of layers, and siblings do not import each other."""
+"""The places of the package: imports between them point down, and use what has no underscore."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -11,123 +12,96 @@ import allranks
 
 PACKAGE = Path(allranks.__file__).parent
 
-LAYERS = (
-    ("_printable",),
-    (
-        "errors",
-        "_elf",
-        "_hostlist",
-        "_mpi_letter",
-        "_huge_pages",
-        "_interpreter",
-        "_peer_memory",
-        "_private_directory",
-        "_processes",
-        "_shown",
-        "_sockets",
-        "_stacks",
-        "_told",
-        "_tensors",
-        "_outside",
-        "_release",
-        "_trusted_file",
-        "_pytest_kept",
-        "_pytest_worker",
-        "_remembered",
-        "_compiled",
-    ),
-    ("_ports", "_parking", "_trees", "_terminal"),
-    (
-        "_launchers",
-        "_waiting",
-        "_init_method",
-        "_environ",
-        "_settings",
-        "_signals",
-        "_numbers",
-        "_local",
-        "_joined",
-        "_buffers",
-        "_pytest_marker",
-        "_flight",
-        "_alarm",
-        "_record",
-    ),
-    (
-        "_world",
-        "_devices",
-        "_rollcall",
-        "_board",
-        "_private_store",
-        "_torchs_groups",
-        "_bulletin",
-        "_pytest_examples",
-        "_rank",
-    ),
-    (
-        "_bind",
-        "_mpi",
-        "_plan",
-        "_groups",
-        "_fake_world",
-        "_pytest_report",
-        "_diagnosis",
-        "_evidence",
-        "_neighbours",
-        "_template",
-    ),
-    (
-        "_rendezvous",
-        "_messages",
-        "_call",
-        "_progress",
-        "_inquiry",
-        "_pytest_heard",
-        "_pytest_phases",
-        "_pytest_told",
-        "_warden",
-        "_unconnected",
-    ),
-    ("_gloo_channel", "_host_channel", "_order", "_lookout", "_run"),
-    ("_headers",),
-    ("_transfers",),
-    ("_objects", "_in_place", "_launch", "_watch"),
-    ("_collectives", "_reduce", "_bring_up"),
-    ("_lifecycle",),
-    ("_ranks", "_subgroups", "_together"),
-    ("__init__",),
-    ("_cli", "distutils", "_pytest_item"),
-    ("_pytest_session",),
-    ("pytest_plugin",),
+PLACES = (
+    "_system",
+    "errors",
+    "_launchers",
+    "_rendezvous",
+    "_watch",
+    "_transport",
+    "_collectives",
+    "_process_group",
+    "_launch",
+    "_pytest",
+    "",
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+"""From the ground up; "" is the street, where the front doors are."""
+
+DOORS = {"__init__", "distutils", "pytest_plugin", "_cli"}
+
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """The package's modules that a file imports, wherever in the file."""
+class Use(NamedTuple):
+    """What a file takes from elsewhere in the package: a module, and a name in it, or ""."""
+
+    module: str
+    name: str
+
+
+def uses(file: str) -> set[Use]:
+    """All that a file imports from the package, wherever in the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "allranks":
-            found |= {a.name if a.name in LEVEL else "__init__" for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("allranks."):
-            found.add(node.module.partition(".")[2])
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {use_of(node.module or "", alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {
-                a.name.partition(".")[2] or "__init__" for a in node.names if "allranks" in a.name
-            }
-    return found
+            found |= {use_of(alias.name, "") for alias in node.names}
+    return {use for use in found if use is not None}
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == LEVEL.keys()
+def use_of(module: str, name: str) -> Use | None:
+    first, _, rest = module.partition(".")
+    if first != "allranks":
+        return None
+    inner = f"{rest}.{name}" if rest else name
+    if name and is_module(inner):
+        return Use(inner, "")
+    return Use(rest, name)
 
 
-@pytest.mark.parametrize("name", LEVEL)
-def test_imports_point_down(name: str) -> None:
-    for other in imported(PACKAGE / f"{name}.py"):
-        assert LEVEL[other] < LEVEL[name], f"{name} imports {other}"
+def is_module(dotted: str) -> bool:
+    path = PACKAGE / dotted.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("name", LEVEL)
-def test_a_file_stays_readable(name: str) -> None:
-    assert len((PACKAGE / f"{name}.py").read_text().splitlines()) <= 460
+def place_of(module: str) -> str:
+    first = module.partition(".")[0]
+    return first if first in PLACES else ""
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_every_file_has_a_place() -> None:
+    street = {Path(file).stem for file in FILES if "/" not in file}
+    assert street == DOORS | {"errors"}
+    assert {file.split("/")[0] for file in FILES if "/" in file} == {*PLACES} - {"", "errors"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_between_places_point_down(file: str) -> None:
+    here = PLACES.index(place_of(module_of(file)))
+    for use in uses(file):
+        assert PLACES.index(place_of(use.module)) <= here, f"{file} imports {use.module}"
+
+
+def test_there_is_no_circle_within_a_place() -> None:
+    """Each file can be read before those that use it."""
+    left = {module_of(file): {use.module for use in uses(file)} for file in FILES}
+    while free := [one for one, used in left.items() if not used - {one} & left.keys()]:
+        for one in free:
+            del left[one]
+    assert not left
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_has_an_underscore_is_its_file_s_own(file: str) -> None:
+    for use in uses(file):
+        assert not use.name.startswith("_") or use.name.startswith("__"), f"{file}: {use}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_stays_readable(file: str) -> None:
+    assert len((PACKAGE / file).read_text().splitlines()) <= 460

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from allranks._launchers import job_ports
 from allranks._launchers.detect import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.plan import plan
@@ -28,14 +29,14 @@ def test_what_is_no_range_is_refused(text) -> None:
 
 
 def test_candidates_are_the_jobs_own_and_the_same_on_all_ranks() -> None:
-    assert ports.candidates("a", None) == ports.candidates("a", None)
-    assert ports.candidates("a", None)[1:] != ports.candidates("b", None)[1:]
-    assert ports.candidates("a", None)[0] == ports.DISTRIBUTED_PORT
+    assert job_ports.candidates("a", None) == job_ports.candidates("a", None)
+    assert job_ports.candidates("a", None)[1:] != job_ports.candidates("b", None)[1:]
+    assert job_ports.candidates("a", None)[0] == job_ports.DISTRIBUTED_PORT
 
 
 def test_candidates_stay_in_the_range() -> None:
     allowed = range(20000, 20005)
-    assert sorted(ports.candidates("a", allowed)) == list(allowed)
+    assert sorted(job_ports.candidates("a", allowed)) == list(allowed)
     world = World("slurm", 0, 2, num_nodes=2, hosts=("h1",))
     assert set(plan(world, port_range=allowed).ports) == set(allowed)
 

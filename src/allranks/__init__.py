@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from allranks import errors
 from allranks._collectives.all_reduce import all_reduce
-from allranks._collectives.groups import leaders_group, node_group, split
+from allranks._collectives.groups import split
 from allranks._collectives.objects import (
     T,
     all_gather_objects,
@@ -20,6 +20,7 @@ from allranks._collectives.objects import (
 from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
 from allranks._launch.launch import launch
 from allranks._launchers.detect import World, detect
+from allranks._launchers.job_ports import DISTRIBUTED_PORT
 from allranks._process_group.devices import (
     CURRENT_DEVICE_TYPE_STR,
     assign_device_for_local_rank,
@@ -31,6 +32,7 @@ from allranks._process_group.environment import (
     setup_env_local,
     setup_env_local_multi_gpu,
 )
+from allranks._process_group.host_groups import leaders_group, node_group
 from allranks._process_group.lifecycle import cleanup, initialized, session, setup, world
 from allranks._process_group.ranks import (
     get_local_rank,
@@ -43,7 +45,6 @@ from allranks._process_group.ranks import (
 )
 from allranks._process_group.together import agree, master_first, on_master, should_stop
 from allranks._rendezvous.init_method import get_init_method
-from allranks._rendezvous.ports import DISTRIBUTED_PORT
 from allranks._system.version import __version__
 
 __all__ = [

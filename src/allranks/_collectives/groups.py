@@ -1,4 +1,4 @@
-"""Groups of ranks within the world: of equal color, of one host, of one rank for each host."""
+"""``split``: groups of the ranks that give equal colors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 from allranks._collectives.objects import gather_everywhere
-from allranks._process_group.lifecycle import world
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import members
 from allranks._transport.headers import Header, agree
@@ -55,11 +54,12 @@ def split(
     except Exception as error:
         raise CollectiveError(f"split: {told!r:.200}: {type(error).__name__}: {error}") from error
     if color is None:
-        return cast("dist.ProcessGroup", _no_group())
+        return cast("dist.ProcessGroup", no_group())
     return None if who.group is None else _new_group([who.ranks[i] for i in mine], who)
 
 
-def _no_group() -> Any:
+def no_group() -> Any:
+    """What stands for no group in torch: a rank that is in none has it."""
     import torch.distributed as dist
 
     return dist.GroupMember.NON_GROUP_MEMBER
@@ -79,44 +79,3 @@ def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
     # A rank that left the group at once would break the connections that others still make.
     agree(members.members("split", made), Header("split: connected"))
     return made
-
-
-@outside_graphs
-def node_group() -> dist.ProcessGroup | None:
-    """The group of the ranks on this host. Collective over WORLD at the first call.
-
-    Later calls return the same group. In a world of one where ``setup`` was not called, None.
-
-    Raises:
-        CollectiveError: ``setup`` was not called.
-    """
-    return _once("node_group", lambda: world().node_rank)
-
-
-@outside_graphs
-def leaders_group() -> dist.ProcessGroup | None:
-    """The group of the first rank of each host. Collective over WORLD at the first call.
-
-    Returns:
-        The group, the same at later calls; on the other ranks what stands for no group in torch,
-        which every collective refuses. In a world of one where ``setup`` was not called, None.
-
-    Raises:
-        CollectiveError: ``setup`` was not called.
-    """
-    return _once("leaders_group", lambda: None if world().local_rank else 0)
-
-
-def _once(name: str, color: Any) -> dist.ProcessGroup | None:
-    who = members.members(name, None)
-    if who.group is not None and not _is_kept(who, name):
-        made = who.kept[name] = split(color())
-        if made is not _no_group():
-            members.members(name, made).closing.callback(who.kept.pop, name, None)
-    return who.kept.get(name)
-
-
-def _is_kept(who: Members, name: str) -> bool:
-    """Whether a group was made before, and the program has not destroyed it since."""
-    made = who.kept.get(name)
-    return made is not None and (made is _no_group() or members.is_up(made))

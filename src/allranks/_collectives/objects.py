@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from allranks._collectives.pickling import addresses, dump, empty, flat, load, sizes
+from allranks._collectives.pickling import addresses, dump, empty, load, sizes
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import members
 from allranks._transport.bulk import Incoming, transfer
 from allranks._transport.headers import Header, exchange, fits_inline, numbers, numbers_in
+from allranks._transport.tensor_bytes import flat
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:

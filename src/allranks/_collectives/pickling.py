@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import pickle
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from allranks._transport.tensor_bytes import as_bytes, contiguous, why_not_dense
+from allranks.errors import RankFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,16 +97,6 @@ def addresses(buffers: Sequence[Any]) -> list[int]:
     return [np.frombuffer(b, np.uint8).ctypes.data if b.nbytes else 0 for b in buffers]
 
 
-def flat(buffer: Any) -> torch.Tensor:
-    """A buffer as a flat tensor of bytes; only one that is read-only is copied."""
-    import torch
-
-    view = memoryview(buffer)
-    if not view.nbytes:
-        return torch.empty(0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
-
-
 def empty(lengths: Sequence[int]) -> list[Any]:
     """Buffers of these sizes, to be filled; the arrays of the object will live in them."""
     import numpy as np
@@ -115,3 +107,33 @@ def empty(lengths: Sequence[int]) -> list[Any]:
 def load(buffers: Sequence[Any]) -> Any:
     """The object that these buffers hold."""
     return pickle.loads(buffers[0], buffers=buffers[1:])  # noqa: S301 - from our own job
+
+
+def dump_anything(value: Any) -> list[Any]:
+    """A value's buffers, by cloudpickle: functions and classes of a notebook too."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = reduce(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    return dump(value, Pickler)
+
+
+def dump_error(error: BaseException, rank: int) -> list[Any]:
+    """An exception's buffers, with its traceback; one that pickle cannot carry is described."""
+    from tblib import pickling_support
+
+    try:
+        pickling_support.install(error)
+        buffers = dump_anything(error)
+        copy = load(buffers)
+    except Exception:  # noqa: BLE001 - whatever its own __reduce__ does
+        copy = None
+    if type(copy) is type(error):
+        return buffers
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    told = f"rank {rank} raised {name}, which pickle cannot carry. There:\n{text}"
+    return dump_anything(RankFailedError(told, rank=rank))

@@ -13,13 +13,12 @@ import socket
 import struct
 import sys
 import threading
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from allranks._collectives.pickling import dump, empty, load, reduce, sizes
+from allranks._collectives.pickling import dump_anything, dump_error, empty, load, sizes
 from allranks._launch.template import (
     Server,
     become_a_fresh_process,
@@ -30,7 +29,6 @@ from allranks._launch.template import (
 )
 from allranks._transport.members import rest_before_exit
 from allranks._watch import failures
-from allranks.errors import RankFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -204,36 +202,6 @@ class Incoming:
         for buffer in buffers:
             yield memoryview(buffer)
         return kind, load(buffers)
-
-
-def dump_anything(value: Any) -> list[Any]:
-    """A value's buffers, by cloudpickle: functions and classes of a notebook too."""
-    import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
-        def reducer_override(self, obj: Any) -> Any:
-            reduced = reduce(obj)
-            return super().reducer_override(obj) if reduced is NotImplemented else reduced
-
-    return dump(value, Pickler)
-
-
-def dump_error(error: BaseException, rank: int) -> list[Any]:
-    """An exception's buffers, with its traceback; one that pickle cannot carry is described."""
-    from tblib import pickling_support
-
-    try:
-        pickling_support.install(error)
-        buffers = dump_anything(error)
-        copy = load(buffers)
-    except Exception:  # noqa: BLE001 - whatever its own __reduce__ does
-        copy = None
-    if type(copy) is type(error):
-        return buffers
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    name = f"{type(error).__module__}.{type(error).__qualname__}"
-    told = f"rank {rank} raised {name}, which pickle cannot carry. There:\n{text}"
-    return dump_anything(RankFailedError(told, rank=rank))
 
 
 def main() -> NoReturn:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from allranks._launchers import readers
+from allranks._launchers import job_ports, readers
 from allranks._launchers.readers import Fields, Names, fault, joined, on_one_host, place, whole
-from allranks._rendezvous import ports
 from allranks._system import sockets
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.untrusted import plain
@@ -113,7 +112,7 @@ class World:
         if self.master_port:
             return self.master_port
         alone = self.world_size == 1  # Any two such jobs have the same identity.
-        return sockets.free_port() if alone else ports.own(self.job, port_range)
+        return sockets.free_port() if alone else job_ports.own(self.job, port_range)
 
 
 ENV = Names("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_WORLD_SIZE")

@@ -18,6 +18,7 @@ from allranks._rendezvous.plan import MPI, Plan, nth, plan
 from allranks._rendezvous.record import Layout, Record
 from allranks._rendezvous.roll_call import LINGER, RollCall
 from allranks._system import processes, sockets
+from allranks._system.accelerator import accelerator_type, on_same_device
 from allranks._system.version import __version__
 from allranks._system.waiting import Abandonable, Deadline, StillRunning
 from allranks._system.words import tell
@@ -303,7 +304,7 @@ def _versions() -> str:
 
 
 def assign_device(wanted: Settings, world: World) -> None:
-    cpu = devices.accelerator_type() is None if wanted.cpu is None else wanted.cpu
+    cpu = accelerator_type() is None if wanted.cpu is None else wanted.cpu
     devices.assign_device_for_local_rank(
         cpu, world.local_rank or 0, local_world_size=world.local_world_size
     )
@@ -385,7 +386,7 @@ def _init_process_group(
 
     failures.enter("setup", "WORLD")
     try:
-        calling = Abandonable(devices.on_same_device(init))
+        calling = Abandonable(on_same_device(init))
         calling.result_unless(failures.look, deadline.left)
     except PeerFailedError as error:
         raise lost(world.rank, error, deadline) from None

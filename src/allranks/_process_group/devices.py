@@ -8,15 +8,14 @@ before CUDA is initialised, with what this module chose.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from allranks._process_group import environment
+from allranks._system.accelerator import accelerator_type, visible_devices
 from allranks._system.graph_breaks import outside_graphs
 from allranks.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
 T = TypeVar("T")
@@ -25,23 +24,6 @@ CURRENT_DEVICE_TYPE_STR = "CURRRENT_DEVICE_TYPE"
 """The variable that holds the device type; three Rs, as published."""
 
 _chosen: dict[str, int] = {}
-
-
-def accelerator_type() -> str | None:
-    """The type of the accelerator that is visible here (``cuda``, ``xpu``, ``mps``), or None."""
-    import torch
-
-    if not torch.accelerator.is_available():
-        return None
-    found = torch.accelerator.current_accelerator()
-    return found.type if found is not None else None
-
-
-def visible_devices(kind: str) -> int:
-    """How many devices of a type this process sees, without initialising any of them."""
-    import torch
-
-    return torch.cuda.device_count() if kind == "cuda" else torch.accelerator.device_count()
 
 
 def choose_index(kind: str, local_rank: int, local_world_size: int | None = None) -> int:
@@ -89,23 +71,6 @@ def assign_device_for_local_rank(
         _make_current(kind, index)
         _chosen[kind] = index
     environment.put(CURRENT_DEVICE_TYPE_STR, kind)
-
-
-def on_same_device(call: Callable[[], T]) -> Callable[[], T]:
-    """The call, for another thread: torch's current device is each thread's own."""
-    import torch
-
-    kind = accelerator_type()
-    module: Any = torch.get_device_module(kind) if kind in ("cuda", "xpu") else None
-    if module is None or not module.is_initialized():
-        return call
-    index = module.current_device()
-
-    def there() -> T:
-        module.set_device(index)
-        return call()
-
-    return there
 
 
 def _make_current(kind: str, index: int) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
+from allranks._watch.torch_groups import DEFAULT_TIMEOUT
 from allranks.errors import ConfigError
 
 Check = bool | Literal["lines"]
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
 DEFAULT_RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 DEFAULT_STALL_AFTER = timedelta(seconds=60)
 

@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from allranks._collectives.objects import broadcast_object
-from allranks._collectives.pickling import load
-from allranks._launch.remote_call import dump_error
+from allranks._collectives.pickling import dump_error, load
 from allranks._process_group import stop_signals
 from allranks._process_group.lifecycle import rank_0, store
 from allranks._system import processes

@@ -23,7 +23,7 @@ import pytest
 from _pytest.capture import FDCapture
 from _pytest.junitxml import xml_key
 
-import allranks
+from allranks._collectives.objects import all_gather_objects
 from allranks._launch import remote_call
 from allranks._launch.template import (
     PRELOADED,
@@ -33,6 +33,7 @@ from allranks._launch.template import (
     preload,
     refuse_threads,
 )
+from allranks._process_group.lifecycle import cleanup, initialized, setup
 from allranks._pytest import examples
 from allranks._pytest.heard import Junit
 from allranks._pytest.phases import Hooks, give_hooks
@@ -309,7 +310,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, Any
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """On a rank: let Hypothesis draw what it draws on the others."""
     if _double.errand and _double.teller:
-        gather = allranks.all_gather_objects if allranks.initialized() else None
+        gather = all_gather_objects if initialized() else None
         examples.draw_alike(item, _double.errand.seed, _double.teller.tell, gather)
     return (yield)
 
@@ -319,7 +320,7 @@ def pytest_runtest_setup() -> Iterator[None]:
     """On a rank: bring the group up before any fixture."""
     if _double.errand and _double.errand.setup:
         deadline = timedelta(seconds=_double.errand.deadline)
-        allranks.setup(cpu=True, check=True, timeout=deadline, rendezvous_timeout=deadline)
+        setup(cpu=True, check=True, timeout=deadline, rendezvous_timeout=deadline)
     return (yield)
 
 
@@ -329,7 +330,7 @@ def pytest_runtest_teardown() -> Iterator[None]:
     try:
         return (yield)
     finally:
-        allranks.cleanup()
+        cleanup()
 
 
 def pytest_warning_recorded(

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import allranks
 from allranks._launch.job import GRACE, Ended, Template
 from allranks._launch.launch import Output
 from allranks._launch.local_world import local_world
 from allranks._launch.remote_call import Call
+from allranks._process_group.lifecycle import cleanup, setup
 from allranks._pytest import examples, marker
 from allranks._pytest.heard import hear, tell_seed
 from allranks._pytest.item import (
@@ -206,7 +206,7 @@ def _under_debugger(item: pytest.Item, nextitem: pytest.Item | None) -> bool | N
 
     try:
         if asked_by(item)[1].setup:
-            allranks.setup(cpu=True, check=True)
+            setup(cpu=True, check=True)
     except AllranksError as error:
         give_hooks(item, Phases(item, functools.partial(refused, reason=str(error))))
         return None
@@ -214,7 +214,7 @@ def _under_debugger(item: pytest.Item, nextitem: pytest.Item | None) -> bool | N
     try:
         runtestprotocol(item, nextitem=nextitem)
     finally:
-        allranks.cleanup()
+        cleanup()
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 

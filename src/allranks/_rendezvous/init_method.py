@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from allranks._launchers import hostlist
-from allranks._rendezvous.ports import DISTRIBUTED_PORT
+from allranks._launchers.job_ports import DISTRIBUTED_PORT
 from allranks._system import sockets
 from allranks._system.graph_breaks import outside_graphs
 from allranks.errors import ConfigError

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from allranks._launchers.job_ports import candidates
 from allranks._rendezvous.address_board import ADVICE
 from allranks._rendezvous.init_method import parse
-from allranks._rendezvous.ports import candidates
 from allranks._system import sockets
 from allranks.errors import ConfigError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from pathlib import Path
@@ -15,15 +14,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-DISTRIBUTED_PORT = 13356
-"""The port at which ranks look for rank 0 first, where nothing carries a port to them."""
-
 PORT_RANGE = "ALLRANKS_PORT_RANGE"
 """The variable with the only ports that a firewall lets through, as in 20000-20100."""
-
-CANDIDATES = 16
-UNASKED = range(10_000, 32_768)
-"""Below the ephemeral ports of Linux, any of which an outgoing connection may hold."""
 
 
 def allowed(environ: Mapping[str, str]) -> range | None:
@@ -40,19 +32,6 @@ def allowed(environ: Mapping[str, str]) -> range | None:
     if 1 <= first <= last <= 65535:
         return range(first, last + 1)
     raise ConfigError(f"{PORT_RANGE}={text!r}: expected two ports, as in 20000-20100")
-
-
-def candidates(job: str, among: range | None) -> tuple[int, ...]:
-    """Ports to try in turn, the same on all ranks of a job, other ones for other jobs."""
-    drawn = random.Random(hashlib.sha256(job.encode()).digest())
-    if among is not None:
-        return tuple(drawn.sample(among, min(CANDIDATES, len(among))))
-    return (DISTRIBUTED_PORT, *drawn.sample(UNASKED, CANDIDATES - 1))
-
-
-def own(job: str, among: range | None) -> int:
-    """The one port for a job whose ranks cannot try several; other jobs hardly have it."""
-    return candidates(job, among)[-1]
 
 
 def of_the_kernel() -> range | None:

@@ -13,13 +13,13 @@ from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from allranks._collectives.pickling import flat
 from allranks._system import peer_memory, processes
 from allranks._system.untrusted import parsed, written
 from allranks._system.waiting import Abandonable
 from allranks._transport import members
 from allranks._transport.headers import Header, agree, exchange
 from allranks._transport.point_to_point import move
+from allranks._transport.tensor_bytes import flat
 from allranks.errors import CollectiveError, PeerFailedError
 
 if TYPE_CHECKING:

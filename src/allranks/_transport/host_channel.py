@@ -23,7 +23,7 @@ from allranks._system.waiting import SLICE, Deadline, StillRunning
 from allranks._transport import members
 from allranks._transport.frame import FRAME, HEAD, ROOM, Told
 from allranks._transport.point_to_point import brief, give_up
-from allranks._watch import failures, flight_recorder
+from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class HostChannel:
         self._rank = who.rank
         self._ranks = who.ranks
         self._group = group
-        self._name = members.name_of(group)
+        self._name = torch_groups.name_of(group)
         self._lines = lines
         self._view = memoryview(bytearray(FRAME))
         self._made = 0

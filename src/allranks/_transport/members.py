@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks._launchers.detect import detect
-from allranks._process_group import devices
 from allranks._rendezvous.roll_call import ranges
 from allranks._system import parking, stacks
+from allranks._system.accelerator import on_same_device
 from allranks._system.printable import brief_repr
 from allranks._system.waiting import Abandonable, Deadline, StillRunning, workers_in_calls
-from allranks._transport import torch_groups
-from allranks._watch import failures, flight_recorder
+from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError, StalledError
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ REST = 1.0
 _known: dict[dist.ProcessGroup, Members] = {}
 _timeouts: dict[dist.ProcessGroup, timedelta] = {}
 _carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
-_given_up: dict[dist.ProcessGroup, str] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
 _number_seen = 0
@@ -89,7 +87,7 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
     """
     if _known:
         _notice_destroyed()
-    if group is None and _known and not _given_up:
+    if group is None and _known and not torch_groups.given_up:
         # Every small call passes here, and an import statement takes longer than all else.
         known = _known.get(sys.modules["torch.distributed"].group.WORLD)
         if known is not None:
@@ -103,7 +101,7 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
     used: Any = dist.group.WORLD if group is None else group
     if used in _inherited:
         raise CollectiveError(f"{call}: {no_rank()}")
-    if _given_up:
+    if torch_groups.given_up:
         _check_usable(call, used)
     if used not in _known:
         _forget_destroyed()
@@ -119,37 +117,17 @@ def _check_up(call: str, group: Any) -> None:
         raise CollectiveError(
             f"{call}: rank {dist.get_rank()} is not in this group, so it must not make the call"
         )
-    if not is_up(group):
+    if not torch_groups.is_up(group):
         raise CollectiveError(f"{call}: this group was destroyed")
-
-
-def is_up(group: dist.ProcessGroup) -> bool:
-    """Whether a group has not been destroyed."""
-    import torch.distributed as dist
-
-    try:
-        dist.get_backend(group)
-    except ValueError:
-        return False
-    return True
-
-
-def give_up(group: dist.ProcessGroup, why: str) -> None:
-    """Let no further call use a group: messages of the last one may still be under way."""
-    _given_up.setdefault(group, why)
-
-
-def number_given_up() -> int:
-    """How many groups are given up: their last calls stay in flight for ever."""
-    return len(_given_up)
 
 
 def _check_usable(call: str, group: dist.ProcessGroup) -> None:
     for used in (group, _private_gloo.get(group)):
-        if used in _given_up:
+        if used in torch_groups.given_up:
             raise CollectiveError(
-                f"{call}: this group is no longer usable, since {_given_up[used]}: what is left "
-                "of that call would be taken for this one. Leave, or cleanup() and setup() again."
+                f"{call}: this group is no longer usable, since {torch_groups.given_up[used]}: "
+                "what is left of that call would be taken for this one. Leave, or cleanup() and "
+                "setup() again."
             )
 
 
@@ -221,9 +199,9 @@ def new_group(
             )
         return made
 
-    failures.enter(what, name_of(within), ranks=ranks)
+    failures.enter(what, torch_groups.name_of(within), ranks=ranks)
     try:
-        making = Abandonable(devices.on_same_device(make))
+        making = Abandonable(on_same_device(make))
         return making.result_unless(failures.look, limit.total_seconds() + 1)
     except (StillRunning, RuntimeError) as error:
         if culprit := failures.culprit(error, _with_the_store(ranks)):
@@ -270,7 +248,7 @@ def destroy_all() -> None:
     """
     import torch.distributed as dist
 
-    _retired.extend(_all_groups())
+    _retired.extend(torch_groups.all_groups())
     forget()
     dist.destroy_process_group()
 
@@ -281,7 +259,7 @@ def _notice_destroyed() -> None:
     if _retired:
         _drop_retired()
     table = torch_groups.table()
-    number = sum(map(is_up, _known)) if table is None else len(table)
+    number = sum(map(torch_groups.is_up, _known)) if table is None else len(table)
     if number != _number_seen:
         _number_seen = number
         _forget_destroyed()
@@ -291,14 +269,14 @@ def _forget_destroyed() -> None:
     """Keep nothing of groups that the program has destroyed; the objects until the next call."""
     import torch.distributed as dist
 
-    gone = [group for group in _known if not is_up(group)]
+    gone = [group for group in _known if not torch_groups.is_up(group)]
     for group in gone:
         _known.pop(group).closing.close()
         _timeouts.pop(group, None)
-        _given_up.pop(group, None)
+        torch_groups.given_up.pop(group, None)
         flight_recorder.forget_group(str(group.group_name))
         private = _private_gloo.pop(group, None)
-        if private is not None and is_up(private):
+        if private is not None and torch_groups.is_up(private):
             dist.destroy_process_group(private)
     for key in [key for key in _carriers if key[0] in gone]:
         del _carriers[key]
@@ -322,7 +300,7 @@ def forget() -> None:
     """Keep nothing of groups that are gone, or are not this process's."""
     for who in _known.values():
         who.closing.close()
-    for kept in (_known, _timeouts, _carriers, _given_up, _private_gloo):
+    for kept in (_known, _timeouts, _carriers, torch_groups.given_up, _private_gloo):
         kept.clear()
     flight_recorder.forget()
 
@@ -330,7 +308,7 @@ def forget() -> None:
 def _forget_after_fork() -> None:
     """A call of a child would be taken for its parent's."""
     if "torch.distributed" in sys.modules:
-        _inherited.update(_all_groups())
+        _inherited.update(torch_groups.all_groups())
     forget()
 
 
@@ -354,44 +332,9 @@ def no_rank() -> str:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-def _all_groups() -> list[dist.ProcessGroup]:
-    """All groups that are up; WORLD alone where torch does not list them."""
-    import torch.distributed as dist
-
-    table = torch_groups.table() or {}
-    return [group for group in {dist.group.WORLD, *table} if group is not None]
-
-
-def name_of(group: dist.ProcessGroup) -> str:
-    """A group's name, the same on all its ranks."""
-    import torch.distributed as dist
-
-    return "WORLD" if group is dist.group.WORLD else str(group.group_name)
-
-
 def _with_the_store(ranks: Sequence[int]) -> tuple[int, ...]:
     """Who may be lost while a group of these ranks is made: they meet in rank 0's store."""
     return tuple({0, *ranks})
-
-
-def global_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
-    """The global ranks of a group; none if it was destroyed."""
-    import torch.distributed as dist
-
-    try:
-        return tuple(dist.get_process_group_ranks(group))
-    except (KeyError, ValueError):
-        return ()
-
-
-def ranks_of(name: str) -> tuple[int, ...]:
-    """The global ranks of a group that is up, by its name; none if there is no such group."""
-    import torch.distributed as dist
-
-    for group in _all_groups():
-        if name_of(group) == name:
-            return tuple(dist.get_process_group_ranks(group))
-    return ()
 
 
 def release_retired() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks._system.waiting import SLICE, Abandonable, StillRunning, done_soon, wait
 from allranks._transport import members
-from allranks._watch import failures
+from allranks._watch import failures, torch_groups
 from allranks.errors import StalledError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def move(
     try:
         result = meanwhile()
     except BaseException:
-        members.give_up(group, f"{brief(what)} ended early")
+        torch_groups.give_up(group, f"{brief(what)} ended early")
         raise
     if works:
         _finish_all(group, works, what)
@@ -138,7 +138,7 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
 
     timeout = members.timeout(group)
     try:
-        failures.enter(brief(what), members.name_of(group))
+        failures.enter(brief(what), torch_groups.name_of(group))
         Abandonable(wait_for_all).result_unless(failures.look, timeout.total_seconds() + 1)
     except BaseException as error:
         give_up(group, what, error, f"rank {waiting_for}")
@@ -163,7 +163,7 @@ def finish(
     try:
         meanwhile()
         if not done_soon(work):
-            failures.enter(brief(what), members.name_of(group), SLICE.total_seconds())
+            failures.enter(brief(what), torch_groups.name_of(group), SLICE.total_seconds())
             wait(work, members.timeout(group), failures.look)
     except BaseException as error:
         give_up(group, what, error, "at least one rank")
@@ -182,8 +182,8 @@ def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str
     timeout = members.timeout(group)
     stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
-    members.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
-    if culprit := failures.culprit(error, members.global_ranks(group)):
+    torch_groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
+    if culprit := failures.culprit(error, torch_groups.global_ranks(group)):
         raise failures.peer_failed(culprit, brief(what)) from None
     if failures.HOST_LOST in str(error) and (told := failures.verdict()):
         raise StalledError(f"{error}; {told}") from None

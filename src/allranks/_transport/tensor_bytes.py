@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +84,16 @@ def flat_bytes(raw: bytes) -> torch.Tensor:
     import torch
 
     return from_bytes(raw, torch.uint8)
+
+
+def flat(buffer: Any) -> torch.Tensor:
+    """A buffer as a flat tensor of bytes; only one that is read-only is copied."""
+    import torch
+
+    view = memoryview(buffer)
+    if not view.nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
 
 
 def overlaps(tensor: torch.Tensor) -> bool:

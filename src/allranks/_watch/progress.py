@@ -7,8 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system import stacks
-from allranks._transport import members
-from allranks._watch import failures, flight_recorder
+from allranks._watch import failures, flight_recorder, torch_groups
 from allranks._watch.diagnosis import Call, Standing
 from allranks._watch.flight_recorder import Exchange, Flown, Remembered
 
@@ -72,8 +71,8 @@ class Progress:
             self._counts, self._changed = counts, now
             if counts.keys() - self._names.keys():
                 self._learn_names()
-        if members.number_given_up() != self._given_up:
-            self._given_up = members.number_given_up()
+        if torch_groups.number_given_up() != self._given_up:
+            self._given_up = torch_groups.number_given_up()
             self._abandoned |= {(one.group_id, one.number) for one in self._open(self._flown())}
         behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
         self._idle &= behind
@@ -132,7 +131,7 @@ class Progress:
             call=calls[flown.index(here)] if here else None,
             ours=ours.call if ours else "",
             group=group,
-            members=ours.ranks if ours and ours.ranks else members.ranks_of(group),
+            members=ours.ranks if ours and ours.ranks else torch_groups.ranks_of(group),
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
             stack=tuple(str(line) for line in lines),

@@ -1,4 +1,4 @@
-"""What torch keeps of its groups and has no public way to ask for, in one place."""
+"""What torch tells of its process groups; what it has no public way to tell stands here alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from allranks._process_group.settings import DEFAULT_TIMEOUT
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch.distributed as dist
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+"""How long a collective may take, where nobody says: as in torch."""
+
+given_up: dict[dist.ProcessGroup, str] = {}
+"""The groups that no call may use any more, and why: their last calls stay in flight for ever."""
 
 
 def table() -> dict[dist.ProcessGroup, Any] | None:
@@ -70,3 +75,59 @@ def named(name: str) -> Iterator[None]:
     finally:
         if torchs._process_group_name is its_name:  # noqa: SLF001
             restore()
+
+
+def is_up(group: dist.ProcessGroup) -> bool:
+    """Whether a group has not been destroyed."""
+    import torch.distributed as dist
+
+    try:
+        dist.get_backend(group)
+    except ValueError:
+        return False
+    return True
+
+
+def all_groups() -> list[dist.ProcessGroup]:
+    """All groups that are up; WORLD alone where torch does not list them."""
+    import torch.distributed as dist
+
+    up = table() or {}
+    return [group for group in {dist.group.WORLD, *up} if group is not None]
+
+
+def name_of(group: dist.ProcessGroup) -> str:
+    """A group's name, the same on all its ranks."""
+    import torch.distributed as dist
+
+    return "WORLD" if group is dist.group.WORLD else str(group.group_name)
+
+
+def global_ranks(group: dist.ProcessGroup) -> tuple[int, ...]:
+    """The global ranks of a group; none if it was destroyed."""
+    import torch.distributed as dist
+
+    try:
+        return tuple(dist.get_process_group_ranks(group))
+    except (KeyError, ValueError):
+        return ()
+
+
+def ranks_of(name: str) -> tuple[int, ...]:
+    """The global ranks of a group that is up, by its name; none if there is no such group."""
+    import torch.distributed as dist
+
+    for group in all_groups():
+        if name_of(group) == name:
+            return tuple(dist.get_process_group_ranks(group))
+    return ()
+
+
+def give_up(group: dist.ProcessGroup, why: str) -> None:
+    """Let no further call use a group: messages of the last one may still be under way."""
+    given_up.setdefault(group, why)
+
+
+def number_given_up() -> int:
+    """How many groups are given up: their last calls stay in flight for ever."""
+    return len(given_up)

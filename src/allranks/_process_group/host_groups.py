@@ -1,0 +1,57 @@
+"""Groups of the ranks of one host, and of one rank for each host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from allranks._collectives.groups import no_group, split
+from allranks._process_group.lifecycle import world
+from allranks._system.graph_breaks import outside_graphs
+from allranks._transport import members
+from allranks._watch import torch_groups
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from allranks._transport.members import Members
+
+
+@outside_graphs
+def node_group() -> dist.ProcessGroup | None:
+    """The group of the ranks on this host. Collective over WORLD at the first call.
+
+    Later calls return the same group. In a world of one where ``setup`` was not called, None.
+
+    Raises:
+        CollectiveError: ``setup`` was not called.
+    """
+    return _once("node_group", lambda: world().node_rank)
+
+
+@outside_graphs
+def leaders_group() -> dist.ProcessGroup | None:
+    """The group of the first rank of each host. Collective over WORLD at the first call.
+
+    Returns:
+        The group, the same at later calls; on the other ranks what stands for no group in torch,
+        which every collective refuses. In a world of one where ``setup`` was not called, None.
+
+    Raises:
+        CollectiveError: ``setup`` was not called.
+    """
+    return _once("leaders_group", lambda: None if world().local_rank else 0)
+
+
+def _once(name: str, color: Any) -> dist.ProcessGroup | None:
+    who = members.members(name, None)
+    if who.group is not None and not _is_kept(who, name):
+        made = who.kept[name] = split(color())
+        if made is not no_group():
+            members.members(name, made).closing.callback(who.kept.pop, name, None)
+    return who.kept.get(name)
+
+
+def _is_kept(who: Members, name: str) -> bool:
+    """Whether a group was made before, and the program has not destroyed it since."""
+    made = who.kept.get(name)
+    return made is not None and (made is no_group() or torch_groups.is_up(made))

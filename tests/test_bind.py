@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from allranks._launchers.detect import World, detect
+from allranks._launchers.detect import detect
+from allranks._launchers.world import World
 from allranks._rendezvous import port_range
 from allranks._rendezvous.plan import plan
 from allranks._system import elf, sockets

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import allranks
-from allranks._launchers.detect import World
+from allranks._launchers.world import World
 from allranks._rendezvous import mpi
 from allranks._rendezvous.address_board import AgentBoard, FileBoard, Notice
 from allranks._rendezvous.record import Packed, Record, Verdict, pack, read, revive
@@ -194,7 +194,7 @@ def test_what_mpi_answers_is_its_answer_or_an_error_of_ours(monkeypatch, line: s
 def test_a_letter_that_is_none_is_an_error_of_ours(monkeypatch, letter: str) -> None:
     monkeypatch.setattr(mpi, "_is_up", lambda: True)
     told = {"letter": letter, "rank": 1, "size": 2}
-    monkeypatch.setattr(mpi._mpi_letter, "exchanged", lambda _: told)
+    monkeypatch.setattr(mpi.mpi_worker, "exchanged", lambda _: told)
     with pytest.raises(RendezvousError, match="rank 1 of 2: what rank 0 told through MPI is no"):
         mpi.completed(MPI_WORLD, Deadline.after(60))
 

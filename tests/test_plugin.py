@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import allranks
-from allranks._launchers.detect import Launcher
+from allranks._launchers.world import Launcher
 from allranks.errors import ConfigError, DetectionError
 from harness import alive, unlocked_directories, wait_until
 from nested import Run, run

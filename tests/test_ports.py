@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from allranks._launchers import job_ports
-from allranks._launchers.detect import World
+from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.plan import plan
 from allranks._system import sockets

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._launchers.detect import LAUNCHERS, Launcher, World, detect
+from allranks._launchers.detect import READERS, detect
+from allranks._launchers.world import Launcher, World
 from allranks.errors import DetectionError
 
 RECORDINGS = {
@@ -602,7 +603,7 @@ VALUES = st.sampled_from(
         max_size=6,
     ),
     st.sets(st.sampled_from(KNOWN), max_size=3),
-    st.sets(st.sampled_from([row.name for row in LAUNCHERS]), max_size=2),
+    st.sets(st.sampled_from([row.name for row in READERS]), max_size=2),
 )
 def test_any_environment_is_a_world_or_a_detection_error(base, changes, unset, ignore):
     """Whatever is set: never another exception, never a place outside the world."""
@@ -631,4 +632,4 @@ def test_any_mix_of_variables_is_a_world_or_a_detection_error(environ):
 
 def test_every_launcher_has_a_row():
     """And every row a launcher's name."""
-    assert {row.name for row in LAUNCHERS} == set(get_args(Launcher))
+    assert {row.name for row in READERS} == set(get_args(Launcher))

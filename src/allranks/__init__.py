@@ -19,8 +19,9 @@ from allranks._collectives.objects import (
 )
 from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
 from allranks._launch.launch import launch
-from allranks._launchers.detect import World, detect
+from allranks._launchers.detect import detect
 from allranks._launchers.job_ports import DISTRIBUTED_PORT
+from allranks._launchers.world import World
 from allranks._process_group.devices import (
     CURRENT_DEVICE_TYPE_STR,
     assign_device_for_local_rank,

@@ -15,7 +15,8 @@ import click
 
 from allranks._launch.local_world import local_world
 from allranks._launch.rank_process import Program
-from allranks._launchers.detect import World, detect, told_by
+from allranks._launchers.detect import detect, told_by
+from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
 from allranks._rendezvous.roll_call import ranges

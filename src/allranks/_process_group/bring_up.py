@@ -8,7 +8,8 @@ import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from allranks._launchers.detect import World, detect
+from allranks._launchers.detect import detect
+from allranks._launchers.world import World
 from allranks._process_group import devices, environment
 from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
 from allranks._process_group.unconnected import GLOO_INTERFACE, lost, what_gloo_lacked

@@ -8,7 +8,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from allranks._launchers.detect import World, detect
+from allranks._launchers.detect import detect
+from allranks._launchers.world import World
 from allranks._process_group import devices, stop_signals
 from allranks._process_group.bring_up import (
     State,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from allranks._launchers.detect import World
+    from allranks._launchers.world import World
     from allranks._system.waiting import Deadline
 
 FAREWELL = 5.0
@@ -46,7 +46,7 @@ class Letter:
 
 @dataclass(frozen=True)
 class Answer:
-    """What MPI answers, as ``_mpi_letter`` writes it.
+    """What MPI answers, as ``mpi_worker`` writes it.
 
     Attributes:
         letter: rank 0's.

@@ -13,7 +13,7 @@ from allranks._system import sockets
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from allranks._launchers.detect import World
+    from allranks._launchers.world import World
 
 MPI = ("openmpi", "mpich", "pmix", "pals", "lsf", "flux")
 """Launchers whose processes can call MPI."""

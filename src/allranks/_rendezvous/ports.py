@@ -51,7 +51,7 @@ def listen_on_any(host: str, among: range | None) -> socket.socket:
         among: the ports that may be used; None for any.
 
     Raises:
-        OSError: as ``_sockets.listen`` does.
+        OSError: as ``sockets.listen`` does.
         ConfigError: none of the ports is free.
     """
     if among is None:

@@ -35,7 +35,7 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_exports.py tests/test_layers.py
+	$(BIN)/python -m pytest -q tests/front/test_exports.py tests/front/test_places.py
 
 format: .venv/dev
 	$(BIN)/ruff format .

@@ -25,12 +25,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import Progress
+
 import chaos_judge
 from chaos_leftovers import processes_in
 from chaos_programs import FAULTS, LAUNCHERS, drawn
 from chaos_run import Nursery, Run, send
-from rich.console import Console
-from rich.progress import Progress
 
 if TYPE_CHECKING:
     from chaos_judge import Played

@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import chaos_worker
 import numpy as np
-from chaos_leftovers import held
 
 import allranks
+import chaos_worker
+from chaos_leftovers import held
 
 WORKER = str(Path(__file__).with_name("chaos_worker.py"))
 

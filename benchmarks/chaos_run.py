@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from allranks._system import sockets
 from chaos_judge import Played
 from chaos_leftovers import files_left, processes_in, state
 from chaos_oracle import Rank
 from chaos_programs import RENDEZVOUS, TIMEOUT
-
-from allranks._system import sockets
 
 if TYPE_CHECKING:
     from chaos_programs import Program

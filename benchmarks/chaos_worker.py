@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import allranks
 import chaos_values
 from chaos_leftovers import held
 from chaos_programs import (
@@ -35,8 +36,6 @@ from chaos_programs import (
     Fault,
     drawn,
 )
-
-import allranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from collectives_worker import CASES, measured
 from rich.console import Console
 from rich.progress import track
-from startup_tables import Grid, machine
 
 import allranks
+from collectives_worker import CASES, measured
+from startup_tables import Grid, machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faults_worker import FAULTS, RENDEZVOUS, STALL_AFTER, TIMEOUT, VICTIM
 from rich.console import Console
 from rich.progress import track
-from startup_tables import Grid, machine, put_into
 
 from allranks._system import sockets
+from faults_worker import FAULTS, RENDEZVOUS, STALL_AFTER, TIMEOUT, VICTIM
+from startup_tables import Grid, machine, put_into
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import track
+
 from startup_tables import Grid, machine, put_into
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "cluster"))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
+
 from startup_job import measure
 from startup_tables import IMPORT, OURS, Results, machine
 

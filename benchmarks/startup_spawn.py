@@ -6,8 +6,9 @@ import os
 import socket
 import sys
 
-import startup_worker
 from torch.multiprocessing.spawn import spawn
+
+import startup_worker
 
 
 def rank(number: int, ranks: int) -> None:

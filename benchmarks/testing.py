@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+
 from startup_tables import Grid, machine
 
 if TYPE_CHECKING:

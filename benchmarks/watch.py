@@ -15,9 +15,9 @@ from statistics import median
 import torch
 from rich.console import Console
 from rich.progress import track
-from startup_tables import Grid
 
 import allranks
+from startup_tables import Grid
 
 CALLS, ROUNDS = 3000, 15
 

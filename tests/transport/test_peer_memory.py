@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from test_collectives import everyone_works_on, rank_and_size, refusal
 
 import allranks
 from allranks._system import peer_memory
 from allranks._transport import bulk, members
 from allranks.errors import CollectiveError, StalledError
 from harness import PATIENCE, Ranks, private_environs
-from test_collectives import everyone_works_on, rank_and_size, refusal
 
 LARGE = bulk.LARGE
 YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import chaos_judge
 import pytest
+
+import chaos_judge
 from chaos_judge import Played, complaints
 from chaos_oracle import CODES, Rank
 from chaos_programs import Fault, Program, Step

@@ -11,11 +11,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from test_collectives import Celsius, everyone_works_on, rank_and_size, refusal, same_values
 
 import allranks
 from allranks.errors import CollectiveError
 from harness import PATIENCE
-from test_collectives import Celsius, everyone_works_on, rank_and_size, refusal, same_values
 
 
 class Unpicklable:

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from test_world import TORCHRUN
 
 from allranks._launchers.detect import detect
 from allranks._launchers.world import World
@@ -19,7 +20,6 @@ from allranks._rendezvous import port_range
 from allranks._rendezvous.plan import plan
 from allranks._system import elf, sockets
 from allranks.errors import ConfigError
-from test_world import TORCHRUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import PATIENCE
 
-DIGITS = Path(__file__).parent.parent / "examples" / "digits.py"
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
 
 LAUNCHED_BY = {
     "python": [sys.executable],

@@ -9,15 +9,15 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 import chaos_leftovers
 import chaos_values
 import chaos_words
 import chaos_worker
-import numpy as np
-import pytest
-import torch
 from chaos_programs import FAULTS, Step, drawn
-
 from harness import wait_until
 
 

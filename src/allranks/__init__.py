@@ -6,47 +6,98 @@ name the rank. Importing this package imports no torch: the functions do, when t
 
 from __future__ import annotations
 
-from allranks import errors
-from allranks._collectives.all_reduce import all_reduce
-from allranks._collectives.groups import split
-from allranks._collectives.objects import (
-    T,
-    all_gather_objects,
-    broadcast_object,
-    broadcast_object_list,
-    gather_objects,
-    scatter_objects,
-)
-from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
-from allranks._launch.launch import launch
-from allranks._launchers.detect import detect
-from allranks._launchers.job_ports import DISTRIBUTED_PORT
-from allranks._launchers.world import World
-from allranks._process_group.devices import (
-    CURRENT_DEVICE_TYPE_STR,
-    assign_device_for_local_rank,
-    get_device_for_local_rank,
-    get_device_type,
-)
-from allranks._process_group.environment import (
-    os_environ_get_or_throw,
-    setup_env_local,
-    setup_env_local_multi_gpu,
-)
-from allranks._process_group.host_groups import leaders_group, node_group
-from allranks._process_group.lifecycle import cleanup, initialized, session, setup, world
-from allranks._process_group.ranks import (
-    get_local_rank,
-    get_local_world_size,
-    get_node_rank,
-    get_num_nodes,
-    get_rank,
-    get_world_size,
-    is_master,
-)
-from allranks._process_group.together import agree, master_first, on_master, should_stop
-from allranks._rendezvous.init_method import get_init_method
-from allranks._system.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from allranks import errors
+    from allranks._collectives.all_reduce import all_reduce
+    from allranks._collectives.groups import split
+    from allranks._collectives.objects import (
+        T,
+        all_gather_objects,
+        broadcast_object,
+        broadcast_object_list,
+        gather_objects,
+        scatter_objects,
+    )
+    from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
+    from allranks._launch.launch import launch
+    from allranks._launchers.detect import detect
+    from allranks._launchers.job_ports import DISTRIBUTED_PORT
+    from allranks._launchers.world import World
+    from allranks._process_group.devices import (
+        CURRENT_DEVICE_TYPE_STR,
+        assign_device_for_local_rank,
+        get_device_for_local_rank,
+        get_device_type,
+    )
+    from allranks._process_group.environment import (
+        os_environ_get_or_throw,
+        setup_env_local,
+        setup_env_local_multi_gpu,
+    )
+    from allranks._process_group.host_groups import leaders_group, node_group
+    from allranks._process_group.lifecycle import cleanup, initialized, session, setup, world
+    from allranks._process_group.ranks import (
+        get_local_rank,
+        get_local_world_size,
+        get_node_rank,
+        get_num_nodes,
+        get_rank,
+        get_world_size,
+        is_master,
+    )
+    from allranks._process_group.together import agree, master_first, on_master, should_stop
+    from allranks._rendezvous.init_method import get_init_method
+    from allranks._system.version import __version__
+
+_NAMES = {
+    "_collectives.all_reduce": "all_reduce",
+    "_collectives.groups": "split",
+    "_collectives.objects": (
+        "T all_gather_objects broadcast_object broadcast_object_list gather_objects scatter_objects"
+    ),
+    "_collectives.tensors": "all_gather broadcast reduce_scatter synchronize",
+    "_launch.launch": "launch",
+    "_launchers.detect": "detect",
+    "_launchers.job_ports": "DISTRIBUTED_PORT",
+    "_launchers.world": "World",
+    "_process_group.devices": (
+        "CURRENT_DEVICE_TYPE_STR assign_device_for_local_rank get_device_for_local_rank "
+        "get_device_type"
+    ),
+    "_process_group.environment": (
+        "os_environ_get_or_throw setup_env_local setup_env_local_multi_gpu"
+    ),
+    "_process_group.host_groups": "leaders_group node_group",
+    "_process_group.lifecycle": "cleanup initialized session setup world",
+    "_process_group.ranks": (
+        "get_local_rank get_local_world_size get_node_rank get_num_nodes get_rank get_world_size "
+        "is_master"
+    ),
+    "_process_group.together": "agree master_first on_master should_stop",
+    "_rendezvous.init_method": "get_init_method",
+    "_system.version": "__version__",
+}
+"""Each module, and the names that the root takes from it when they are first asked for."""
+
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("allranks.errors")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'allranks' has no attribute {name!r}")
+    found = getattr(import_module(f"allranks.{_MODULE_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
 
 __all__ = [
     "CURRENT_DEVICE_TYPE_STR",

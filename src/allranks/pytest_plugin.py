@@ -35,15 +35,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-import allranks
-from allranks._launchers import simulated
 from allranks._pytest import marker
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from allranks import World
     from allranks._launchers.world import Launcher
+
+timeout = pytest.StashKey[float]()
+"""Seconds that a test on several ranks may take, where its marker does not say."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,16 +55,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known, and take the tests that have it."""
+    """Make the marker known, and read the default deadline."""
     config.addinivalue_line("markers", marker.MARKER)
     try:
-        timeout = marker.seconds(config.getini("ranks_timeout"))
+        config.stash[timeout] = marker.seconds(config.getini("ranks_timeout"))
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
-    if not config.pluginmanager.hasplugin("allranks._pytest.item"):
-        from allranks._pytest.session import Ranked
 
-        config.pluginmanager.register(Ranked(config, timeout), "allranks-ranks")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Remember the items' names, to which pytest-xdist may add a group's."""
+    for item in items:
+        item.stash[marker.collected_as] = item.nodeid
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take the tests that have the marker; a session without any pays nothing for the ranks."""
+    in_a_rank = session.config.pluginmanager.hasplugin("allranks._pytest.item")
+    if in_a_rank or not any(item.get_closest_marker("ranks") for item in session.items):
+        return
+    from allranks._pytest.session import Ranked
+
+    ranked = Ranked(session.config, session.config.stash[timeout])
+    session.config.pluginmanager.register(ranked, "allranks-ranks")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -87,8 +103,10 @@ def _world_size(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def world() -> allranks.World:
+def world() -> World:
     """This rank's place, as ``allranks.world()`` gives it."""
+    import allranks
+
     return allranks.world()
 
 
@@ -113,7 +131,7 @@ class FakeWorld(Protocol):
         rank: int = 0,
         ranks: int = 1,
         ranks_per_node: int | None = None,
-    ) -> allranks.World:
+    ) -> World:
         """Give the test the environment of a launcher, in place of any other's.
 
         Args:
@@ -130,6 +148,8 @@ class FakeWorld(Protocol):
 @pytest.fixture
 def fake_world(monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
     """Lets a test believe, by its environment, that any launcher started it."""
+    import allranks
+    from allranks._launchers import simulated
 
     def pretend(
         launcher: Launcher = "single",
@@ -137,7 +157,7 @@ def fake_world(monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
         rank: int = 0,
         ranks: int = 1,
         ranks_per_node: int | None = None,
-    ) -> allranks.World:
+    ) -> World:
         variables = simulated.environment(launcher, rank, ranks, ranks_per_node)
         for name in filter(simulated.is_launchers, list(os.environ)):
             monkeypatch.delenv(name)

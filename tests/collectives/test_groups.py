@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks._transport import members, torch_groups
-from allranks._watch import flight_recorder
+from allranks._transport import members
+from allranks._watch import flight_recorder, torch_groups
 from allranks.errors import CollectiveError
 from harness import PATIENCE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -92,3 +93,44 @@ def test_a_public_function_says_who_must_call_it(name: str) -> None:
 def test_importing_costs_no_torch(code: str) -> None:
     check = f"{code}; import sys; assert not {{'torch', 'numpy'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+LOADED = "sorted(name for name in sys.modules if name.partition('.')[0] in %r)"
+
+
+def test_the_root_loads_what_is_asked_for() -> None:
+    shown = f"import allranks, sys; print({LOADED % (('allranks', 'torch', 'numpy'),)})"
+    done = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True)
+    assert len(ast.literal_eval(done.stdout)) <= 6
+
+
+def test_a_session_that_asks_for_no_ranks_loads_little(tmp_path) -> None:
+    text = f"import sys\ndef test_it():\n    print({LOADED % (('allranks', 'torch', 'numpy'),)})\n"
+    (tmp_path / "test_it.py").write_text(text)
+    plugin = ("-p", "allranks.pytest_plugin", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", *plugin, "test_it.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded = ast.literal_eval(done.stdout.splitlines()[0].removesuffix("."))
+    assert len(loaded) <= 8
+    assert {name.partition(".")[0] for name in loaded} == {"allranks"}
+
+
+def test_editors_and_the_root_find_each_name_in_the_same_module() -> None:
+    tree = ast.parse(Path(allranks.__file__).read_text())
+    (seen,) = (node for node in tree.body if isinstance(node, ast.If))
+    for_editors = {
+        alias.name: node.module
+        for node in seen.body
+        for alias in node.names
+        if node.module != "allranks"
+    }
+    found = {name: f"allranks.{module}" for name, module in allranks._MODULE_OF.items()}
+    assert found == for_editors
+    assert sorted([*found, "errors"]) == allranks.__all__
+    assert not set(allranks.__all__) - set(dir(allranks))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    import pytest
 
 MARKER = (
     "ranks(size, ..., timeout=30, setup=True): run the test on so many ranks, each a fresh "
@@ -19,6 +19,9 @@ MARKER = (
 
 SIZE = "_world_size_of_ranks"
 """The fixture by which a test is parametrised by world size."""
+
+collected_as = pytest.StashKey[str]()
+"""An item's name as it was collected: pytest-xdist may add a group's."""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 START = 600.0
 """Seconds that the template may take to import torch and to collect."""
 
-_named = pytest.StashKey[str]()
-
 
 def asked_by(item: pytest.Item) -> tuple[int, Asked]:
     """The world size of a marked item, and what else its marker asks for."""
@@ -79,12 +77,6 @@ class Ranked:
         self._timeout = timeout
         self._double: Double | None = None
         self._refusal: str | None = None
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Remember the items' names, to which pytest-xdist may add a group's."""
-        for item in items:
-            item.stash[_named] = item.nodeid
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -189,7 +181,7 @@ def _skip_reason(item: pytest.Item) -> str | None:
 
 
 def _name(item: pytest.Item) -> str:
-    return item.stash.get(_named, item.nodeid)
+    return item.stash.get(marker.collected_as, item.nodeid)
 
 
 def _size(item: pytest.Item) -> int | None:

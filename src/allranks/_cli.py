@@ -29,7 +29,7 @@ from allranks.errors import AllranksError, ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from allranks._launch.supervisor import Outcome, Rank
+    from allranks._launch.supervisor import JobOutcome, RankProcess
 
 CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
 UNSEEN = 4096
@@ -84,7 +84,7 @@ def run(
     from allranks._launch.template import preload
 
     program = Program(target, arguments, module, interpreter.has_safe_path())
-    output = Output(ranks, quiet=quiet_ranks)
+    output = RankOutput(ranks, quiet=quiet_ranks)
     started = supervisor.Supervisor(output.write)
     try:
         if not spawn:
@@ -103,7 +103,7 @@ def run(
     raise SystemExit(outcome.exit_code)
 
 
-class Output:
+class RankOutput:
     """Passes on what the ranks write, line by line, each with its rank before it."""
 
     def __init__(self, ranks: int, *, quiet: bool = False) -> None:
@@ -115,7 +115,7 @@ class Output:
         """
         self._quiet = quiet
         self._width = len(str(ranks - 1))
-        self._lines = streams.Lines()
+        self._lines = streams.LineSplitter()
         self._unseen: dict[tuple[int, int], bytes] = {}
         self._prefixes = {
             (rank, stream): self._prefix(rank, console)
@@ -175,7 +175,7 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def _explain(outcome: Outcome) -> None:
+def _explain(outcome: JobOutcome) -> None:
     """Say how the job failed; the first failing rank's traceback stands last."""
     console = _console(stderr=True)
     if outcome.signal is not None:
@@ -193,12 +193,12 @@ def _explain(outcome: Outcome) -> None:
         console.print(printable(outcome.first.failure.traceback), end="")
 
 
-def _told_done(done: tuple[Rank, ...]) -> str:
+def _told_done(done: tuple[RankProcess, ...]) -> str:
     gone = ranges(rank.rank for rank in done)
     return f"rank{'s' * (len(done) > 1)} {gone} had left with exit code 0, which the others missed"
 
 
-def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
+def _told_once(first: RankProcess, others: tuple[RankProcess, ...]) -> list[str]:
     """How the others failed; those that failed in one way in one sentence."""
     by_way: dict[str, list[int]] = {}
     for rank in others:
@@ -210,7 +210,7 @@ def _told_once(first: Rank, others: tuple[Rank, ...]) -> list[str]:
     ]
 
 
-def _how(rank: Rank) -> str:
+def _how(rank: RankProcess) -> str:
     if rank.failure and not rank.is_leaving:
         return f"failed: {printable(rank.failure.summary)}"
     status = rank.exit_code if rank.is_leaving else rank.status or 0

@@ -75,9 +75,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     in_a_rank = session.config.pluginmanager.hasplugin("allranks._pytest.item")
     if in_a_rank or not any(item.get_closest_marker("ranks") for item in session.items):
         return
-    from allranks._pytest.session import Ranked
+    from allranks._pytest.session import RanksPlugin
 
-    ranked = Ranked(session.config, session.config.stash[timeout])
+    ranked = RanksPlugin(session.config, session.config.stash[timeout])
     session.config.pluginmanager.register(ranked, "allranks-ranks")
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allranks._collectives.scalars import Packed, encode, is_number, reduce_packed
+from allranks._collectives.scalars import PackedScalars, encode, is_number, reduce_packed
 from allranks.errors import CollectiveError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -28,7 +28,7 @@ class Level(IntEnum):
 
 def reduced(op, *values, mine=0):
     """What rank ``mine`` gets, when the ranks give these values, which travel as bytes."""
-    packed = [Packed.of([encode(op, value)]) for value in values]
+    packed = [PackedScalars.of([encode(op, value)]) for value in values]
     [result] = packed[mine].results(reduce_packed(op, [one.body for one in packed], 1))
     return result
 

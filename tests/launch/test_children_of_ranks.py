@@ -16,7 +16,7 @@ import pytest
 
 import allranks
 from allranks._launch import launch, supervisor
-from allranks._launch.warden import Warden
+from allranks._launch.warden import SessionReaper
 from allranks._system import processes
 from allranks.errors import RankFailedError, StalledError
 from harness import PATIENCE, alive, wait_until
@@ -232,7 +232,7 @@ def session_leader():
 
 def test_a_warden_that_is_dismissed_ends_nothing(session_leader) -> None:
     """By then the ranks' ids may be those of others."""
-    warden = Warden()
+    warden = SessionReaper()
     warden.tell(session_leader.pid)
     warden.dismiss()
     session_leader.terminate()  # The first signal that ends a process is what it ended of.
@@ -240,7 +240,7 @@ def test_a_warden_that_is_dismissed_ends_nothing(session_leader) -> None:
 
 
 def test_a_warden_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
-    warden = Warden()
+    warden = SessionReaper()
     warden.tell(session_leader.pid)
     warden.forget()  # All that it hears of a parent's end, however that comes.
     assert session_leader.wait(PATIENCE) == -signal.SIGKILL
@@ -252,7 +252,7 @@ def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch
     monkeypatch.setattr(processes, "end_sessions", lambda _: done.append("ended"))
     monkeypatch.setattr(processes, "reap", lambda _: done.append("reaped"))
     started = supervisor.Supervisor(lambda *_: None)
-    started._ranks = [supervisor.Rank(0, -1, (0, 0, 0))]
+    started._ranks = [supervisor.RankProcess(0, -1, (0, 0, 0))]
     warden: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
     started._end_sessions(warden)
     assert done == ["ended", "dismissed", "reaped"]

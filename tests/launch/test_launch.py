@@ -20,7 +20,7 @@ import torch
 import allranks
 from allranks._launch import launch
 from allranks._launch.job import Template
-from allranks._launch.remote_call import Call
+from allranks._launch.remote_call import RemoteCall
 from allranks._system import interpreter
 from allranks.errors import ConfigError, RankFailedError, StalledError
 from harness import alive, unlocked_directories, wait_until
@@ -395,7 +395,7 @@ def test_a_template_is_closed_at_once_though_a_fork_of_its_parent_lives() -> Non
         time.sleep(600)
     try:
         with tempfile.TemporaryFile() as payload:
-            payload.write(pickle.dumps(Call.of(int, [{}])))
+            payload.write(pickle.dumps(RemoteCall.of(int, [{}])))
             payload.flush()
             template.order(1, payload.fileno(), lambda *_: None)
         template.close()

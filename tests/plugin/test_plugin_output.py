@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from allranks._pytest.kept import GAP, OF_FAILED, OF_PASSED, Ends, shortened
+from allranks._pytest.kept import GAP, OF_FAILED, OF_PASSED, OutputEnds, shortened
 from nested import Run, run
 
 MEGABYTES = 20
@@ -128,7 +128,7 @@ def test_the_session_stays_small(loud) -> None:
 @pytest.mark.parametrize("size", [1, 7, 1000, 10**6])
 def test_the_ends_count_what_is_missing_however_it_comes(size) -> None:
     text = b"".join(b"line %d\n" % number for number in range(20_000))
-    ends = Ends(1000)
+    ends = OutputEnds(1000)
     for start in range(0, len(text), size):
         ends.write(text[start : start + size])
     kept = ends.text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks._cli import Output
+from allranks._cli import RankOutput
 from allranks._launch import launch
 from allranks._system import streams
 from harness import PATIENCE
@@ -120,7 +120,7 @@ def test_what_cannot_be_encoded_is_escaped() -> None:
 @pytest.mark.parametrize("chunk", [b"x" * 65536, b"y" * 7001])
 def test_a_line_without_an_end_is_kept_in_bounds_and_passed_on_in_pieces(chunk: bytes) -> None:
     """What is kept, and so what each further text costs, does not grow with the line."""
-    lines = streams.Lines()
+    lines = streams.LineSplitter()
     pieces = []
     for _ in range(600):
         pieces += lines.split(0, chunk)
@@ -134,14 +134,14 @@ def test_a_line_without_an_end_is_kept_in_bounds_and_passed_on_in_pieces(chunk: 
 def test_lines_come_whole_however_they_are_cut() -> None:
     text = b"one\n\ntwo\nlast"
     for size in range(1, len(text) + 1):
-        lines = streams.Lines()
+        lines = streams.LineSplitter()
         cut = [text[start : start + size] for start in range(0, len(text), size)]
         found = [line for part in [*cut, b""] for line in lines.split(0, part)]
         assert found == [b"one", b"", b"two", b"last"]
 
 
 def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> None:
-    for output in (launch.Output(), Output(1)):
+    for output in (launch.CallerOutput(), RankOutput(1)):
         for _ in range(64):
             output.write(0, 1, b"x" * 65536)
             assert len(output._lines.unfinished[0, 1]) <= BOUND
@@ -152,7 +152,7 @@ def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> 
 
 
 def test_of_progress_that_ends_in_a_carriage_return_the_last_state_is_kept(capfdbinary) -> None:
-    output = Output(1)
+    output = RankOutput(1)
     for step in range(3):
         output.write(0, 1, b"step %d\r" % step)
         assert output._lines.unfinished[0, 1] == b"step %d\r" % step

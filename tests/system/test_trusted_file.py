@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allranks._rendezvous.address_board import FileBoard, Notice
+from allranks._rendezvous.address_board import FileAddressBoard, PostedAddress
 from allranks._system import trusted_file
 from allranks._system.trusted_file import LARGEST, UntrustedError
 from allranks.errors import RendezvousError
@@ -17,8 +17,8 @@ NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 
 
-def notice() -> Notice:
-    return Notice.here(("127.0.0.1",), 1234)
+def notice() -> PostedAddress:
+    return PostedAddress.here(("127.0.0.1",), 1234)
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def test_a_strangers_notice_is_not_believed_and_not_replaced(shared: Path) -> No
     path = shared / ".allranks-1"
     if not (stranger := os.fork()):
         os.setuid(NOBODY)
-        FileBoard(str(path)).post(notice())
+        FileAddressBoard(str(path)).post(notice())
         os._exit(0)
     assert os.waitpid(stranger, 0)[1] == 0
-    board = FileBoard(str(path))
+    board = FileAddressBoard(str(path))
     for use in (board.read, lambda: board.post(notice())):
         with pytest.raises(RendezvousError, match="belongs to user 65534") as caught:
             use()
@@ -48,9 +48,9 @@ def test_a_strangers_notice_is_not_believed_and_not_replaced(shared: Path) -> No
 
 @as_root
 def test_this_users_own_notice_is_believed(shared: Path) -> None:
-    board, posted = FileBoard(str(shared / "n")), notice()
+    board, posted = FileAddressBoard(str(shared / "n")), notice()
     board.post(posted)
-    assert FileBoard(str(shared / "n")).read() == posted
+    assert FileAddressBoard(str(shared / "n")).read() == posted
     assert (shared / "n").stat().st_mode & 0o777 == 0o600
     board.take_down()
     assert not list(shared.iterdir())
@@ -87,14 +87,14 @@ def test_what_others_could_have_written_is_refused_by_name(made, shared: Path) -
         trusted_file.read(path)
     assert str(path.parent) in str(caught.value)
     with pytest.raises(RendezvousError, match="is not believed"):
-        FileBoard(str(path)).read()
+        FileAddressBoard(str(path)).read()
 
 
 def test_a_directory_of_a_group_serves(shared: Path) -> None:
     shared.chmod(0o2775)
     posted = notice()
-    FileBoard(str(shared / "n")).post(posted)
-    assert FileBoard(str(shared / "n")).read() == posted
+    FileAddressBoard(str(shared / "n")).post(posted)
+    assert FileAddressBoard(str(shared / "n")).read() == posted
 
 
 def test_a_large_file_is_not_read_to_its_end(shared: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_large_file_is_not_read_to_its_end(shared: Path) -> None:
     path.chmod(0o600)
     assert len(trusted_file.read(path)) == LARGEST + 1
     with pytest.raises(RendezvousError, match="no rendezvous file of allranks"):
-        FileBoard(str(path)).read()
+        FileAddressBoard(str(path)).read()
 
 
 def test_no_draft_is_left_where_a_write_fails(shared: Path, monkeypatch) -> None:

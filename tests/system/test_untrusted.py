@@ -18,26 +18,36 @@ from hypothesis import strategies as st
 import allranks
 from allranks._launchers.world import World
 from allranks._rendezvous import mpi
-from allranks._rendezvous.address_board import AgentBoard, FileBoard, Notice
-from allranks._rendezvous.record import Packed, Record, Verdict, pack, read, revive
+from allranks._rendezvous.address_board import AgentAddressBoard, FileAddressBoard, PostedAddress
+from allranks._rendezvous.record import PackedError, RankRecord, RollCallResult, pack, read, revive
 from allranks._rendezvous.roll_call import RollCall, answered, read_verdict, signature
 from allranks._system import sockets
-from allranks._system.peer_memory import Card
+from allranks._system.peer_memory import MemoryProbe
 from allranks._system.untrusted import MalformedError, parsed, plain, written
 from allranks._system.waiting import Deadline
-from allranks._transport.host_channel import _Card
+from allranks._transport.host_channel import _SocketInvitation
 from allranks._watch import inquiry
-from allranks._watch.event_log import Bulletin, Entry, LeftNote, first_left
-from allranks._watch.inquiry import Answer
-from allranks._watch.local_peers import Neighbours
+from allranks._watch.event_log import DepartureNote, EventLog, LogEntry, first_left
+from allranks._watch.inquiry import RankAnswer
+from allranks._watch.local_peers import LocalPeers
 from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
 from harness import Ranks
 
-RECORD = Record(1, 2, "j", "env", "h", "k", 3, "s", None, None, "Python 3, torch 2, allranks 0.0.9")
-NOTICE = Notice("n", ("127.0.0.1",), 5, "h", sockets.host_key(), 1, 1.0)
+RECORD = RankRecord(
+    1, 2, "j", "env", "h", "k", 3, "s", None, None, "Python 3, torch 2, allranks 0.0.9"
+)
+NOTICE = PostedAddress("n", ("127.0.0.1",), 5, "h", sockets.host_key(), 1, 1.0)
 MPI_WORLD = World("openmpi", 1, 2, job="j")
-KINDS = [Notice, Record, Verdict, Packed, Entry, LeftNote, Answer]
-KINDS += [Card, _Card, mpi.Letter, mpi.Answer]
+KINDS = [
+    PostedAddress,
+    RankRecord,
+    RollCallResult,
+    PackedError,
+    LogEntry,
+    DepartureNote,
+    RankAnswer,
+]
+KINDS += [MemoryProbe, _SocketInvitation, mpi.MpiMessage, mpi.MpiAnswer]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -78,7 +88,7 @@ def test_anything_is_parsed_or_refused(kind, text: bytes) -> None:
 @given(numbers, st.sampled_from(["port", "pid", "posted"]))
 def test_a_notice_with_any_number_can_be_shown_and_tried(number: int, field: str) -> None:
     with suppress(MalformedError):
-        notice = parsed(Notice, with_number(NOTICE, field, number))
+        notice = parsed(PostedAddress, with_number(NOTICE, field, number))
         assert str(notice)
         assert sockets.address_towards(sockets.LOOPBACK, notice.port)
 
@@ -86,9 +96,9 @@ def test_a_notice_with_any_number_can_be_shown_and_tried(number: int, field: str
 @settings(deadline=None, max_examples=300)
 @given(numbers, st.sampled_from(["rank", "world_size", "pid"]))
 def test_a_record_with_any_number_can_be_watched_over(number: int, field: str) -> None:
-    neighbours = Neighbours()
+    neighbours = LocalPeers()
     try:
-        record = parsed(Record, with_number(RECORD, field, number))
+        record = parsed(RankRecord, with_number(RECORD, field, number))
         neighbours.meet([record])
         neighbours.condition(record.rank)
         neighbours.is_alive(record.rank)
@@ -99,7 +109,7 @@ def test_a_record_with_any_number_can_be_watched_over(number: int, field: str) -
         neighbours.close()
 
 
-def with_number(value: Notice | Record, field: str, number: int) -> str:
+def with_number(value: PostedAddress | RankRecord, field: str, number: int) -> str:
     """As another rank writes it; the number may have more digits than Python writes by itself."""
     text = json.dumps({**asdict(value), field: "NUMBER"})
     return text.replace('"NUMBER"', "1" + "0" * 5000 if number == 10**5000 else str(number))
@@ -111,7 +121,7 @@ def with_number(value: Notice | Record, field: str, number: int) -> str:
 def test_a_layout_that_no_world_has_is_refused(layout) -> None:
     """Else a rank makes a list of as many ranks as it is told of."""
     with pytest.raises(MalformedError, match=r"is not in 0-2147483647"):
-        parsed(Verdict, written({"layout": layout}))
+        parsed(RollCallResult, written({"layout": layout}))
 
 
 def at_a_file(url: str) -> None:
@@ -164,7 +174,7 @@ def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: in
         lambda: RollCall(store, replace(RECORD, rank=rank), "h:1", brief).answer(),
         lambda: signature(store, "h:1", brief),
         lambda: read_verdict(store, "h:1"),
-        lambda: AgentBoard(store, "h", 1, "k").read(),
+        lambda: AgentAddressBoard(store, "h", 1, "k").read(),
     ):
         with suppress(RendezvousError):
             use()
@@ -180,7 +190,7 @@ def test_a_rendezvous_file_with_anything_in_it(tmp_path_factory, text: bytes) ->
     path = tmp_path_factory.getbasetemp() / "notice"
     path.write_bytes(text)
     with suppress(RendezvousError):
-        FileBoard(str(path)).read()
+        FileAddressBoard(str(path)).read()
 
 
 @pytest.mark.parametrize("line", ["", "1", "{}", "[]", "hello", '{"rank": 1, "size": "2"}'])
@@ -201,9 +211,9 @@ def test_a_letter_that_is_none_is_an_error_of_ours(monkeypatch, letter: str) -> 
 
 def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:
     store = dist.HashStore()
-    for slot, text in enumerate(["{}", written(Entry("who", 1, inquiry="i")), "[["]):
+    for slot, text in enumerate(["{}", written(LogEntry("who", 1, inquiry="i")), "[["]):
         store.set(f"watch/log/{slot}", text)
-    bulletin = Bulletin()
+    bulletin = EventLog()
     bulletin.fetch(store)
     assert [entry.kind for entry in bulletin.unheard()] == ["unreadable", "who", "unreadable"]
 
@@ -212,10 +222,10 @@ def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:
     "value",
     [
         RECORD,
-        Verdict(((0, 2), (1, 1)), ("w",), "10.0.0.1"),
-        Verdict(error=pack(MissingRanksError("m", missing=[1]))),
-        Entry("verdict", 1, text="ä\x1b\n"),
-        LeftNote("who", 1.5, "how"),
+        RollCallResult(((0, 2), (1, 1)), ("w",), "10.0.0.1"),
+        RollCallResult(error=pack(MissingRanksError("m", missing=[1]))),
+        LogEntry("verdict", 1, text="ä\x1b\n"),
+        DepartureNote("who", 1.5, "how"),
     ],
 )
 def test_what_is_written_is_read(value) -> None:
@@ -227,17 +237,17 @@ def test_errors_travel_with_their_fields() -> None:
     assert (type(missing), str(missing), missing.missing) == (MissingRanksError, "m", (1, 2))
     twice = revive(pack(DuplicateRankError("d", rank=3)))
     assert (type(twice), twice.rank) == (DuplicateRankError, 3)
-    assert type(revive(Packed("os", "x"))) is RendezvousError
+    assert type(revive(PackedError("os", "x"))) is RendezvousError
 
 
 def test_a_record_of_another_release_names_both() -> None:
     """One that tells more is read; one that tells less is not."""
     more = written({**asdict(RECORD), "new": 1}).encode()
-    assert read(Record, more, "record/1/1", "h:1") == RECORD
+    assert read(RankRecord, more, "record/1/1", "h:1") == RECORD
     fields = asdict(RECORD)
     del fields["pid_space"]
     with pytest.raises(RendezvousError) as caught:
-        read(Record, written(fields).encode(), "record/1/1", "h:1")
+        read(RankRecord, written(fields).encode(), "record/1/1", "h:1")
     assert "missing required field `pid_space`" in str(caught.value)
     assert f"allranks {allranks.__version__} writes" in str(caught.value)
     assert "That rank has Python 3, torch 2, allranks 0.0.9." in str(caught.value)

@@ -25,8 +25,8 @@ from allranks._transport.frame import FRAME, ROOM
 from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
 from allranks._transport.members import Members
 from allranks._watch import flight_recorder
-from allranks._watch.flight_recorder import Flown
-from allranks._watch.progress import Progress, _numbered
+from allranks._watch.flight_recorder import RecordedCollective
+from allranks._watch.progress import CollectiveProgress, _numbered
 from allranks.errors import CollectiveError, DetectionError, MismatchError, RankFailedError
 from harness import PATIENCE
 
@@ -310,9 +310,11 @@ def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
         visits.join()
 
 
-def flown(group_id: str, group: str, numbers: range, begin: float) -> list[Flown]:
+def flown(group_id: str, group: str, numbers: range, begin: float) -> list[RecordedCollective]:
     return [
-        Flown(group_id, group, number, f"{group_id}{number}", "", "", begin + number, over=True)
+        RecordedCollective(
+            group_id, group, number, f"{group_id}{number}", "", "", begin + number, over=True
+        )
         for number in numbers
     ]
 
@@ -343,7 +345,7 @@ def many_calls_within_a_group() -> tuple[int, list[int]]:
         for _ in range(flight_recorder.KEPT if world.rank else 0):
             allranks.all_reduce(1, group=group)
         dist.all_reduce(torch.ones(1))
-        progress = Progress(blind=False)
+        progress = CollectiveProgress(blind=False)
         progress._began = 0.0
         standing = progress.standing(world.rank, "")
         return standing.made["WORLD"], [c.number for c in standing.recent if c.group == "WORLD"]

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from allranks._system.untrusted import parsed, written
-from allranks._watch.diagnosis import Call, Standing, verdict
+from allranks._watch.diagnosis import RankStatus, RecordedCall, verdict
 
-REDUCE = Call("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
+REDUCE = RecordedCall("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
 
 
-def waiting(rank: int, call: Call = REDUCE, **more) -> Standing:
+def waiting(rank: int, call: RecordedCall = REDUCE, **more) -> RankStatus:
     told = {
         "seconds": 60.4,
         "at": call.line,
@@ -22,20 +22,20 @@ def waiting(rank: int, call: Call = REDUCE, **more) -> Standing:
         "made": {call.group: call.number},
         "recent": (call,),
     }
-    return Standing(rank=rank, who=f"rank {rank} (pid 1 on h)", **{**told, **more})
+    return RankStatus(rank=rank, who=f"rank {rank} (pid 1 on h)", **{**told, **more})
 
 
-def elsewhere(rank: int, **more) -> Standing:
+def elsewhere(rank: int, **more) -> RankStatus:
     told = {
         "seconds": 71.2,
         "at": "data.py:31 in load_shard",
         "made": {"WORLD": 40},
         "stack": ("data.py:31 in load_shard", "train.py:12 in main"),
     }
-    return Standing(rank=rank, who=f"rank {rank} (pid 1 on h)", **{**told, **more})
+    return RankStatus(rank=rank, who=f"rank {rank} (pid 1 on h)", **{**told, **more})
 
 
-def told(standings: list[Standing], fates: dict[int, str] | None = None) -> str:
+def told(standings: list[RankStatus], fates: dict[int, str] | None = None) -> str:
     return verdict(standings[0], {one.rank: one for one in standings}, fates or {})
 
 
@@ -72,7 +72,10 @@ def test_different_collectives_that_nobody_remembers() -> None:
 
 
 def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
-    first = [Call("WORLD", n, "all_reduce", "float32[8]", f"train.py:{40 + n}") for n in (1, 2, 3)]
+    first = [
+        RecordedCall("WORLD", n, "all_reduce", "float32[8]", f"train.py:{40 + n}")
+        for n in (1, 2, 3)
+    ]
     skipped = [first[0], replace(first[2], number=2)]
     late = elsewhere(2, recent=tuple(skipped), made={"WORLD": 2}, at="train.py:50")
     here = [waiting(rank, first[2], recent=tuple(first)) for rank in (0, 1)]
@@ -82,9 +85,12 @@ def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
     )
 
 
-def on_lines(*lines: int) -> list[Call]:
+def on_lines(*lines: int) -> list[RecordedCall]:
     calls = enumerate(lines, start=1)
-    return [Call("WORLD", n, "all_reduce", "float32[8]", f"train.py:{line}") for n, line in calls]
+    return [
+        RecordedCall("WORLD", n, "all_reduce", "float32[8]", f"train.py:{line}")
+        for n, line in calls
+    ]
 
 
 def test_one_call_on_two_lines_is_not_taken_for_the_difference() -> None:
@@ -185,5 +191,5 @@ def test_many_ranks_stay_readable() -> None:
 
 
 @pytest.mark.parametrize("standing", [waiting(1), elsewhere(2)])
-def test_a_standing_travels_as_json(standing: Standing) -> None:
-    assert parsed(Standing, written(standing)) == standing
+def test_a_standing_travels_as_json(standing: RankStatus) -> None:
+    assert parsed(RankStatus, written(standing)) == standing

@@ -21,9 +21,9 @@ import allranks
 from allranks._process_group import lifecycle
 from allranks._system import processes, sockets, stacks
 from allranks._watch import failures, flight_recorder, thread
-from allranks._watch.event_log import Bulletin, Entry, left_note
-from allranks._watch.progress import Progress
-from allranks._watch.thread import Post
+from allranks._watch.event_log import EventLog, LogEntry, left_note
+from allranks._watch.progress import CollectiveProgress
+from allranks._watch.thread import WatchConfig
 from allranks.errors import ConfigError, PeerFailedError, StalledError
 from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
@@ -203,8 +203,8 @@ def unwatched() -> str:
 def looks() -> int:
     """How often the store is looked at in three seconds, by a rank that only works."""
     seen = []
-    fetch = Bulletin.fetch
-    Bulletin.fetch = lambda self, store: [seen.append(1), fetch(self, store)][1]
+    fetch = EventLog.fetch
+    EventLog.fetch = lambda self, store: [seen.append(1), fetch(self, store)][1]
     with session() as world:
         meet(world)
         seen.clear()
@@ -232,7 +232,7 @@ def overlapping() -> list[object]:
     with session() as world:
         seen = []
         for _ in range(3):
-            progress = Progress(blind=False)
+            progress = CollectiveProgress(blind=False)
             works = [dist.all_reduce(torch.ones(size), async_op=True) for size in (4_000_000, 1)]
             for work in works:
                 work.wait()
@@ -513,12 +513,12 @@ def leaving_while_its_watch_waits() -> list[str]:
     allranks.setup(cpu=True)
     allranks.all_reduce(1)
     if allranks.get_rank() == 0:
-        Post.hearsay = PATIENCE
+        WatchConfig.hearsay = PATIENCE
         lookout = failures.on_duty._lookout
 
         def wait() -> None:
-            asked_by_1 = Entry("who", 1, inquiry="never answered")
-            Bulletin().post(lookout.store, asked_by_1, unless="")
+            asked_by_1 = LogEntry("who", 1, inquiry="never answered")
+            EventLog().post(lookout.store, asked_by_1, unless="")
             lookout.judge()
 
         lookout.request(wait)
@@ -536,14 +536,14 @@ def test_a_watch_that_waits_ends_when_its_rank_leaves() -> None:
 
 @pytest.mark.parametrize(("size", "seconds"), [(2, 1.0), (512, 1.0), (1024, 2.0), (8192, 16.0)])
 def test_large_worlds_look_less_often(size: int, seconds: float) -> None:
-    post = Post(None, None, (), size, False, 60.0, 1800.0)
+    post = WatchConfig(None, None, (), size, False, 60.0, 1800.0)
     assert post.tick == seconds
     assert post.answers > post.tick
 
 
 def test_a_stall_is_looked_into_before_the_timeout() -> None:
-    assert Post(None, None, (), 2, False, 60.0, 1800.0).patience == 60.0
-    assert Post(None, None, (), 2, False, 60.0, 10.0).patience == 6.0
+    assert WatchConfig(None, None, (), 2, False, 60.0, 1800.0).patience == 60.0
+    assert WatchConfig(None, None, (), 2, False, 60.0, 10.0).patience == 6.0
 
 
 @pytest.mark.parametrize("asked", ["soon", "-1", "0"])

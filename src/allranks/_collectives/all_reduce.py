@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from allranks._collectives import scalars, trees
-from allranks._collectives.flat import Room, apart, folded, join, stacked
+from allranks._collectives.flat import ResultMemory, apart, folded, join, stacked
 from allranks._collectives.in_place import (
     OPS,
     agree_on,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-    from allranks._collectives.trees import Flat, Node
+    from allranks._collectives.trees import FlatTree, TreeNode
     from allranks._transport.members import Members
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def _reduce_float(number: Any, op: str, who: Members) -> Any:
 
 def _reduce_tree(data: Any, op: str, who: Members) -> Any:
     try:
-        parcel = _Parcel(data, op)
+        parcel = _PackedLeaves(data, op)
     except (CollectiveError, ValueError) as error:
         _refuse(who, f"all_reduce: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks
@@ -145,7 +145,7 @@ def _refuse(who: Members, why: str) -> NoReturn:
     raise CollectiveError(why)
 
 
-def _rebuilt(data: Any, leaves: list[Any], node: Node | None) -> Any:
+def _rebuilt(data: Any, leaves: list[Any], node: TreeNode | None) -> Any:
     try:
         return trees.rebuild(data, iter(leaves), node)
     except Exception as error:
@@ -155,7 +155,7 @@ def _rebuilt(data: Any, leaves: list[Any], node: Node | None) -> Any:
         ) from error
 
 
-class _Batch(NamedTuple):
+class _FlatBatch(NamedTuple):
     """The leaves that travel in one flat tensor.
 
     Attributes:
@@ -171,7 +171,7 @@ class _Batch(NamedTuple):
     plain: bool
 
 
-class _Plan(NamedTuple):
+class _PackingPlan(NamedTuple):
     """How leaves of these signatures travel.
 
     Attributes:
@@ -182,11 +182,11 @@ class _Plan(NamedTuple):
 
     call: str
     numbers: tuple[int, ...]
-    batches: tuple[_Batch, ...]
+    batches: tuple[_FlatBatch, ...]
 
 
 @remembered(lambda _op, node, _signatures: trees.size(node))
-def _planned(op: str, node: Node | None, signatures: Sequence[Signature]) -> _Plan:
+def _planned(op: str, node: TreeNode | None, signatures: Sequence[Signature]) -> _PackingPlan:
     """The plan for a tree; remembered, since a program repeats its calls.
 
     Raises:
@@ -202,19 +202,21 @@ def _planned(op: str, node: Node | None, signatures: Sequence[Signature]) -> _Pl
     numbers = tuple(together.pop(None, ()))
     batches = tuple(_batch(indices, signatures) for indices in together.values())
     told_all = trees.told(node, map(_told, signatures))
-    return _Plan(f"all_reduce({op}) of {told_all}", numbers, batches)
+    return _PackingPlan(f"all_reduce({op}) of {told_all}", numbers, batches)
 
 
-def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _Batch:
+def _batch(indices: Sequence[int], signatures: Sequence[Signature]) -> _FlatBatch:
     import torch
 
     shapes = tuple(signatures[i][2] for i in indices)
     plain = all(signatures[i][0] is torch.Tensor for i in indices)
-    return _Batch(tuple(indices), shapes, shapes[0] if len(set(shapes)) == 1 else None, plain)
+    return _FlatBatch(tuple(indices), shapes, shapes[0] if len(set(shapes)) == 1 else None, plain)
 
 
 @remembered(lambda _op, node, _signature, _count: trees.size(node))
-def _planned_alike(op: str, node: Node | None, signature: Signature, count: int) -> _Plan:
+def _planned_alike(
+    op: str, node: TreeNode | None, signature: Signature, count: int
+) -> _PackingPlan:
     """The plan for a tree of leaves that are all alike, found sooner."""
     return _planned(op, node, (signature,) * count)
 
@@ -230,7 +232,7 @@ def _is_tensors(signature: Signature) -> bool:
     return len(signature) == 5
 
 
-class _Parcel:
+class _PackedLeaves:
     """The leaves of a tree, packed to travel: numbers, and one flat tensor for each dtype."""
 
     def __init__(self, data: Any, op: str) -> None:
@@ -248,14 +250,14 @@ class _Parcel:
             self._numbers = self._packed(flat)
             self._flats = [self._flat(batch) for batch in self._plan.batches]
 
-    def _packed(self, flat: Flat) -> scalars.Packed:
+    def _packed(self, flat: FlatTree) -> scalars.PackedScalars:
         numbers = [flat.leaves[i] for i in self._plan.numbers]
         if set(map(type, numbers)) <= {float}:
             return scalars.floats(numbers)
         encoded = _each(flat, lambda leaf: scalars.encode(self._op, leaf), self._plan.numbers)
-        return scalars.Packed.of(encoded)
+        return scalars.PackedScalars.of(encoded)
 
-    def _flat(self, batch: _Batch) -> torch.Tensor:
+    def _flat(self, batch: _FlatBatch) -> torch.Tensor:
         tensors = [self._leaves[i] for i in batch.indices]
         if not batch.plain:
             tensors = [_travelling(leaf, self._op) for leaf in tensors]
@@ -267,7 +269,7 @@ class _Parcel:
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []
         body = b"".join([*map(to_bytes, sent), self._numbers.body])
-        rooms: list[Room] = []
+        rooms: list[ResultMemory] = []
         meanwhile = partial(self._make_room, rooms) if inline else nothing
         answer = agree(who, Header(self._plan.call, body), self._combiner(sent), meanwhile)
         raws, numbers = _cut(answer, sent)
@@ -280,12 +282,12 @@ class _Parcel:
                 reduced(flat, self._op, who)
         return self._unpacked(flats or self._flats, self._numbers.results(numbers))
 
-    def _make_room(self, rooms: list[Room]) -> None:
+    def _make_room(self, rooms: list[ResultMemory]) -> None:
         """Make the results' tensors where that is quick."""
         import torch
 
         if self._rows is not None and self._rows.dtype != torch.bfloat16:
-            rooms.append(Room.like(self._rows))
+            rooms.append(ResultMemory.like(self._rows))
 
     def _combiner(self, sent: Sequence[torch.Tensor]) -> Callable[[list[bytes]], bytes]:
         """Reduces all ranks' bodies to one."""
@@ -321,7 +323,7 @@ class _Parcel:
         return [made[i] for i in range(len(self._leaves))]
 
 
-def _each(flat: Flat, function: Callable[[Any], Any], indices: Sequence[int]) -> list[Any]:
+def _each(flat: FlatTree, function: Callable[[Any], Any], indices: Sequence[int]) -> list[Any]:
     """A function of each leaf; its error names the leaf."""
     try:
         return [function(flat.leaves[index]) for index in indices]
@@ -334,7 +336,7 @@ def _each(flat: Flat, function: Callable[[Any], Any], indices: Sequence[int]) ->
         raise
 
 
-def _signatures(flat: Flat) -> tuple[Signature, ...]:
+def _signatures(flat: FlatTree) -> tuple[Signature, ...]:
     """What must be equal in each leaf on all ranks: hashable, and quick to make."""
     import numpy as np
     import torch

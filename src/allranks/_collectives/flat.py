@@ -70,7 +70,7 @@ def apart(
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-class Room(NamedTuple):
+class ResultMemory(NamedTuple):
     """Memory for results of few bytes, with the tensors that lie in it.
 
     Made while data are under way: 200 tensors take as long to make as a header takes to come.
@@ -85,7 +85,7 @@ class Room(NamedTuple):
     parts: list[torch.Tensor]
 
     @classmethod
-    def like(cls, rows: torch.Tensor) -> Room:
+    def like(cls, rows: torch.Tensor) -> ResultMemory:
         """For tensors as the rows of this one, of a dtype that numpy knows."""
         import numpy as np
         import torch

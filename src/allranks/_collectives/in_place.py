@@ -235,10 +235,10 @@ def overwritten(
 
 def done(*, async_op: bool) -> dist.Work | None:
     """What a call returns that is over."""
-    return _Done() if async_op else None  # type: ignore[return-value]  # looks like a Work
+    return _CompletedWork() if async_op else None  # type: ignore[return-value]  # looks like a Work
 
 
-class _Done:
+class _CompletedWork:
     """The handle of a collective that is over."""
 
     def wait(self, timeout: object = None) -> bool:  # noqa: ARG002 - as torch's

@@ -8,7 +8,7 @@ from allranks._collectives.pickling import addresses, dump, empty, load, sizes
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import members
-from allranks._transport.bulk import Incoming, transfer
+from allranks._transport.bulk import IncomingBytes, transfer
 from allranks._transport.headers import Header, exchange, fits_inline, numbers, numbers_in
 from allranks._transport.tensor_bytes import flat
 from allranks.errors import CollectiveError
@@ -207,7 +207,7 @@ def _gather(
     return [data if i == who.rank else _load(received[i], who.ranks[i]) for i in everyone]
 
 
-class _Told(NamedTuple):
+class _BufferSizes(NamedTuple):
     """What a rank tells of an object's buffers.
 
     Attributes:
@@ -234,13 +234,13 @@ class _Told(NamedTuple):
             at += length
         return buffers
 
-    def incoming(self, buffers: Sequence[Any]) -> list[Incoming]:
+    def incoming(self, buffers: Sequence[Any]) -> list[IncomingBytes]:
         """What is still to fill these buffers."""
         pairs = zip(buffers, self.addresses, strict=False)
-        return [Incoming(flat(buffer), address) for buffer, address in pairs]
+        return [IncomingBytes(flat(buffer), address) for buffer, address in pairs]
 
 
-def _largest(told: Sequence[_Told], receivers: Collection[int]) -> int:
+def _largest(told: Sequence[_BufferSizes], receivers: Collection[int]) -> int:
     """The most bytes that go from one rank to another, the same on all ranks."""
     return max(one.nbytes * any(r != i for r in receivers) for i, one in enumerate(told))
 
@@ -257,14 +257,14 @@ def _body(buffers: Sequence[Any], *, inline: bool) -> bytes:
     return numbers([inline, len(lengths), *lengths, *where]) + contents
 
 
-def _told(body: bytes) -> _Told:
+def _told(body: bytes) -> _BufferSizes:
     inline, count = numbers_in(body[:16])
     at = 16 + 8 * count
     end = at if inline else at + 8 * count
-    return _Told(numbers_in(body[16:at]), numbers_in(body[at:end]), body[end:])
+    return _BufferSizes(numbers_in(body[16:at]), numbers_in(body[at:end]), body[end:])
 
 
-def _all_told(body: bytes) -> Iterator[_Told]:
+def _all_told(body: bytes) -> Iterator[_BufferSizes]:
     """Of several, none of them inline, one after the other."""
     while body:
         told = _told(body)

@@ -52,7 +52,7 @@ def _has_64_bits(plain: Any) -> bool:
     return isinstance(plain, float) or (isinstance(plain, int) and int(plain) in SIXTY_FOUR_BITS)
 
 
-class Packed(NamedTuple):
+class PackedScalars(NamedTuple):
     """One rank's numbers, on their way.
 
     Attributes:
@@ -64,7 +64,7 @@ class Packed(NamedTuple):
     names: Sequence[str]
 
     @classmethod
-    def of(cls, encoded: Sequence[tuple[str, Any]]) -> Packed:
+    def of(cls, encoded: Sequence[tuple[str, Any]]) -> PackedScalars:
         """Encoded numbers."""
         names = [name for name, _ in encoded]
         return cls(pack(names, [value for _, value in encoded]), names)
@@ -77,9 +77,9 @@ class Packed(NamedTuple):
         return [typed(name, value) for name, (_, value) in zip(self.names, values, strict=True)]
 
 
-def floats(values: Sequence[float]) -> Packed:
+def floats(values: Sequence[float]) -> PackedScalars:
     """Python floats, which need no further word."""
-    return Packed(FLOATS + struct.pack(f"<{len(values)}d", *values), ("",) * len(values))
+    return PackedScalars(FLOATS + struct.pack(f"<{len(values)}d", *values), ("",) * len(values))
 
 
 def pack(names: Sequence[str], values: Sequence[Any]) -> bytes:

@@ -20,7 +20,7 @@ from allranks._collectives.objects import gather_everywhere
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import members
-from allranks._transport.bulk import LARGE, Incoming, reach, transfer
+from allranks._transport.bulk import LARGE, IncomingBytes, reach, transfer
 from allranks._transport.headers import Header, agree, exchange, fits_inline, numbers, numbers_in
 from allranks._transport.point_to_point import broadcast_in_turn, equal_all_gather, finish, move
 from allranks._transport.tensor_bytes import (
@@ -167,7 +167,7 @@ def all_gather(
     small = to_bytes(tensor) if inline else b""
     body = b"" if error else numbers([*tensor.shape, tensor.data_ptr()]) + small
     bodies = exchange(who, Header(told, body, error))
-    parts = [_Part.told(body, tensor.dim()) for body in bodies]
+    parts = [_TensorPart.told(body, tensor.dim()) for body in bodies]
     if cat:
         _check_rows(who, [part.shape for part in parts])
     raw = _gathered(tensor, parts, who)
@@ -179,7 +179,7 @@ def all_gather(
     return [raw.view(tensor.dtype).view(part.shape) for raw, part in pairs]
 
 
-class _Part(NamedTuple):
+class _TensorPart(NamedTuple):
     """What a rank tells of its tensor.
 
     Attributes:
@@ -193,7 +193,7 @@ class _Part(NamedTuple):
     inline: bytes
 
     @classmethod
-    def told(cls, body: bytes, dimensions: int) -> _Part:
+    def told(cls, body: bytes, dimensions: int) -> _TensorPart:
         """What a header's body tells."""
         end = 8 * dimensions + 8
         *shape, address = numbers_in(body[:end])
@@ -242,7 +242,7 @@ def _nbytes(shape: Sequence[int], tensor: torch.Tensor) -> int:
     return torch.Size(shape).numel() * tensor.element_size()
 
 
-def _gathered(tensor: torch.Tensor, parts: Sequence[_Part], who: Members) -> torch.Tensor:
+def _gathered(tensor: torch.Tensor, parts: Sequence[_TensorPart], who: Members) -> torch.Tensor:
     """The bytes of all ranks' tensors, one after the other, in one flat tensor."""
     import torch
 
@@ -287,7 +287,7 @@ def _fill_from_each(
 ) -> None:
     """Fill each member's part from there; from its memory, where the addresses are known."""
     peers = [i for i in range(who.size) if i != who.rank]
-    incoming = {i: [Incoming(into[i], addresses[i] if addresses else 0)] for i in peers}
+    incoming = {i: [IncomingBytes(into[i], addresses[i] if addresses else 0)] for i in peers}
     largest = max(part.numel() for part in into) if addresses else 0
     transfer(who, "all_gather", dict.fromkeys(peers, (mine.numpy(),)), incoming, largest)
 

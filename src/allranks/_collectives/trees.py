@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-class Node(NamedTuple):
+class TreeNode(NamedTuple):
     """One container of a tree, without its leaves; equal for containers that fit together.
 
     Attributes:
@@ -31,10 +31,10 @@ class Node(NamedTuple):
     kind: str
     style: str
     labels: tuple[str, ...]
-    children: tuple[Node | None, ...]
+    children: tuple[TreeNode | None, ...]
 
 
-class Flat(NamedTuple):
+class FlatTree(NamedTuple):
     """A tree of dicts, lists, tuples, namedtuples and dataclasses, taken apart.
 
     Attributes:
@@ -43,7 +43,7 @@ class Flat(NamedTuple):
     """
 
     leaves: list[Any]
-    node: Node | None
+    node: TreeNode | None
 
     @property
     def paths(self) -> list[str]:
@@ -55,7 +55,7 @@ class Flat(NamedTuple):
         return told(self.node, iter(leaves))
 
 
-def paths(node: Node | None, path: str = "data") -> Iterator[str]:
+def paths(node: TreeNode | None, path: str = "data") -> Iterator[str]:
     """The path of each leaf."""
     if node is None:
         yield path
@@ -64,7 +64,7 @@ def paths(node: Node | None, path: str = "data") -> Iterator[str]:
         yield from paths(child, path + node.style.format(label))
 
 
-def told(node: Node | None, leaves: Iterator[str]) -> str:
+def told(node: TreeNode | None, leaves: Iterator[str]) -> str:
     """A structure for people, with a text for each leaf."""
     if node is None:
         return next(leaves)
@@ -74,17 +74,17 @@ def told(node: Node | None, leaves: Iterator[str]) -> str:
     return f"{node.kind}({inner})"
 
 
-def flatten(tree: Any) -> Flat:
+def flatten(tree: Any) -> FlatTree:
     """Take a tree apart.
 
     Raises:
         ValueError: two keys of a dict look alike, so that ranks could take one for the other.
     """
     leaves: list[Any] = []
-    return Flat(leaves, _take(tree, leaves))
+    return FlatTree(leaves, _take(tree, leaves))
 
 
-def _take(tree: Any, leaves: list[Any]) -> Node | None:
+def _take(tree: Any, leaves: list[Any]) -> TreeNode | None:
     kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
     if kind is None:
         leaves.append(tree)
@@ -92,11 +92,11 @@ def _take(tree: Any, leaves: list[Any]) -> Node | None:
     style, labels, children = kind.children(tree)
     if not _any_container(children):
         leaves.extend(children)
-        return Node(kind.told, style, labels, (None,) * len(children))
-    return Node(kind.told, style, labels, tuple([_take(child, leaves) for child in children]))
+        return TreeNode(kind.told, style, labels, (None,) * len(children))
+    return TreeNode(kind.told, style, labels, tuple([_take(child, leaves) for child in children]))
 
 
-def rebuild(tree: Any, leaves: Iterator[Any], node: Node | None = None) -> Any:
+def rebuild(tree: Any, leaves: Iterator[Any], node: TreeNode | None = None) -> Any:
     """A tree of the same structure and types, with new leaves in the order of ``flatten``.
 
     Args:
@@ -119,7 +119,7 @@ def _any_container(children: Sequence[Any]) -> bool:
     return any(map(_kind, set(map(type, children))))
 
 
-class _Kind(NamedTuple):
+class _NodeKind(NamedTuple):
     """How containers of one type are taken apart and made again."""
 
     told: str
@@ -128,17 +128,17 @@ class _Kind(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def _kind(of: Any) -> _Kind | None:
+def _kind(of: Any) -> _NodeKind | None:
     """How a type's objects are taken apart; None for a leaf."""
     name = of.__name__
     if issubclass(of, Mapping):
-        return _Kind("dict", _of_mapping, _like_mapping)
+        return _NodeKind("dict", _of_mapping, _like_mapping)
     if is_dataclass(of):
-        return _Kind(name, _of_dataclass, _like_dataclass)
+        return _NodeKind(name, _of_dataclass, _like_dataclass)
     if issubclass(of, tuple) and hasattr(of, "_fields"):
-        return _Kind(name, _of_namedtuple, _like_sequence)
+        return _NodeKind(name, _of_namedtuple, _like_sequence)
     if issubclass(of, (list, tuple)):
-        return _Kind(name, _of_sequence, _like_sequence)
+        return _NodeKind(name, _of_sequence, _like_sequence)
     return None
 
 
@@ -160,7 +160,7 @@ def _of_sequence(tree: Sequence[Any]) -> tuple[str, tuple[str, ...], Sequence[An
     return "[{}]", tuple(map(str, range(len(tree)))), tree
 
 
-class _Order(NamedTuple):
+class _KeyOrder(NamedTuple):
     """The entries of a mapping, sorted.
 
     Attributes:
@@ -176,7 +176,7 @@ class _Order(NamedTuple):
     restore: Callable[[Sequence[Any]], Sequence[Any]]
 
     @classmethod
-    def of(cls, style: str, labels: Sequence[str]) -> _Order:
+    def of(cls, style: str, labels: Sequence[str]) -> _KeyOrder:
         """The order of labels that are all different."""
         places = sorted(range(len(labels)), key=labels.__getitem__)
         back = sorted(range(len(labels)), key=places.__getitem__)
@@ -193,7 +193,7 @@ PER_ENTRY = 64
 """Bytes that an entry takes beside its label, about."""
 
 
-def size(node: Node | None) -> int:
+def size(node: TreeNode | None) -> int:
     """Bytes that a structure takes in memory, about."""
     if node is None:
         return PER_ENTRY
@@ -208,19 +208,19 @@ def _size_of_keys(keys: tuple[Any, ...]) -> float:
 
 
 @remembered(_size_of_keys)
-def _order(keys: tuple[Any, ...]) -> _Order | None:
+def _order(keys: tuple[Any, ...]) -> _KeyOrder | None:
     """The order of text keys, remembered, since a program repeats its calls; None for others."""
     if all(isinstance(key, str) for key in keys):
-        return _Order.of("[{!r}]", [str.__str__(key) for key in keys])
+        return _KeyOrder.of("[{!r}]", [str.__str__(key) for key in keys])
     return None
 
 
-def _order_as_printed(tree: Mapping[Any, Any]) -> _Order:
+def _order_as_printed(tree: Mapping[Any, Any]) -> _KeyOrder:
     """Keys may be of any types, and equal ones such as 1 and True are others to the ranks."""
     printed = list(map(repr, tree))
     if len(set(printed)) < len(printed):
         raise ValueError(f"two keys of a dict print alike: {sorted(printed)}")
-    return _Order.of("[{}]", printed)
+    return _KeyOrder.of("[{}]", printed)
 
 
 def _like_mapping(tree: Mapping[Any, Any], children: list[Any]) -> Any:

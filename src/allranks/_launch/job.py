@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from allranks._launch.remote_call import Incoming
+from allranks._launch.remote_call import IncomingResult
 from allranks._launch.template import MESSAGE, SHOW_STACKS
 from allranks._system import huge_pages, processes, streams
 from allranks._system.waiting import Deadline
@@ -38,7 +38,7 @@ QUIET = 0.2
 
 
 @dataclass
-class Ended:
+class RankResult:
     """How a rank ended, as its parent sees it.
 
     Attributes:
@@ -135,7 +135,7 @@ class Template:
 
     def order(
         self, ranks: int, payload: int, write: Write, timeout: float | None = None
-    ) -> list[Ended]:
+    ) -> list[RankResult]:
         """Fork ranks, and wait until all have ended.
 
         Args:
@@ -147,7 +147,7 @@ class Template:
         Raises:
             RankFailedError: the template itself ended.
         """
-        job = _Job(ranks, self._control, write, math.inf if timeout is None else timeout)
+        job = _ForkedJob(ranks, self._control, write, math.inf if timeout is None else timeout)
         try:
             job.begin(payload)
             job.watch()
@@ -170,11 +170,11 @@ def _out_of_the_way(connection: socket.socket) -> socket.socket:
         return socket.socket(fileno=fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
-class _Job:
+class _ForkedJob:
     """The ranks of one order."""
 
     def __init__(self, ranks: int, control: socket.socket, write: Write, timeout: float) -> None:
-        self.ranks = [Ended(rank) for rank in range(ranks)]
+        self.ranks = [RankResult(rank) for rank in range(ranks)]
         self.template_ended = False
         self._control = control
         self._write = write
@@ -183,7 +183,7 @@ class _Job:
         self._selector.register(control, selectors.EVENT_READ, self._hear)
 
     @property
-    def _running(self) -> list[Ended]:
+    def _running(self) -> list[RankResult]:
         return [rank for rank in self.ranks if rank.status is None]
 
     def begin(self, payload: int) -> None:
@@ -197,7 +197,7 @@ class _Job:
                 text = json.dumps(order).encode()
                 socket.send_fds(self._control, [text], [payload, theirs.fileno(), *writers])
             theirs.close()
-            incoming = Incoming(result.detach())
+            incoming = IncomingResult(result.detach())
             self._listen(incoming.file, functools.partial(self._receive, rank, incoming))
             for stream, (reader, writer) in enumerate(pipes, start=1):
                 os.close(writer)
@@ -248,11 +248,11 @@ class _Job:
             self._hurry_if_failed(rank)
         return True
 
-    def _hurry_if_failed(self, rank: Ended) -> None:
+    def _hurry_if_failed(self, rank: RankResult) -> None:
         if rank.failure:
             self._deadline = min(self._deadline, Deadline.after(GRACE), key=lambda one: one.at)
 
-    def _receive(self, rank: Ended, incoming: Incoming, _: int) -> bool:
+    def _receive(self, rank: RankResult, incoming: IncomingResult, _: int) -> bool:
         try:
             if incoming.take():
                 return True
@@ -265,7 +265,7 @@ class _Job:
         self._hurry_if_failed(rank)
         return False
 
-    def _read(self, rank: Ended, stream: int, pipe: int) -> bool:
+    def _read(self, rank: RankResult, stream: int, pipe: int) -> bool:
         text = os.read(pipe, MESSAGE)
         if stream == 3:
             rank.stacks += text

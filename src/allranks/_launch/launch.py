@@ -11,9 +11,9 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from allranks._launch.job import Ended, Template
+from allranks._launch.job import RankResult, Template
 from allranks._launch.local_world import local_world
-from allranks._launch.remote_call import Call
+from allranks._launch.remote_call import RemoteCall
 from allranks._rendezvous.roll_call import ranges
 from allranks._system import interpreter, streams
 from allranks._system.graph_breaks import outside_graphs
@@ -69,10 +69,10 @@ def launch(
         raise ConfigError(f"ranks={ranks}: expected an integer of at least 1")
     call = functools.partial(fn, *args, **(kwargs or {}))
     with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
-        payload.write(pickle.dumps(Call.of(call, environs)))
+        payload.write(pickle.dumps(RemoteCall.of(call, environs)))
         payload.flush()
         with _one_at_a_time:
-            ended = _template().order(ranks, payload.fileno(), Output().write, timeout)
+            ended = _template().order(ranks, payload.fileno(), CallerOutput().write, timeout)
     _raise_failures(ended, timeout)
     return [one.value for one in ended]
 
@@ -95,11 +95,11 @@ def _end_template() -> None:
         _warm.close()
 
 
-class Output:
+class CallerOutput:
     """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
 
     def __init__(self) -> None:
-        self._lines = streams.Lines()
+        self._lines = streams.LineSplitter()
 
     def write(self, rank: int, stream: int, text: bytes) -> None:
         """Take what a rank wrote to a stream; an empty text ends the stream."""
@@ -109,7 +109,7 @@ class Output:
             streams.show(out, f"{before}{line.decode(errors='replace')}\n")
 
 
-def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
+def _raise_failures(ended: Sequence[RankResult], timeout: float | None) -> None:
     """Raise the first failure, with the others as the cause of its causes."""
     late = [one for one in ended if one.late]
     failed = sorted((one for one in ended if one.failure and not one.late), key=_when_failed)
@@ -125,7 +125,7 @@ def _raise_failures(ended: Sequence[Ended], timeout: float | None) -> None:
     raise first
 
 
-def _when_failed(one: Ended) -> tuple[bool, float]:
+def _when_failed(one: RankResult) -> tuple[bool, float]:
     """Causes first: a rank may hear of another's death before its parent does."""
     return isinstance(one.failure, PeerFailedError), one.at
 
@@ -138,7 +138,7 @@ def _last_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _stalled(late: Sequence[Ended], ranks: int, timeout: float | None) -> StalledError:
+def _stalled(late: Sequence[RankResult], ranks: int, timeout: float | None) -> StalledError:
     stacks = "\n".join(f"Rank {one.rank} (pid {one.pid}):\n{one.where}" for one in late)
     return StalledError(
         f"{len(late)} of {ranks} ranks did not return within {timeout:g} s: "

@@ -75,7 +75,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailureReport:
     """Why a rank failed, as its parent hears it.
 
     Attributes:
@@ -132,15 +132,15 @@ def _report(error: BaseException, report_to: int) -> None:
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
     summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))
-    _tell_parent(Failure(summary, text, time.monotonic()), report_to)
+    _tell_parent(FailureReport(summary, text, time.monotonic()), report_to)
 
 
 def _tell_exit_code(code: int, report_to: int) -> None:
     """Say that this rank leaves: torch's own end may take longer than others wait."""
-    _tell_parent(Failure("", "", time.monotonic(), code), report_to)
+    _tell_parent(FailureReport("", "", time.monotonic(), code), report_to)
 
 
-def _tell_parent(failure: Failure, report_to: int) -> None:
+def _tell_parent(failure: FailureReport, report_to: int) -> None:
     with os.fdopen(os.dup(report_to), "w") as pipe:
         pipe.write(json.dumps(asdict(failure)) + "\n")
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from allranks._collectives.pickling import dump_anything, dump_error, empty, load, sizes
 from allranks._launch.template import (
-    Server,
+    TemplateServer,
     become_a_fresh_process,
     control_from_arguments,
     parent_from_arguments,
@@ -45,7 +45,7 @@ TURN = 1 << 24
 
 
 @dataclass(frozen=True)
-class Call:
+class RemoteCall:
     """A function to be called on every rank, and where it finds its world.
 
     Attributes:
@@ -63,7 +63,7 @@ class Call:
     path: Sequence[str]
 
     @classmethod
-    def of(cls, function: Callable[[], Any], environs: Sequence[Mapping[str, str]]) -> Call:
+    def of(cls, function: Callable[[], Any], environs: Sequence[Mapping[str, str]]) -> RemoteCall:
         """A call of this function, from here."""
         import cloudpickle
 
@@ -95,7 +95,7 @@ def run(order: dict[str, int], files: list[int]) -> NoReturn:
     leave(code)
 
 
-def _answer(connection: socket.socket, call: Call, rank: int) -> int:
+def _answer(connection: socket.socket, call: RemoteCall, rank: int) -> int:
     try:
         buffers = dump_anything(call.make())
     except SystemExit as leaving:
@@ -137,7 +137,7 @@ def send(connection: socket.socket, kind: str, buffers: Sequence[Any]) -> None:
             connection.sendall(buffer)
 
 
-class Incoming:
+class IncomingResult:
     """What a rank sends, taken as it comes: the rank may stop in the middle.
 
     Attributes:
@@ -208,5 +208,5 @@ def main() -> NoReturn:
     """Be a template for functions, in a fresh interpreter."""
     control = control_from_arguments()
     preload()
-    Server(control, run, parent_from_arguments()).serve()
+    TemplateServer(control, run, parent_from_arguments()).serve()
     raise SystemExit(0)

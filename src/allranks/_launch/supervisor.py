@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from allranks._launch import rank_process
-from allranks._launch.rank_process import Failure, Program
+from allranks._launch.rank_process import FailureReport, Program
 from allranks._launch.template import HEARD, become_a_fresh_process
-from allranks._launch.warden import Warden
+from allranks._launch.warden import SessionReaper
 from allranks._system import interpreter, processes
 from allranks._watch.failures import LOST_PEERS
 
@@ -41,7 +41,7 @@ LAST_CHUNKS = 16
 
 
 @dataclass
-class Rank:
+class RankProcess:
     """A rank's process, as its parent sees it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Rank:
     pipes: tuple[int, int, int]
     status: int | None = None
     ended: float = 0.0
-    failure: Failure | None = None
+    failure: FailureReport | None = None
     report: bytes = field(default=b"", repr=False)
 
     @property
@@ -91,7 +91,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended.
 
     Attributes:
@@ -101,9 +101,9 @@ class Outcome:
         signal: the signal that ended the job from outside, or None.
     """
 
-    first: Rank | None
-    others: tuple[Rank, ...]
-    done: tuple[Rank, ...]
+    first: RankProcess | None
+    others: tuple[RankProcess, ...]
+    done: tuple[RankProcess, ...]
     signal: int | None
 
     @property
@@ -115,8 +115,8 @@ class Outcome:
 
 
 def start(
-    program: Program, environs: list[dict[str, str]], warden: Warden, *, spawn: bool = False
-) -> list[Rank]:
+    program: Program, environs: list[dict[str, str]], warden: SessionReaper, *, spawn: bool = False
+) -> list[RankProcess]:
     """Start all ranks of a job on this host; in a forked rank this call does not return.
 
     Args:
@@ -141,7 +141,9 @@ def _terminal() -> dict[str, str]:
     return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
 
 
-def _fork(program: Program, rank: int, environ: dict[str, str], warden: Warden) -> Rank:
+def _fork(
+    program: Program, rank: int, environ: dict[str, str], warden: SessionReaper
+) -> RankProcess:
     pipes, writers = _pipes()
     parent = os.getpid()
     sys.stdout.flush()
@@ -158,7 +160,7 @@ def _fork(program: Program, rank: int, environ: dict[str, str], warden: Warden) 
         rank_process.become(program, environ, writers[2])
     for pipe in writers:
         os.close(pipe)
-    return Rank(rank, pid, pipes)
+    return RankProcess(rank, pid, pipes)
 
 
 def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -166,7 +168,7 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (out_r, err_r, report_r), (out_w, err_w, report_w)
 
 
-def _spawn(program: Program, rank: int, environ: dict[str, str], _: Warden) -> Rank:
+def _spawn(program: Program, rank: int, environ: dict[str, str], _: SessionReaper) -> RankProcess:
     pipes, writers = _pipes()
     order = {
         "parent": os.getpid(),
@@ -187,7 +189,7 @@ def _spawn(program: Program, rank: int, environ: dict[str, str], _: Warden) -> R
     process.returncode = 0  # It is reaped by its pid, with the others.
     for pipe in writers:
         os.close(pipe)
-    return Rank(rank, process.pid, pipes)
+    return RankProcess(rank, process.pid, pipes)
 
 
 class Supervisor:
@@ -201,7 +203,7 @@ class Supervisor:
                 text ends the stream.
         """
         self._write = write
-        self._ranks: list[Rank] = []
+        self._ranks: list[RankProcess] = []
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._outside: int | None = None
@@ -209,14 +211,14 @@ class Supervisor:
         self._kill_at: float | None = None
         self._ending: set[int] = set()
 
-    def watch(self, begin: Callable[[Warden], list[Rank]]) -> Outcome:
+    def watch(self, begin: Callable[[SessionReaper], list[RankProcess]]) -> JobOutcome:
         """Start the ranks, and wait until all have ended.
 
         Args:
             begin: starts the ranks; signals are heard from before it is called.
         """
         with self._hearing_signals():
-            warden = Warden()
+            warden = SessionReaper()
             self._ranks = begin(warden)
             for rank in self._ranks:
                 for stream, pipe in enumerate(rank.pipes, start=1):
@@ -248,7 +250,7 @@ class Supervisor:
             self._signal_all(signal.SIGKILL)
             self._kill_at = None
 
-    def _read(self, pipe: int, rank: Rank, stream: int) -> None:
+    def _read(self, pipe: int, rank: RankProcess, stream: int) -> None:
         with suppress(BlockingIOError):
             text = os.read(pipe, CHUNK)
             self._take(rank, stream, text)
@@ -256,21 +258,21 @@ class Supervisor:
                 self._selector.unregister(pipe)
                 os.close(pipe)
 
-    def _take(self, rank: Rank, stream: int, text: bytes) -> None:
+    def _take(self, rank: RankProcess, stream: int, text: bytes) -> None:
         if stream == 3:
             self._hear_failure(rank, text)
         else:
             self._write(rank.rank, stream, text)
 
-    def _hear_failure(self, rank: Rank, text: bytes) -> None:
+    def _hear_failure(self, rank: RankProcess, text: bytes) -> None:
         """Take a report, which ends with its line; the rank itself may take long to leave."""
         rank.report += text
         if rank.failure is None and rank.report.endswith(b"\n"):
-            rank.failure = Failure(**json.loads(rank.report.splitlines()[0]))
+            rank.failure = FailureReport(**json.loads(rank.report.splitlines()[0]))
             if rank.has_raised:
                 self._one_failed(rank)
 
-    def _one_failed(self, rank: Rank) -> None:
+    def _one_failed(self, rank: RankProcess) -> None:
         """End all, but after a victim give the culprit time to be seen."""
         if self._ending:
             return
@@ -279,7 +281,7 @@ class Supervisor:
         else:
             self._end(signal.SIGTERM, TERM_GRACE, spared=rank)
 
-    def _look_after(self, rank: Rank) -> None:
+    def _look_after(self, rank: RankProcess) -> None:
         """See whether a rank has ended; it is reaped with all others, when its session is over."""
         if rank.status is not None:
             return
@@ -289,7 +291,7 @@ class Supervisor:
         if rank.status:
             self._one_failed(rank)
 
-    def _end(self, signum: int, grace: float, spared: Rank | None = None) -> None:
+    def _end(self, signum: int, grace: float, spared: RankProcess | None = None) -> None:
         """Ask the ranks that still run to end, and make them after a grace period."""
         self._end_at = None
         self._ending |= {r.rank for r in self._ranks if r.status is None and not r.is_leaving}
@@ -306,7 +308,7 @@ class Supervisor:
         else:
             self._end(signum, TERM_GRACE if signum == signal.SIGINT else OUTER_TERM_GRACE)
 
-    def _signal_all(self, signum: int, spared: Rank | None = None) -> None:
+    def _signal_all(self, signum: int, spared: RankProcess | None = None) -> None:
         """Signal every rank's process group, and so what the rank has started."""
         for rank in self._ranks:
             gone = rank is spared or rank.status is not None or rank.is_leaving
@@ -321,7 +323,7 @@ class Supervisor:
             except PermissionError:
                 pass  # macOS says so of a group of zombies.
 
-    def _end_sessions(self, warden: Warden) -> None:
+    def _end_sessions(self, warden: SessionReaper) -> None:
         """End what the ranks have left running, and reap them when nobody uses their ids any more.
 
         Args:
@@ -344,14 +346,14 @@ class Supervisor:
             self._selector.unregister(key.fd)
             os.close(key.fd)
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> JobOutcome:
         failed = [rank for rank in self._ranks if rank.status]
         by_itself = [r for r in failed if r.rank not in self._ending or r.has_raised]
         # One that lost its peers is a victim, even where it told so before the culprit was gone.
         ordered = sorted(by_itself, key=lambda rank: (rank.lost_peers, rank.failed_at))
         first = ordered[0] if ordered else None
         done = tuple(rank for rank in self._ranks if rank.status == 0)
-        return Outcome(first, tuple(ordered[1:]), done, self._outside)
+        return JobOutcome(first, tuple(ordered[1:]), done, self._outside)
 
     @contextmanager
     def _hearing_signals(self) -> Iterator[None]:

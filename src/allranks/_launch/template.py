@@ -106,7 +106,7 @@ def become_a_fresh_process(ranks: int, streams: Sequence[int], *, keep_stdin: bo
     torch.set_num_threads(max(1, int(asked) if asked.isdecimal() else fair))
 
 
-class Server:
+class TemplateServer:
     """The template's side: forks a rank at each order, and tells how it ended."""
 
     def __init__(

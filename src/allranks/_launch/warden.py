@@ -17,7 +17,7 @@ OVER = b"over\n"
 """The last line of a parent whose ranks have ended: soon their ids may be those of others."""
 
 
-class Warden:
+class SessionReaper:
     """The process, as the parent of the ranks sees it."""
 
     def __init__(self) -> None:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, joined, place, require
+from allranks._launchers.fields import VariableNames, joined, place, require
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names("ALLRANKS_RANK", "ALLRANKS_WORLD_SIZE", master_addr="", master_port="")
+NAMES = VariableNames("ALLRANKS_RANK", "ALLRANKS_WORLD_SIZE", master_addr="", master_port="")
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """``allranks run`` and the test pool: all ranks on this host, with a file to meet in."""
     if "ALLRANKS_RANK" not in environ and "ALLRANKS_WORLD_SIZE" not in environ:
         return None

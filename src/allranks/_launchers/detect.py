@@ -30,7 +30,7 @@ from allranks._system.untrusted import plain
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.reader import Reader
     from allranks.errors import DetectionError
 
@@ -85,7 +85,7 @@ def told_by(launcher: str) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.variables))
 
 
-def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Reader, Fields]:
+def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Reader, WorldFields]:
     for row in READERS:
         here = None if row.name in ignore else row.read(environ)
         if here is not None:
@@ -93,7 +93,7 @@ def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Reader, Field
     return READERS[-1], single.read(environ)
 
 
-def _outnumbered(row: Reader, here: Fields, environ: Environ) -> bool:
+def _outnumbered(row: Reader, here: WorldFields, environ: Environ) -> bool:
     """Whether RANK and WORLD_SIZE number the children of a launcher's only process.
 
     Raises:
@@ -117,7 +117,7 @@ def _outnumbered(row: Reader, here: Fields, environ: Environ) -> bool:
 
 
 def _contradiction(
-    row: Reader, here: Fields, environ: Environ, strange: Iterable[str], fix: str
+    row: Reader, here: WorldFields, environ: Environ, strange: Iterable[str], fix: str
 ) -> DetectionError:
     said = f"{row.name} says rank {here['rank']} of {here['world_size']}"
     names = (*row.variables, *strange)

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, fault, joined, on_one_host, place, whole
+from allranks._launchers.fields import VariableNames, fault, joined, on_one_host, place, whole
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names(
+NAMES = VariableNames(
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_WORLD_SIZE"
 )
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """The variables of torch's ``env://``, set by the user or by a launcher unknown here."""
     numbered = "RANK" in environ or "LOCAL_RANK" in environ
     if not numbered and ("WORLD_SIZE" not in environ or whole(environ, "WORLD_SIZE", 1) == 1):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class Names(NamedTuple):
+class VariableNames(NamedTuple):
     """The variables in which a launcher gives a process's place; "" where it has none."""
 
     rank: str
@@ -27,12 +27,12 @@ class Names(NamedTuple):
     master_port: str = "MASTER_PORT"
 
 
-class _Required(TypedDict):
+class _RequiredFields(TypedDict):
     rank: int
     world_size: int
 
 
-class Fields(_Required, total=False):
+class WorldFields(_RequiredFields, total=False):
     """The fields of a ``World``, without the launcher's name."""
 
     local_rank: int | None
@@ -80,11 +80,11 @@ def require(environ: Environ, *names: str) -> None:
 
 def place(
     environ: Environ,
-    names: Names,
+    names: VariableNames,
     *,
     local_world_size: int | None = None,
     num_nodes: int | None = None,
-) -> Fields:
+) -> WorldFields:
     """Read and cross-check the numbers that these variables hold.
 
     Args:
@@ -97,7 +97,7 @@ def place(
         DetectionError: a number is missing, malformed, or contradicts another one.
     """
     require(environ, names.rank, names.world_size)
-    here = Fields(
+    here = WorldFields(
         rank=whole(environ, names.rank),
         world_size=whole(environ, names.world_size, 1),
         local_rank=number(environ, names.local_rank),
@@ -126,7 +126,9 @@ def _port(environ: Environ, name: str) -> int | None:
     return port
 
 
-def _contradictions(names: Names, here: Fields) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _contradictions(
+    names: VariableNames, here: WorldFields
+) -> Iterator[tuple[str, tuple[str, ...]]]:
     """What cannot be, and the variables at fault."""
     rank, size, node = here["rank"], here["world_size"], here["node_rank"]
     local, on_this_host, nodes = here["local_rank"], here["local_world_size"], here["num_nodes"]
@@ -155,7 +157,7 @@ def hosts_fit(size: int, on_this_host: int | None, num_nodes: int | None) -> boo
     return (on_this_host or 1) + (num_nodes or 1) - 1 <= size
 
 
-def on_one_host(here: Fields) -> Fields:
+def on_one_host(here: WorldFields) -> WorldFields:
     """Fill in what follows from all ranks being on one host."""
     if here.get("local_rank") is None:
         here["local_rank"] = here["rank"]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, joined, place
+from allranks._launchers.fields import VariableNames, joined, place
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names(
+NAMES = VariableNames(
     "FLUX_TASK_RANK",
     "FLUX_JOB_SIZE",
     "FLUX_TASK_LOCAL_ID",
@@ -22,7 +22,7 @@ NAMES = Names(
 )
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """A task of ``flux run``; the shells of ``flux alloc`` and ``flux batch`` are none."""
     if NAMES.rank not in environ and NAMES.world_size not in environ:
         return None

@@ -58,22 +58,22 @@ def expand_counts(text: str) -> list[int]:
     return [count for count, times in runs for _ in range(times)]
 
 
-class _Run(NamedTuple):
+class _NumberRange(NamedTuple):
     """Numbers as wide as ``text``, which is the first of them; or only ``text``."""
 
     text: str
     numbers: range | None = None
 
 
-def _length(piece: list[_Run]) -> int:
+def _length(piece: list[_NumberRange]) -> int:
     return sum(1 if run.numbers is None else len(run.numbers) for run in piece)
 
 
-def _width(piece: list[_Run]) -> int:
+def _width(piece: list[_NumberRange]) -> int:
     return max(len(run.text) for run in piece)
 
 
-def _names(piece: list[_Run]) -> Iterator[str]:
+def _names(piece: list[_NumberRange]) -> Iterator[str]:
     for text, numbers in piece:
         if numbers is None:
             yield text
@@ -81,7 +81,7 @@ def _names(piece: list[_Run]) -> Iterator[str]:
             yield from (f"{number:0{len(text)}d}" for number in numbers)
 
 
-def _entries(text: str) -> Iterator[list[list[_Run]]]:
+def _entries(text: str) -> Iterator[list[list[_NumberRange]]]:
     """The entries between the commas outside brackets, each a list of pieces."""
     position = 0
     while True:
@@ -103,20 +103,20 @@ def _unexpected(character: str) -> str:
     return "expected a host name or [numbers]"
 
 
-def _piece(text: str, found: re.Match[str]) -> list[_Run]:
+def _piece(text: str, found: re.Match[str]) -> list[_NumberRange]:
     if found[1] is None:
-        return [_Run(found[0])]
+        return [_NumberRange(found[0])]
     parts = _parts(_RANGE, text, found.start(1), found[1], "a number or a range such as 01-16")
     return [_range(text, position, part) for position, part in parts]
 
 
-def _range(text: str, position: int, found: re.Match[str]) -> _Run:
+def _range(text: str, position: int, found: re.Match[str]) -> _NumberRange:
     low, high = found.groups()
     if high is None:
-        return _Run(low)
+        return _NumberRange(low)
     if int(high) < int(low):
         _fail(text, position, f"the range {low}-{high} runs backwards")
-    return _Run(low, range(int(low), int(high) + 1))
+    return _NumberRange(low, range(int(low), int(high) + 1))
 
 
 def _parts(

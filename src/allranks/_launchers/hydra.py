@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names
+from allranks._launchers.fields import VariableNames
 from allranks._launchers.pmi import read_pmi
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+NAMES = VariableNames("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """MPICH's and Intel MPI's ``mpiexec``."""
     if NAMES.local_rank not in environ:
         return None

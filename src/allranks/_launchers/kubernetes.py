@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, fault, first_set, joined, place
+from allranks._launchers.fields import VariableNames, fault, first_set, joined, place
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """One process in each pod of a PyTorchJob, a TrainJob, a JobSet or an Indexed Job."""
     kubeflow = "PET_NODE_RANK" in environ and "KUBERNETES_SERVICE_HOST" in environ
     if "LOCAL_RANK" in environ or not (kubeflow or "JOB_COMPLETION_INDEX" in environ):
         return None  # with LOCAL_RANK, something inside the pod has numbered its processes
-    names = Names(
+    names = VariableNames(
         first_set(environ, "RANK", "PET_NODE_RANK", "JOB_COMPLETION_INDEX"),
         first_set(environ, "WORLD_SIZE", "PET_NNODES", "WORLD_SIZE"),
         master_addr=first_set(environ, "MASTER_ADDR", "PET_MASTER_ADDR"),
@@ -38,7 +38,7 @@ def read(environ: Environ) -> Fields | None:
     return _pod(environ, names)
 
 
-def _pod(environ: Environ, names: Names) -> Fields:
+def _pod(environ: Environ, names: VariableNames) -> WorldFields:
     here = place(environ, names, local_world_size=1)
     here["local_rank"] = 0
     here["node_rank"], here["num_nodes"] = here["rank"], here["world_size"]
@@ -52,7 +52,7 @@ def _pod(environ: Environ, names: Names) -> Fields:
 
 def simulate(process: SimulatedProcess) -> dict[str, str]:
     """What it gives a process."""
-    told = process.variables(Names("JOB_COMPLETION_INDEX", "WORLD_SIZE"))
+    told = process.variables(VariableNames("JOB_COMPLETION_INDEX", "WORLD_SIZE"))
     return {**told, "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
 

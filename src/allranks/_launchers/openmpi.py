@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, hosts_fit, joined, number, on_one_host, place
+from allranks._launchers.fields import VariableNames, hosts_fit, joined, number, on_one_host, place
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
 # OMPI_COMM_WORLD_NODE_RANK is no node's number: it counts the ranks on a node.
-NAMES = Names(
+NAMES = VariableNames(
     "OMPI_COMM_WORLD_RANK",
     "OMPI_COMM_WORLD_SIZE",
     "OMPI_COMM_WORLD_LOCAL_RANK",
@@ -23,7 +23,7 @@ NAMES = Names(
 )
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """Open MPI's ``mpirun``."""
     if NAMES.rank not in environ and NAMES.world_size not in environ:
         return None

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, joined, place
+from allranks._launchers.fields import VariableNames, joined, place
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
 
-NAMES = Names("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
+NAMES = VariableNames("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """Any other PMI-1 launcher: the rank and the size are all that the protocol promises."""
     return None if "SLURM_JOB_ID" in environ else read_pmi(environ, NAMES)
 
 
-def read_pmi(environ: Environ, names: Names) -> Fields | None:
+def read_pmi(environ: Environ, names: VariableNames) -> WorldFields | None:
     """By the variables of PMI-1, whoever set them; None where the rank is not set."""
     if names.rank not in environ:
         return None

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, joined, place, require_size
+from allranks._launchers.fields import VariableNames, joined, place, require_size
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names("PMIX_RANK", "WORLD_SIZE")
+NAMES = VariableNames("PMIX_RANK", "WORLD_SIZE")
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """A PMIx launcher that sets nothing else; it does not put the size in the environment."""
     if not {"PMIX_RANK", "PMIX_NAMESPACE"} <= environ.keys() or "SLURM_JOB_ID" in environ:
         return None

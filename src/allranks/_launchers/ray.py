@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, joined, place
+from allranks._launchers.fields import VariableNames, joined, place
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK")
+NAMES = VariableNames("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK")
 
 
 def in_ray_worker(environ: Environ) -> bool:
@@ -24,7 +24,7 @@ def in_ray_worker(environ: Environ) -> bool:
     return "RAY_JOB_ID" in environ and "RAY_RAYLET_PID" in environ
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """Ray Train's workers; plain actors and tasks are given no rank."""
     if not in_ray_worker(environ) or not ("RANK" in environ or "WORLD_SIZE" in environ):
         return None

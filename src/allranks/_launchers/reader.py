@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
     from allranks._launchers.world import Launcher
 
@@ -26,7 +26,7 @@ class Reader(NamedTuple):
     """
 
     name: Launcher
-    read: Callable[[Environ], Fields | None]
+    read: Callable[[Environ], WorldFields | None]
     simulate: Callable[[SimulatedProcess], dict[str, str]] | None
     variables: tuple[str, ...] = ()
     brings: tuple[Launcher, ...] = ()

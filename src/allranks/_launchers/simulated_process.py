@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from allranks._launchers.fields import Names
+    from allranks._launchers.fields import VariableNames
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SimulatedProcess:
         first = node * self.ranks_per_node
         return range(first, min(first + self.ranks_per_node, self.ranks))
 
-    def variables(self, names: Names) -> dict[str, str]:
+    def variables(self, names: VariableNames) -> dict[str, str]:
         """Its place in these variables; in those that have a name."""
         values: Iterable[object] = (
             self.rank,

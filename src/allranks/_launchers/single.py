@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Fields, on_one_host, shown
+from allranks._launchers.fields import WorldFields, on_one_host, shown
 from allranks._launchers.ray import in_ray_worker
 from allranks._launchers.reader import Reader
 from allranks._launchers.slurm import in_slurm_step
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from allranks._launchers.fields import Environ
 
 
-def read(environ: Environ) -> Fields:
+def read(environ: Environ) -> WorldFields:
     """No launcher: a world of one, with notes on what looks like more."""
-    here = on_one_host(Fields(rank=0, world_size=1))
+    here = on_one_host(WorldFields(rank=0, world_size=1))
     here["job"] = "single"
     here["notes"] = tuple(_hints(environ))
     return here

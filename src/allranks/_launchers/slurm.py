@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allranks._launchers.fields import (
-    Fields,
-    Names,
+    VariableNames,
+    WorldFields,
     fault,
     first_set,
     joined,
@@ -25,11 +25,11 @@ from allranks._launchers.reader import Reader
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
 # The lists of ranks and of counts are parsed by the reader, for what their lengths tell.
-NAMES = Names(
+NAMES = VariableNames(
     "SLURM_PROCID",
     "SLURM_STEP_NUM_TASKS",
     "SLURM_LOCALID",
@@ -47,7 +47,7 @@ def in_slurm_step(environ: Environ) -> bool:
     return environ.get("SLURM_STEP_ID", "") not in ("", *_STEPS_WITHOUT_TASKS)
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """A task of ``srun``, by the variables of its step; those of the job may tell another story."""
     if not in_slurm_step(environ):
         return None

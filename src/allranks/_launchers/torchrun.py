@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import Names, joined, number, place
+from allranks._launchers.fields import VariableNames, joined, number, place
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
-    from allranks._launchers.fields import Environ, Fields
+    from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.simulated_process import SimulatedProcess
 
-NAMES = Names(
+NAMES = VariableNames(
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"
 )
 
 
-def read(environ: Environ) -> Fields | None:
+def read(environ: Environ) -> WorldFields | None:
     """``torchrun`` and what is built on it; its groups are its agents, one for each host."""
     run = environ.get("TORCHELASTIC_RUN_ID")
     if not run:

@@ -15,19 +15,19 @@ from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
 from allranks._process_group.unconnected import GLOO_INTERFACE, lost, what_gloo_lacked
 from allranks._rendezvous import mpi, port_range, ports
 from allranks._rendezvous.meet import Meeting, Route, meet
-from allranks._rendezvous.plan import MPI, Plan, nth, plan
-from allranks._rendezvous.record import Layout, Record
+from allranks._rendezvous.plan import MPI, RendezvousPlan, nth, plan
+from allranks._rendezvous.record import HostLayout, RankRecord
 from allranks._rendezvous.roll_call import LINGER, RollCall
 from allranks._system import processes, sockets
 from allranks._system.accelerator import accelerator_type, on_same_device
 from allranks._system.version import __version__
-from allranks._system.waiting import Abandonable, Deadline, StillRunning
+from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell
 from allranks._transport import members
 from allranks._transport.headers import CHECK, checking
 from allranks._watch import failures, flight_recorder
 from allranks._watch.event_log import UP, unless_lost
-from allranks._watch.thread import Post
+from allranks._watch.thread import WatchConfig
 from allranks._watch.watch import Watch
 from allranks.errors import ConfigError, DeviceError, PeerFailedError, RendezvousError
 
@@ -47,7 +47,7 @@ _meetings = 0
 
 
 @dataclass
-class State:
+class ProcessGroupState:
     """What ``setup`` did, for ``cleanup`` to undo.
 
     Attributes:
@@ -65,7 +65,7 @@ class State:
     world: World
     meeting: Meeting | None = None
     watch: Watch | None = None
-    rank_0: Record | None = None
+    rank_0: RankRecord | None = None
     ending: str = "its program ended"
     failed: bool = False
     pid: int = field(default_factory=os.getpid)
@@ -139,7 +139,7 @@ def _contradiction(name: str, asked: int, found: World) -> str:
     return f"{said}. Start it with the right number of ranks, or leave {name} out."
 
 
-def bring_up(wanted: Settings) -> State:
+def bring_up(wanted: Settings) -> ProcessGroupState:
     """Bring the process group up. Collective.
 
     Args:
@@ -163,7 +163,7 @@ def bring_up(wanted: Settings) -> State:
             meeting = meet(meeting_plan, me, deadline)
             _meetings += 1  # Also one that fails: the next must not meet with what is left of it.
             me = _with_route(me, meeting.route)
-        layout = _call_the_roll(meeting, me, deadline) if meeting else Layout(0, 1, 0, 1)
+        layout = _call_the_roll(meeting, me, deadline) if meeting else HostLayout(0, 1, 0, 1)
         world = _placed(found, layout)
         _prepare_recorder()
         watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
@@ -179,7 +179,7 @@ def bring_up(wanted: Settings) -> State:
         watch.come_up()
     if meeting:
         unless_lost(lambda: meeting.store.add(UP, 1))  # The next call names a rank 0 that is gone.
-    return State(wanted, world, meeting, watch, layout.rank_0)
+    return ProcessGroupState(wanted, world, meeting, watch, layout.rank_0)
 
 
 def _give_up(meeting: Meeting | None, watch: Watch | None, error: BaseException) -> None:
@@ -190,7 +190,7 @@ def _give_up(meeting: Meeting | None, watch: Watch | None, error: BaseException)
     take_down(meeting)
 
 
-def _first_plan(wanted: Settings, found: World) -> Plan:
+def _first_plan(wanted: Settings, found: World) -> RendezvousPlan:
     return plan(
         found,
         wanted.init_method,
@@ -201,7 +201,7 @@ def _first_plan(wanted: Settings, found: World) -> Plan:
     )
 
 
-def _with_route(me: Record, route: Route | None) -> Record:
+def _with_route(me: RankRecord, route: Route | None) -> RankRecord:
     return replace(me, address=route.here, address_of_0=route.there) if route else me
 
 
@@ -213,13 +213,13 @@ def take_down(meeting: Meeting | None) -> None:
 
 
 def _watch_over(
-    wanted: Settings, stall_after: float, meeting: Meeting, me: Record, layout: Layout
+    wanted: Settings, stall_after: float, meeting: Meeting, me: RankRecord, layout: HostLayout
 ) -> Watch | None:
     if os.environ.get(WATCH) == "0":
         return None
     timeout = wanted.timeout.total_seconds()
     return Watch(
-        Post(
+        WatchConfig(
             store=meeting.store,
             me=me,
             neighbours=layout.neighbours,
@@ -246,7 +246,7 @@ def _stall_after(wanted: Settings) -> float:
     raise ConfigError(f"{STALL_AFTER}={asked!r}: expected seconds, as a positive number")
 
 
-def _describe(world: World, layout: Layout) -> None:
+def _describe(world: World, layout: HostLayout) -> None:
     """Tell libraries that ask the environment, as torchrun would, of a world of several ranks."""
     if world.world_size > 1:
         known = replace(world, master_addr=world.master_addr or layout.address_of_0)
@@ -259,7 +259,7 @@ def _prepare_recorder() -> None:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
 
 
-def _record(wanted: Settings, found: World) -> Record:
+def _record(wanted: Settings, found: World) -> RankRecord:
     """This rank's record; a device that cannot be had is told to all, in the roll call."""
     error = None
     if found.local_rank is not None:
@@ -270,7 +270,7 @@ def _record(wanted: Settings, found: World) -> Record:
                 raise
             error = str(cannot)
     assigned = found.local_rank is not None and error is None
-    return Record(
+    return RankRecord(
         rank=found.rank,
         world_size=found.world_size,
         job=found.job,
@@ -311,10 +311,10 @@ def assign_device(wanted: Settings, world: World) -> None:
     )
 
 
-def _call_the_roll(meeting: Meeting, me: Record, deadline: Deadline) -> Layout:
+def _call_the_roll(meeting: Meeting, me: RankRecord, deadline: Deadline) -> HostLayout:
     roll_call = RollCall(meeting.store, me, meeting.place, deadline)
     try:
-        return Abandonable(roll_call.answer).result(deadline.left + 2 * LINGER)
+        return BackgroundCall(roll_call.answer).result(deadline.left + 2 * LINGER)
     except StillRunning:
         raise RendezvousError(
             f"{me}: the store at {meeting.place} stopped answering during the roll call; is the "
@@ -322,14 +322,14 @@ def _call_the_roll(meeting: Meeting, me: Record, deadline: Deadline) -> Layout:
         ) from None
 
 
-def _placed(found: World, layout: Layout) -> World:
+def _placed(found: World, layout: HostLayout) -> World:
     """The world with what its launcher did not say, counted from the roll call."""
     names = ("local_rank", "local_world_size", "node_rank", "num_nodes")
     counted = {name: getattr(layout, name) for name in names if getattr(found, name) is None}
     return replace(found, **counted)
 
 
-def _prepare_gloo(layout: Layout, world_size: int) -> None:
+def _prepare_gloo(layout: HostLayout, world_size: int) -> None:
     """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
     if GLOO_INTERFACE not in os.environ:
         address = sockets.LOOPBACK if layout.num_nodes == 1 else layout.address
@@ -387,7 +387,7 @@ def _init_process_group(
 
     failures.enter("setup", "WORLD")
     try:
-        calling = Abandonable(on_same_device(init))
+        calling = BackgroundCall(on_same_device(init))
         calling.result_unless(failures.look, deadline.left)
     except PeerFailedError as error:
         raise lost(world.rank, error, deadline) from None

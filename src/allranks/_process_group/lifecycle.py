@@ -12,7 +12,7 @@ from allranks._launchers.detect import detect
 from allranks._launchers.world import World
 from allranks._process_group import devices, stop_signals
 from allranks._process_group.bring_up import (
-    State,
+    ProcessGroupState,
     assign_device,
     bring_up,
     refuse_unknown_backend,
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from allranks._rendezvous.record import Record
+    from allranks._rendezvous.record import RankRecord
 
-_state: State | None = None
+_state: ProcessGroupState | None = None
 _at_exit_registered = False
 
 
@@ -100,7 +100,7 @@ def _refuse_other_settings(now: Settings, wanted: Settings) -> None:
         raise ConfigError(f"setup() was called with {'; '.join(told)}. Call cleanup() in between.")
 
 
-def _adopt(wanted: Settings) -> State:
+def _adopt(wanted: Settings) -> ProcessGroupState:
     """Take over the process group that other code has made."""
     import torch.distributed as dist
 
@@ -116,7 +116,7 @@ def _adopt(wanted: Settings) -> State:
     world = _adopted_world(rank, size)
     assign_device(wanted, world)
     verify_as_asked(wanted)
-    return State(wanted, world)
+    return ProcessGroupState(wanted, world)
 
 
 def _adopted_world(rank: int, size: int) -> World:
@@ -223,7 +223,7 @@ def session(
         cleanup()
 
 
-def _leave_early(state: State, error: BaseException) -> None:
+def _leave_early(state: ProcessGroupState, error: BaseException) -> None:
     """Tell the others first; what says only that a peer is gone becomes an error that names it.
 
     Raises:
@@ -257,7 +257,7 @@ def store() -> Any:
     return default()
 
 
-def rank_0() -> Record | None:
+def rank_0() -> RankRecord | None:
     """Rank 0's record; None on rank 0, and where other code made the group."""
     return _state.rank_0 if _state is not None else None
 

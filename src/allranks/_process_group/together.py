@@ -17,7 +17,7 @@ from allranks._process_group.lifecycle import rank_0, store
 from allranks._system import processes
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
-from allranks._system.waiting import Abandonable
+from allranks._system.waiting import BackgroundCall
 from allranks._system.words import tell
 from allranks._transport import headers, members
 from allranks._transport.headers import Header
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import torch.distributed as dist
 
-    from allranks._rendezvous.record import Record
+    from allranks._rendezvous.record import RankRecord
     from allranks._transport.members import Members
 
 T = TypeVar("T")
@@ -207,8 +207,8 @@ def _give_signs(place: dist.Store, over: threading.Event) -> None:
                 return
 
 
-def _wait_for_rank_0(place: dist.Store, what: str, who: Record | None) -> None:
-    pause, signs = 0.005, _Signs(what, who)
+def _wait_for_rank_0(place: dist.Store, what: str, who: RankRecord | None) -> None:
+    pause, signs = 0.005, _SignsOfLife(what, who)
     try:
         while not signs.ask(lambda: place.check([DONE])):
             signs.look(place)
@@ -230,10 +230,10 @@ def _store_lost(error: RuntimeError, what: str) -> PeerFailedError:
     return PeerFailedError(told, rank=0)
 
 
-class _Signs:
+class _SignsOfLife:
     """Rank 0's signs of life, as a waiting rank sees them."""
 
-    def __init__(self, what: str, rank_0: Record | None) -> None:
+    def __init__(self, what: str, rank_0: RankRecord | None) -> None:
         self._what = what
         self._rank_0 = rank_0
         self._here = rank_0 is not None and rank_0.pid_space == processes.pid_space()
@@ -243,7 +243,7 @@ class _Signs:
 
     def ask(self, question: Callable[[], T]) -> T:
         """The store's answer, however long it takes: what ends the wait is heard meanwhile."""
-        return Abandonable(question).result_unless(self._look_around, math.inf)
+        return BackgroundCall(question).result_unless(self._look_around, math.inf)
 
     def look(self, place: dist.Store) -> None:
         """Read rank 0's sign of life now and then, and tell what follows from it."""

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from allranks._pytest.report import Merged, Told
+    from allranks._pytest.report import MergedReports, RankReports
 
 
-def hear(item: pytest.Item, ranks: Sequence[Told]) -> None:
+def hear(item: pytest.Item, ranks: Sequence[RankReports]) -> None:
     """Pass on what the ranks told: warnings, what goes to JUnit's file, examples, a wish to stop.
 
     Args:
@@ -33,7 +33,7 @@ def hear(item: pytest.Item, ranks: Sequence[Told]) -> None:
         item.session.shouldstop = facts["reason"]
 
 
-def tell_seed(merged: Merged, ranks: Sequence[Told], seed: int) -> None:
+def tell_seed(merged: MergedReports, ranks: Sequence[RankReports], seed: int) -> None:
     """Let the report of a failure say how its examples are drawn again."""
     call = merged.phases.get("call")
     if call and call.failed and any(_each(ranks, "drawn")):
@@ -41,11 +41,11 @@ def tell_seed(merged: Merged, ranks: Sequence[Told], seed: int) -> None:
         call.sections.append(("Hypothesis on ranks", told))
 
 
-def _each(ranks: Sequence[Told], kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _each(ranks: Sequence[RankReports], kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
     return ((told.rank, facts) for told in ranks for facts in told.others.get(kind, []))
 
 
-def _warn(config: pytest.Config, ranks: Sequence[Told]) -> None:
+def _warn(config: pytest.Config, ranks: Sequence[RankReports]) -> None:
     """Let the session's summary tell a warning once, however many ranks gave it."""
     given: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for rank, facts in _each(ranks, "warning"):
@@ -75,7 +75,7 @@ def _warning(facts: dict[str, Any], by: str) -> warnings.WarningMessage:
     return warnings.WarningMessage(message, kind, facts["filename"], facts["lineno"])
 
 
-def _record(item: pytest.Item, ranks: Sequence[Told]) -> None:
+def _record(item: pytest.Item, ranks: Sequence[RankReports]) -> None:
     """Write to JUnit's file what fixtures record there, each pair of name and value once."""
     xml = item.config.stash.get(xml_key, None)
     if xml is None:
@@ -86,7 +86,7 @@ def _record(item: pytest.Item, ranks: Sequence[Told]) -> None:
         xml.node_reporter(getattr(item, "id", item.nodeid)).add_attribute(name, value)
 
 
-def _pairs(ranks: Sequence[Told], kind: str) -> list[tuple[str, Any]]:
+def _pairs(ranks: Sequence[RankReports], kind: str) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for _, facts in _each(ranks, kind):
         if (pair := (facts["name"], facts["value"])) not in found:
@@ -94,7 +94,7 @@ def _pairs(ranks: Sequence[Told], kind: str) -> list[tuple[str, Any]]:
     return found
 
 
-class Junit:
+class JunitProperties:
     """On a rank: takes what fixtures record for JUnit's file, as the file's writer would."""
 
     def __init__(self, family: str, tell: Any) -> None:
@@ -111,7 +111,7 @@ class Junit:
         """Record a property of all tests."""
         self._tell("property", name=name, value=value)
 
-    def node_reporter(self, _report: object) -> Junit:
+    def node_reporter(self, _report: object) -> JunitProperties:
         """Where the attributes of a test go."""
         return self
 

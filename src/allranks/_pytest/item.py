@@ -27,7 +27,7 @@ from allranks._collectives.objects import all_gather_objects
 from allranks._launch import remote_call
 from allranks._launch.template import (
     PRELOADED,
-    Server,
+    TemplateServer,
     control_from_arguments,
     parent_from_arguments,
     preload,
@@ -35,10 +35,10 @@ from allranks._launch.template import (
 )
 from allranks._process_group.lifecycle import cleanup, initialized, setup
 from allranks._pytest import examples
-from allranks._pytest.heard import Junit
-from allranks._pytest.phases import Hooks, give_hooks
+from allranks._pytest.heard import JunitProperties
+from allranks._pytest.phases import ItemHooks, give_hooks
 from allranks._pytest.report import ERROR
-from allranks._pytest.told import Teller, described, told_file
+from allranks._pytest.told import ReportWriter, described, told_file
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ QUIET: dict[str, Any] = {
 STREAMS = ("stdout", "stderr")
 
 
-class Plan(TypedDict):
+class TemplateOptions(TypedDict):
     """What makes the template the session's double.
 
     Attributes:
@@ -113,7 +113,7 @@ class Plan(TypedDict):
 
 
 @dataclass(frozen=True)
-class Errand:
+class ItemRequest:
     """One item, to be run on one rank.
 
     Attributes:
@@ -142,22 +142,22 @@ class ItemFailed(Exception):  # noqa: N818 - it carries the reports, and ends th
 
 
 @dataclass
-class _Double:
+class _CollectedSession:
     """What the template has collected, and what a rank forked from it is doing."""
 
     items: dict[str, pytest.Item] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    errand: Errand | None = None
+    errand: ItemRequest | None = None
     rank: int = 0
-    teller: Teller | None = None
+    teller: ReportWriter | None = None
     junit_family: str = ""
 
 
-_double = _Double()
+_double = _CollectedSession()
 
 
-def _plan() -> Plan:
-    plan: Plan = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - from our own parent
+def _plan() -> TemplateOptions:
+    plan: TemplateOptions = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - from our own parent
     return plan
 
 
@@ -208,7 +208,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         return True
     gc.collect()
     gc.freeze()  # Keeps the garbage collector from writing to the pages that the ranks share.
-    Server(control_from_arguments(), _serve, parent_from_arguments()).serve()
+    TemplateServer(control_from_arguments(), _serve, parent_from_arguments()).serve()
     return True
 
 
@@ -225,7 +225,7 @@ def ready() -> None:
     """On a rank: answer, by which the session knows that all is imported and collected."""
 
 
-def run_item(errand: Errand) -> None:
+def run_item(errand: ItemRequest) -> None:
     """On a rank: run an item, fixtures included, in a fresh process group, and tell all of it.
 
     Raises:
@@ -234,11 +234,11 @@ def run_item(errand: Errand) -> None:
     _double.errand, _double.rank = errand, int(os.environ["ALLRANKS_RANK"])
     item = _item(errand.nodeid)
     faulthandler.enable(os.dup(2))
-    teller = _double.teller = Teller(item.config, told_file(errand.captured, _double.rank))
+    teller = _double.teller = ReportWriter(item.config, told_file(errand.captured, _double.rank))
     _start_capturing(item.config, errand.captured)
     _place_temporary_files(item.config, errand)
     if _double.junit_family:
-        xml: Any = Junit(_double.junit_family, teller.tell)
+        xml: Any = JunitProperties(_double.junit_family, teller.tell)
         item.config.stash[xml_key] = xml
     with _measured(errand.coverage):
         try:
@@ -260,7 +260,7 @@ def _item(nodeid: str) -> pytest.Item:
     return _double.items[nodeid]
 
 
-class _TellingHooks(Hooks):
+class _ReportingHooks(ItemHooks):
     """An item's hooks on a rank: its reports go to the session, whose plugins hear of them."""
 
     def __init__(self, item: pytest.Item) -> None:
@@ -286,7 +286,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool:
     """On a rank: run the item once, under the hooks of all plugins."""
     from _pytest.runner import runtestprotocol
 
-    give_hooks(item, _TellingHooks(item))
+    give_hooks(item, _ReportingHooks(item))
     runtestprotocol(item, nextitem=None)
     return True
 
@@ -364,7 +364,7 @@ def own_directory(name: str) -> Path:
     return path
 
 
-def _place_temporary_files(config: pytest.Config, errand: Errand) -> None:
+def _place_temporary_files(config: pytest.Config, errand: ItemRequest) -> None:
     """Give the rank's ``tmp_path_factory`` a place within the session's."""
     factory: Any = getattr(config, "_tmp_path_factory", None)
     if factory and errand.private:

@@ -20,7 +20,7 @@ CHUNK = 1024 * 1024
 GAP = re.compile(rb"\[(\d+) bytes are left out here\]\n")
 
 
-class Ends:
+class OutputEnds:
     """The two ends of what is written, however much it is."""
 
     def __init__(self, limit: int = OF_FAILED) -> None:
@@ -62,7 +62,7 @@ def shortened(text: str, limit: int = OF_FAILED) -> str:
     """A text, or its two ends where it is longer than so many bytes."""
     if len(text) <= limit // 4:
         return text
-    ends = Ends(limit)
+    ends = OutputEnds(limit)
     encoded = text.encode(errors="replace")
     if len(encoded) <= limit:
         return text
@@ -72,7 +72,7 @@ def shortened(text: str, limit: int = OF_FAILED) -> str:
 
 def ends_of(path: Path) -> str:
     """A file's text, or its two ends."""
-    ends = Ends()
+    ends = OutputEnds()
     with path.open("rb") as file:
         for chunk in iter(functools.partial(file.read, CHUNK), b""):
             ends.write(chunk)

@@ -25,7 +25,7 @@ collected_as = pytest.StashKey[str]()
 
 
 @dataclass(frozen=True)
-class Asked:
+class RanksMarker:
     """A marker's meaning.
 
     Attributes:
@@ -39,7 +39,7 @@ class Asked:
     setup: bool = True
 
 
-def read(mark: pytest.Mark) -> Asked:
+def read(mark: pytest.Mark) -> RanksMarker:
     """What a marker asks for.
 
     Raises:
@@ -60,7 +60,7 @@ def read(mark: pytest.Mark) -> Asked:
     setup = mark.kwargs.get("setup", True)
     if not isinstance(setup, bool):
         raise ConfigError(f"{shown(mark)}: setup must be True or False")
-    return Asked(mark.args, timeout, setup)
+    return RanksMarker(mark.args, timeout, setup)
 
 
 def shown(mark: pytest.Mark) -> str:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from allranks._pytest.report import ERROR, Merged
+from allranks._pytest.report import ERROR, MergedReports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-hooks_of = pytest.StashKey["Hooks"]()
+hooks_of = pytest.StashKey["ItemHooks"]()
 
 
-class Hooks:
+class ItemHooks:
     """An item's hooks: what a derived class does not have are those of all plugins."""
 
     def __init__(self, item: pytest.Item) -> None:
@@ -35,10 +35,10 @@ class Hooks:
         return getattr(self.all, name)
 
 
-class Phases(Hooks):
+class RankPhases(ItemHooks):
     """An item's hooks where its phases are those of its ranks."""
 
-    def __init__(self, item: pytest.Item, run: Callable[[pytest.Item], Merged]) -> None:
+    def __init__(self, item: pytest.Item, run: Callable[[pytest.Item], MergedReports]) -> None:
         """Prepare.
 
         Args:
@@ -47,11 +47,11 @@ class Phases(Hooks):
         """
         super().__init__(item)
         self._run = run
-        self._merged = Merged({})
+        self._merged = MergedReports({})
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Run the ranks, all phases of them."""
-        self._merged = Merged({})
+        self._merged = MergedReports({})
         self._merged = self._run(item)
         if self._merged.ending:
             self._leave(self._merged.ending)
@@ -86,7 +86,7 @@ class Phases(Hooks):
     ) -> pytest.TestReport | None:
         """What the ranks report of a phase; None where the session's own part of it failed."""
         merged = self._merged.phases.get(when)
-        if raised is None or isinstance(raised.value, StandIn):
+        if raised is None or isinstance(raised.value, StandInError):
             return merged
         if merged and not merged.passed:
             self.all.pytest_runtest_logreport(report=merged)
@@ -120,31 +120,31 @@ def _runs_items(plugin: Any) -> bool:
     return hasattr(plugin, "pytest_runtest_protocol")
 
 
-class StandIn(BaseException):
+class StandInError(BaseException):
     """In place of an exception of the ranks."""
 
 
-def stand_in(chain: list[dict[str, Any]]) -> StandIn:
+def stand_in(chain: list[dict[str, Any]]) -> StandInError:
     """An exception with the names, the text and the known bases of one of the ranks.
 
     Args:
         chain: what a rank told of the exception, and of its causes.
     """
-    error: StandIn | None = None
+    error: StandInError | None = None
     for link in reversed(chain):
         error, cause = _link(link["types"], link["text"]), error
         error.__cause__ = cause
-    return error or StandIn()
+    return error or StandInError()
 
 
-def _link(types: list[tuple[str, str]], text: str) -> StandIn:
+def _link(types: list[tuple[str, str]], text: str) -> StandInError:
     name = types[0][1].rpartition(".")[2]
     space = {"__str__": lambda _: text, "__init__": lambda *_: None}
     for base in filter(None, (_known(*one) for one in types)):
         with suppress(Exception):  # Whatever the class does when it is derived from or made.
-            kind: Any = type(name, (StandIn, base), space)
-            return cast("StandIn", kind.__new__(kind))
-    return StandIn()
+            kind: Any = type(name, (StandInError, base), space)
+            return cast("StandInError", kind.__new__(kind))
+    return StandInError()
 
 
 def _known(module: str, name: str) -> type[BaseException] | None:
@@ -155,7 +155,7 @@ def _known(module: str, name: str) -> type[BaseException] | None:
     return found if is_error else None
 
 
-def give_hooks(item: pytest.Item, hooks: Hooks) -> None:
+def give_hooks(item: pytest.Item, hooks: ItemHooks) -> None:
     """Let an item have hooks of its own."""
     if hooks_of not in item.stash:
         item.__class__ = _with_hooks(type(item))

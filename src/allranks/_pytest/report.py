@@ -34,7 +34,7 @@ ERROR = "_allranks_error"
 
 
 @dataclass
-class Told:
+class RankReports:
     """What one rank told, and why not more.
 
     Attributes:
@@ -62,7 +62,7 @@ class Told:
 
 
 @dataclass
-class Merged:
+class MergedReports:
     """What an item's ranks reported, as reports of the item.
 
     Attributes:
@@ -77,7 +77,7 @@ class Merged:
 
 
 @dataclass
-class _Part:
+class _RankPart:
     """One rank's share of a merged report."""
 
     rank: int
@@ -85,7 +85,7 @@ class _Part:
     at: tuple[int, float]
 
 
-def merge(item: pytest.Item, ranks: Sequence[Told]) -> Merged:
+def merge(item: pytest.Item, ranks: Sequence[RankReports]) -> MergedReports:
     """The reports of an item: one of each phase, and what else its ranks reported.
 
     Args:
@@ -96,23 +96,23 @@ def merge(item: pytest.Item, ranks: Sequence[Told]) -> Merged:
     ending = next((_exit(told) for told in ranks if told.left), None)
     if ending:
         decisive = [part for part in decisive if not LOST_PEERS.search(_message(part))]
-    return Merged(_phases(item, ranks, decisive), _merged_extras(ranks), ending)
+    return MergedReports(_phases(item, ranks, decisive), _merged_extras(ranks), ending)
 
 
-def _exit(told: Told) -> BaseException:
+def _exit(told: RankReports) -> BaseException:
     asked = told.others["exit"][0]
     return pytest.exit.Exception(f"rank {told.rank}: {asked['reason']}", asked["returncode"])
 
 
-def refused(item: pytest.Item, reason: str) -> Merged:
+def refused(item: pytest.Item, reason: str) -> MergedReports:
     """The reports of an item that was run on no rank."""
     reports: dict[str, pytest.TestReport] = {when: _merged(item, when, []) for when in PHASES}
     reports["call"] = _report(item, "call", "failed", reason)
-    return Merged(reports)
+    return MergedReports(reports)
 
 
 def _phases(
-    item: pytest.Item, ranks: Sequence[Told], decisive: Sequence[_Part]
+    item: pytest.Item, ranks: Sequence[RankReports], decisive: Sequence[_RankPart]
 ) -> dict[str, pytest.TestReport]:
     unusual = [part.report.when for part in decisive if not part.report.passed]
     reports = {"teardown": _merged(item, "teardown", _of_phase(ranks, "teardown"))}
@@ -123,29 +123,29 @@ def _phases(
     return {**reports, **merged}
 
 
-def _decisive(item: pytest.Item, told: Told) -> list[_Part]:
+def _decisive(item: pytest.Item, told: RankReports) -> list[_RankPart]:
     """What decides about a rank: its call, or the setup that prevented it, and how it ended."""
     report = told.reports.get("call", told.reports.get("setup"))
     told_nothing = "told nothing" if report is None and not told.left else None
     parts, at = [], told.at
     if report and (told.fault is None or report.failed):
         at = (1, report.stop)
-        parts.append(_Part(told.rank, report, at))
+        parts.append(_RankPart(told.rank, report, at))
     if fault := told.fault or told_nothing:
-        parts.append(_Part(told.rank, _report(item, "call", "failed", fault), at))
+        parts.append(_RankPart(told.rank, _report(item, "call", "failed", fault), at))
     if parts:
         parts[-1].report.sections += told.output
     return parts
 
 
-def _merged_extras(ranks: Sequence[Told]) -> list[pytest.TestReport]:
+def _merged_extras(ranks: Sequence[RankReports]) -> list[pytest.TestReport]:
     """Reports of kinds that are not ours, each one of all ranks that made the same."""
-    alike: dict[Any, list[_Part]] = {}
+    alike: dict[Any, list[_RankPart]] = {}
     for told in ranks:
         made: Counter[str] = Counter()
         for report in told.extras:
             made[identity := _identity(report)] += 1
-            part = _Part(told.rank, report, (1, report.stop))
+            part = _RankPart(told.rank, report, (1, report.stop))
             alike.setdefault((identity, made[identity]), []).append(part)
     return [_merged_extra(parts) for parts in alike.values()]
 
@@ -156,7 +156,7 @@ def _identity(report: pytest.TestReport) -> str:
     return f"{type(report).__qualname__} {own}"
 
 
-def _merged_extra(parts: Sequence[_Part]) -> pytest.TestReport:
+def _merged_extra(parts: Sequence[_RankPart]) -> pytest.TestReport:
     outcome, longrepr, wasxfail = _verdict(parts)
     merged = copy.copy(parts[0].report)
     vars(merged).pop("wasxfail", None)
@@ -164,18 +164,18 @@ def _merged_extra(parts: Sequence[_Part]) -> pytest.TestReport:
     return _with_the_rest(merged, parts, wasxfail)
 
 
-def _of_phase(ranks: Sequence[Told], phase: Phase) -> list[_Part]:
+def _of_phase(ranks: Sequence[RankReports], phase: Phase) -> list[_RankPart]:
     reports = ((told.rank, told.reports.get(phase)) for told in ranks)
-    return [_Part(rank, report, (1, report.stop)) for rank, report in reports if report]
+    return [_RankPart(rank, report, (1, report.stop)) for rank, report in reports if report]
 
 
-def _merged(item: pytest.Item, when: Phase, parts: Sequence[_Part]) -> pytest.TestReport:
+def _merged(item: pytest.Item, when: Phase, parts: Sequence[_RankPart]) -> pytest.TestReport:
     outcome, longrepr, wasxfail = _verdict(parts)
     return _with_the_rest(_report(item, when, outcome, longrepr), parts, wasxfail)
 
 
 def _with_the_rest(
-    merged: pytest.TestReport, parts: Sequence[_Part], wasxfail: str | None
+    merged: pytest.TestReport, parts: Sequence[_RankPart], wasxfail: str | None
 ) -> pytest.TestReport:
     limit = OF_PASSED if merged.outcome == "passed" else OF_FAILED
     merged.sections = _sections(parts, limit)
@@ -197,7 +197,7 @@ def _report(item: pytest.Item, when: Phase, outcome: Any, longrepr: Any) -> pyte
     return pytest.TestReport(item.nodeid, item.location, keywords, outcome, longrepr, when)
 
 
-def _verdict(parts: Sequence[_Part]) -> tuple[str, Any, str | None]:
+def _verdict(parts: Sequence[_RankPart]) -> tuple[str, Any, str | None]:
     """The outcome, what to show for it, and the reason of an expected failure."""
     expected = [part for part in parts if _has_xfailed(part.report)]
     failed = [part for part in parts if part.report.failed]
@@ -222,12 +222,12 @@ def _is_strict_pass(report: pytest.TestReport) -> bool:
     return isinstance(report.longrepr, str) and report.longrepr.startswith(STRICT)
 
 
-def _reason(parts: Sequence[_Part]) -> str | None:
+def _reason(parts: Sequence[_RankPart]) -> str | None:
     reasons = (getattr(part.report, "wasxfail", None) for part in parts)
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _skip(skipped: Sequence[_Part], ranks: int) -> tuple[str, int, str]:
+def _skip(skipped: Sequence[_RankPart], ranks: int) -> tuple[str, int, str]:
     """Where and why ranks skipped; which, unless it was all of them."""
     first: Any = skipped[0].report.longrepr
     path, line, reason = first if isinstance(first, tuple) else ("", 0, str(first or ""))
@@ -236,7 +236,7 @@ def _skip(skipped: Sequence[_Part], ranks: int) -> tuple[str, int, str]:
     return path, line, reason
 
 
-def _shown(failed: Sequence[_Part], parts: Sequence[_Part] = ()) -> Any:
+def _shown(failed: Sequence[_RankPart], parts: Sequence[_RankPart] = ()) -> Any:
     """Each distinct failure once, under the ranks that it befell; the first one first."""
     groups = _groups(failed)
     crash = _crash(groups[0])
@@ -251,9 +251,9 @@ def _shown(failed: Sequence[_Part], parts: Sequence[_Part] = ()) -> Any:
     return shown
 
 
-def _groups(failed: Sequence[_Part]) -> list[list[_Part]]:
+def _groups(failed: Sequence[_RankPart]) -> list[list[_RankPart]]:
     """Ranks that failed alike; those that only lost a rank which had failed are told briefly."""
-    groups: dict[Any, list[_Part]] = {}
+    groups: dict[Any, list[_RankPart]] = {}
     ordered = sorted(failed, key=lambda part: part.at)
     causes = [part for part in ordered if not LOST_PEERS.search(_message(part))]
     for part in ordered:
@@ -263,19 +263,19 @@ def _groups(failed: Sequence[_Part]) -> list[list[_Part]]:
     return sorted(groups.values(), key=lambda befallen: befallen[0] not in causes)
 
 
-def _message(part: _Part) -> str:
+def _message(part: _RankPart) -> str:
     crash = getattr(part.report.longrepr, "reprcrash", None)
     return str(crash.message) if crash else ""
 
 
-def _place(part: _Part) -> str:
+def _place(part: _RankPart) -> str:
     """Where the test itself stood."""
     traceback: Any = getattr(part.report.longrepr, "reprtraceback", None)
     where = getattr(traceback.reprentries[0], "reprfileloc", None) if traceback else None
     return f", at {where.path}:{where.lineno}" if where else ""
 
 
-def _likeness(part: _Part) -> Any:
+def _likeness(part: _RankPart) -> Any:
     """What two failures have in common that are shown as one: not the values of arguments."""
     longrepr: Any = part.report.longrepr
     links = getattr(longrepr, "chain", None)
@@ -295,7 +295,7 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"0x[0-9a-fA-F]+|\(pid \d+\)", "", text)
 
 
-def _crash(befallen: Sequence[_Part]) -> ReprFileLocation:
+def _crash(befallen: Sequence[_RankPart]) -> ReprFileLocation:
     """Where it failed, for the line of the short summary."""
     who, report = names(part.rank for part in befallen), befallen[0].report
     crash = getattr(report.longrepr, "reprcrash", None)
@@ -306,7 +306,7 @@ def _crash(befallen: Sequence[_Part]) -> ReprFileLocation:
     return ReprFileLocation(path, (line or 0) + 1, f"{who}: {message}")
 
 
-def _headed(befallen: Sequence[_Part], crash: ReprFileLocation) -> list[Any]:
+def _headed(befallen: Sequence[_RankPart], crash: ReprFileLocation) -> list[Any]:
     """The links of an exception's chain, with a heading before the first."""
     heading = f"{names(part.rank for part in befallen)}:"
     longrepr: Any = befallen[0].report.longrepr
@@ -325,7 +325,7 @@ def _text(text: str) -> ReprTraceback:
     return ReprTraceback([ReprEntryNative([text])], None, "native")
 
 
-def _sections(parts: Sequence[_Part], limit: int) -> list[tuple[str, str]]:
+def _sections(parts: Sequence[_RankPart], limit: int) -> list[tuple[str, str]]:
     return [
         (f"{name}, rank {part.rank}", shortened(content, limit))
         for part in parts
@@ -334,7 +334,7 @@ def _sections(parts: Sequence[_Part], limit: int) -> list[tuple[str, str]]:
     ]
 
 
-def _properties(parts: Sequence[_Part]) -> list[tuple[str, object]]:
+def _properties(parts: Sequence[_RankPart]) -> list[tuple[str, object]]:
     """What the test recorded: once, where all ranks that did agree."""
     found: list[tuple[str, object]] = []
     for part in parts:

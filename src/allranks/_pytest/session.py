@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from allranks._launch.job import GRACE, Ended, Template
-from allranks._launch.launch import Output
+from allranks._launch.job import GRACE, RankResult, Template
+from allranks._launch.launch import CallerOutput
 from allranks._launch.local_world import local_world
-from allranks._launch.remote_call import Call
+from allranks._launch.remote_call import RemoteCall
 from allranks._process_group.lifecycle import cleanup, setup
 from allranks._pytest import examples, marker
 from allranks._pytest.heard import hear, tell_seed
 from allranks._pytest.item import (
     BOOT,
     STREAMS,
-    Errand,
     ItemFailed,
-    Plan,
+    ItemRequest,
+    TemplateOptions,
     captured_file,
     ready,
     run_item,
 )
-from allranks._pytest.kept import Ends, ends_of
-from allranks._pytest.phases import Phases, give_hooks, hooks_of
-from allranks._pytest.report import Merged, Told, merge, refused
+from allranks._pytest.kept import OutputEnds, ends_of
+from allranks._pytest.phases import RankPhases, give_hooks, hooks_of
+from allranks._pytest.report import MergedReports, RankReports, merge, refused
 from allranks._pytest.told import read, told_file
 from allranks._pytest.worker import workerinput
 from allranks._system import interpreter
@@ -45,13 +45,13 @@ from allranks.errors import AllranksError, RankFailedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from allranks._pytest.marker import Asked
+    from allranks._pytest.marker import RanksMarker
 
 START = 600.0
 """Seconds that the template may take to import torch and to collect."""
 
 
-def asked_by(item: pytest.Item) -> tuple[int, Asked]:
+def asked_by(item: pytest.Item) -> tuple[int, RanksMarker]:
     """The world size of a marked item, and what else its marker asks for."""
     mark: Any = item.get_closest_marker("ranks")
     asked = marker.read(mark)
@@ -63,7 +63,7 @@ def asked_by(item: pytest.Item) -> tuple[int, Asked]:
     return parameters[marker.SIZE], asked
 
 
-class Ranked:
+class RanksPlugin:
     """The plugin of a session: takes the items that have the marker."""
 
     def __init__(self, config: pytest.Config, timeout: float) -> None:
@@ -75,7 +75,7 @@ class Ranked:
         """
         self._config = config
         self._timeout = timeout
-        self._double: Double | None = None
+        self._double: SessionTemplate | None = None
         self._refusal: str | None = None
 
     @pytest.hookimpl(tryfirst=True)
@@ -86,7 +86,7 @@ class Ranked:
         stays = self._config.option.collectonly or self._config.option.usepdb
         if alone and not distributes and not stays and _files(session):
             with suppress(Exception):  # Told by the tests that need it.
-                self._double = Double(self._config, _files(session))
+                self._double = SessionTemplate(self._config, _files(session))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
@@ -98,7 +98,7 @@ class Ranked:
         if self._debugs and _size(item) == 1:
             return _under_debugger(item, nextitem)
         if hooks_of not in item.stash:
-            give_hooks(item, Phases(item, self._reports))
+            give_hooks(item, RankPhases(item, self._reports))
         return None
 
     @pytest.hookimpl(tryfirst=True)
@@ -107,7 +107,7 @@ class Ranked:
     ) -> pytest.TestReport | None:
         """Report for a phase of an item what its ranks reported."""
         phases = item.stash.get(hooks_of, None)
-        return phases.report(call.when, call.excinfo) if isinstance(phases, Phases) else None
+        return phases.report(call.when, call.excinfo) if isinstance(phases, RankPhases) else None
 
     def pytest_unconfigure(self) -> None:
         """End the template."""
@@ -118,22 +118,22 @@ class Ranked:
     def _debugs(self) -> bool:
         return bool(self._config.option.usepdb or self._config.option.trace)
 
-    def _reports(self, item: pytest.Item) -> Merged:
+    def _reports(self, item: pytest.Item) -> MergedReports:
         began = time.time()
         run: pytest.CallInfo[Any] = pytest.CallInfo.from_call(
             lambda: self._run(item), "setup", (pytest.exit.Exception, KeyboardInterrupt)
         )
         if run.excinfo is None:
-            merged: Merged = run.result
+            merged: MergedReports = run.result
         elif isinstance(run.excinfo.value, pytest.skip.Exception):
-            merged = Merged({"setup": pytest.TestReport.from_item_and_call(item, run)})
+            merged = MergedReports({"setup": pytest.TestReport.from_item_and_call(item, run)})
         else:
             merged = refused(item, _worded(run.excinfo.value))
         spent = sum(report.duration for report in merged.phases.values())
         merged.phases["setup"].duration += max(0.0, time.time() - began - spent)
         return merged
 
-    def _run(self, item: pytest.Item) -> Merged:
+    def _run(self, item: pytest.Item) -> MergedReports:
         if (reason := _skip_reason(item)) is not None:
             raise pytest.skip.Exception(reason, _use_item_location=True)
         ranks, asked = asked_by(item)
@@ -143,18 +143,18 @@ class Ranked:
                 "or take its marker away, to use --pdb or --trace with it."
             )
         deadline = asked.timeout or self._timeout
-        errand = Errand(_name(item), deadline, asked.setup, seed=examples.CHOSEN)
+        errand = ItemRequest(_name(item), deadline, asked.setup, seed=examples.CHOSEN)
         told = self._warm(item.session).run(item, ranks, errand)
         hear(item, told)
         merged = merge(item, told)
         tell_seed(merged, told, errand.seed)
         return merged
 
-    def _warm(self, session: pytest.Session) -> Double:
+    def _warm(self, session: pytest.Session) -> SessionTemplate:
         if self._refusal:
             raise AllranksError(self._refusal)
         if self._double is None or not self._double.alive:
-            self._double = Double(self._config, _files(session))
+            self._double = SessionTemplate(self._config, _files(session))
         try:
             self._double.greet()
         except RankFailedError:
@@ -200,7 +200,7 @@ def _under_debugger(item: pytest.Item, nextitem: pytest.Item | None) -> bool | N
         if asked_by(item)[1].setup:
             setup(cpu=True, check=True)
     except AllranksError as error:
-        give_hooks(item, Phases(item, functools.partial(refused, reason=str(error))))
+        give_hooks(item, RankPhases(item, functools.partial(refused, reason=str(error))))
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     try:
@@ -218,7 +218,7 @@ def _worded(error: BaseException) -> str:
     return gist + "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
-class Double:
+class SessionTemplate:
     """A warm template that has collected as the session has."""
 
     def __init__(self, config: pytest.Config, files: Sequence[str]) -> None:
@@ -241,7 +241,7 @@ class Double:
         """Whether it can take orders."""
         return self._template.alive
 
-    def _plan(self, files: Sequence[str]) -> Plan:
+    def _plan(self, files: Sequence[str]) -> TemplateOptions:
         config = self._config
         arguments = ["-p", "allranks._pytest.item", *map(str, config.invocation_params.args)]
         if config.pluginmanager.hasplugin("pytest_cov"):
@@ -278,7 +278,7 @@ class Double:
         """End it."""
         self._template.close()
 
-    def run(self, item: pytest.Item, ranks: int, errand: Errand) -> list[Told]:
+    def run(self, item: pytest.Item, ranks: int, errand: ItemRequest) -> list[RankReports]:
         """Run an item on so many ranks."""
         shared, private = self._directories(item)
         captured = str(self._directory)
@@ -286,16 +286,18 @@ class Double:
             errand, captured=captured, shared=shared, private=private, coverage=self._coverage
         )
         _clear(captured)
-        output: dict[int, Ends] = {}
+        output: dict[int, OutputEnds] = {}
         shown = self._config.option.capture == "no"
-        write = Output().write if shown else functools.partial(_keep, output)
+        write = CallerOutput().write if shown else functools.partial(_keep, output)
         ended = self._order(ranks, functools.partial(run_item, errand), errand.deadline, write)
         told = [self._told(one, ended, errand.deadline) for one in ended]
         for one in told:
-            one.output = _left(captured, one) + _stray(output.get(one.rank, Ends()))
+            one.output = _left(captured, one) + _stray(output.get(one.rank, OutputEnds()))
         return told
 
-    def _told(self, one: Ended, all_ranks: Sequence[Ended], timeout: float) -> Told:
+    def _told(
+        self, one: RankResult, all_ranks: Sequence[RankResult], timeout: float
+    ) -> RankReports:
         """What a rank told, and how it ended, where it did not end by itself."""
         told = read(self._config, told_file(str(self._directory), one.rank), one.rank)
         if one.late:
@@ -310,9 +312,9 @@ class Double:
 
     def _order(
         self, ranks: int, function: Callable[[], Any], timeout: float, write: Callable[..., None]
-    ) -> list[Ended]:
+    ) -> list[RankResult]:
         with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
-            payload.write(pickle.dumps(Call.of(function, environs)))
+            payload.write(pickle.dumps(RemoteCall.of(function, environs)))
             payload.flush()
             try:
                 return self._template.order(ranks, payload.fileno(), write, timeout)
@@ -335,7 +337,7 @@ def _clear(directory: str) -> None:
         path.unlink()
 
 
-def _left(directory: str, one: Told) -> list[tuple[str, str]]:
+def _left(directory: str, one: RankReports) -> list[tuple[str, str]]:
     """What a rank that did not end by itself had written."""
     if one.fault is None:
         return []
@@ -344,7 +346,7 @@ def _left(directory: str, one: Told) -> list[tuple[str, str]]:
     return [(f"Captured {name} call", text) for name, text in texts if text]
 
 
-def _stray(output: Ends) -> list[tuple[str, str]]:
+def _stray(output: OutputEnds) -> list[tuple[str, str]]:
     """What a rank wrote where pytest does not capture: the interpreter's own last words too."""
     text = _own_frames(output.text())
     return [("Captured output outside of the test", text)] if text else []
@@ -374,15 +376,15 @@ def _coverage_settings() -> dict[str, Any] | None:
     }
 
 
-def _keep(output: dict[int, Ends], rank: int, _stream: int, text: bytes) -> None:
-    output.setdefault(rank, Ends()).write(text)
+def _keep(output: dict[int, OutputEnds], rank: int, _stream: int, text: bytes) -> None:
+    output.setdefault(rank, OutputEnds()).write(text)
 
 
-def _death(one: Ended, when: str) -> str:
+def _death(one: RankResult, when: str) -> str:
     return f"{one.how} {when} the test was over (pid {one.pid})"
 
 
-def _lateness(one: Ended, all_ranks: Sequence[Ended], timeout: float) -> str:
+def _lateness(one: RankResult, all_ranks: Sequence[RankResult], timeout: float) -> str:
     failed = [other for other in all_ranks if other.failure and not other.late]
     if failed:
         who = marker.names(other.rank for other in failed)

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from allranks._pytest.kept import shortened
-from allranks._pytest.report import ERROR, Told
+from allranks._pytest.report import ERROR, RankReports
 
 if TYPE_CHECKING:
     import warnings
@@ -60,7 +60,7 @@ def told_file(directory: str, rank: int) -> Path:
     return Path(directory) / f"rank{rank}.told"
 
 
-class Teller:
+class ReportWriter:
     """A rank's side: what it tells is on its way at once, even if the rank dies."""
 
     def __init__(self, config: pytest.Config, path: Path) -> None:
@@ -167,9 +167,9 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def read(config: pytest.Config, path: Path, rank: int) -> Told:
+def read(config: pytest.Config, path: Path, rank: int) -> RankReports:
     """What a rank has told."""
-    told = Told(rank)
+    told = RankReports(rank)
     text = path.read_text() if path.exists() else ""
     for line in text.splitlines(keepends=True):
         if line.endswith("\n"):  # What a rank was writing when it was killed is not whole.
@@ -177,7 +177,7 @@ def read(config: pytest.Config, path: Path, rank: int) -> Told:
     return told
 
 
-def _take(config: pytest.Config, told: Told, facts: dict[str, Any]) -> None:
+def _take(config: pytest.Config, told: RankReports, facts: dict[str, Any]) -> None:
     kind = facts.pop("kind")
     if kind != "report":
         told.others.setdefault(kind, []).append(facts)

@@ -32,7 +32,7 @@ ADVICE = (
 
 
 @dataclass(frozen=True)
-class Notice:
+class PostedAddress:
     """Rank 0's notice.
 
     Attributes:
@@ -58,7 +58,7 @@ class Notice:
         must_be_in(PIDS, pid=self.pid)
 
     @classmethod
-    def here(cls, addresses: tuple[str, ...], port: int) -> Notice:
+    def here(cls, addresses: tuple[str, ...], port: int) -> PostedAddress:
         """A new notice of this process."""
         key, now = sockets.host_key(), time.time()
         name = socket.gethostname()
@@ -73,7 +73,7 @@ class Notice:
         return ", a process that is gone" if here and processes.is_gone(self.pid) else ""
 
 
-class Board(Protocol):
+class AddressBoard(Protocol):
     """Where a notice can be posted and read."""
 
     place: str
@@ -81,28 +81,28 @@ class Board(Protocol):
     def own_addresses(self) -> tuple[str, ...]:
         """This host's addresses that the other ranks may reach."""
 
-    def post(self, notice: Notice) -> None:
+    def post(self, notice: PostedAddress) -> None:
         """Put up a notice in place of any other."""
 
-    def read(self) -> Notice | None:
+    def read(self) -> PostedAddress | None:
         """The notice that is up now."""
 
     def take_down(self) -> None:
         """Take down the notice that this process posted, unless another one replaced it."""
 
 
-class FileBoard:
+class FileAddressBoard:
     """A file in a directory that all hosts share."""
 
     def __init__(self, path: str) -> None:
         self.place = path
         self._path = Path(path)
-        self._posted: Notice | None = None
+        self._posted: PostedAddress | None = None
 
     def own_addresses(self) -> tuple[str, ...]:
         return sockets.own_addresses()
 
-    def post(self, notice: Notice) -> None:
+    def post(self, notice: PostedAddress) -> None:
         self.read()  # Refuses a file that is not ours, rather than replace it.
         try:
             trusted_file.write(self._path, written(notice))
@@ -112,10 +112,10 @@ class FileBoard:
             ) from error
         self._posted = notice
 
-    def read(self) -> Notice | None:
+    def read(self) -> PostedAddress | None:
         try:
             text = trusted_file.read(self._path)
-            return parsed(Notice, text) if text else None  # Empty, as tempfile makes them.
+            return parsed(PostedAddress, text) if text else None  # Empty, as tempfile makes them.
         except FileNotFoundError:
             return None
         except trusted_file.UntrustedError as error:
@@ -135,7 +135,7 @@ class FileBoard:
                 self._path.unlink(missing_ok=True)
 
 
-class AgentBoard:
+class AgentAddressBoard:
     """A key in the store that torchrun's agent keeps."""
 
     def __init__(self, store: dist.Store, host: str, port: int, key: str) -> None:
@@ -149,13 +149,13 @@ class AgentBoard:
         # The agent's host may know itself by a name that leads to loopback.
         return sockets.own_addresses() if sockets.is_loopback(own) else (own,)
 
-    def post(self, notice: Notice) -> None:
+    def post(self, notice: PostedAddress) -> None:
         self._store.set(self._key, written(notice))
 
-    def read(self) -> Notice | None:
+    def read(self) -> PostedAddress | None:
         if not self._store.check([self._key]):
             return None
-        return read(Notice, self._store.get(self._key), self._key, self.place)
+        return read(PostedAddress, self._store.get(self._key), self._key, self.place)
 
     def take_down(self) -> None:
         """Nothing to do: the agent's store goes with the agent."""

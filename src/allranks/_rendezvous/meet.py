@@ -11,9 +11,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from allranks._rendezvous import ports
-from allranks._rendezvous.address_board import AgentBoard, Board, FileBoard, Notice
+from allranks._rendezvous.address_board import (
+    AddressBoard,
+    AgentAddressBoard,
+    FileAddressBoard,
+    PostedAddress,
+)
 from allranks._rendezvous.private_store import private_store
-from allranks._rendezvous.record import Record
+from allranks._rendezvous.record import RankRecord
 from allranks._rendezvous.roll_call import (
     PROGRESS_EVERY,
     PROGRESS_FIRST,
@@ -25,7 +30,7 @@ from allranks._rendezvous.roll_call import (
 )
 from allranks._system import sockets
 from allranks._system.untrusted import plain
-from allranks._system.waiting import Abandonable, Deadline, StillRunning
+from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell
 from allranks.errors import MissingRanksError, RendezvousError, WrongJobError
 
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 
     import torch.distributed as dist
 
-    from allranks._rendezvous.plan import Plan
+    from allranks._rendezvous.plan import RendezvousPlan
 
 PATIENCE = 1.0
 """Seconds that one address may take to answer before the next one is tried."""
@@ -72,7 +77,7 @@ class Meeting:
     store: dist.Store
     place: str
     route: Route | None = None
-    board: Board | None = None
+    board: AddressBoard | None = None
     server: dist.Store | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -85,7 +90,7 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Address:
+class StoreAddress:
     """An address where rank 0's store may be.
 
     Attributes:
@@ -96,14 +101,14 @@ class Address:
 
     host: str
     port: int
-    notice: Notice | None = None
+    notice: PostedAddress | None = None
 
     def __str__(self) -> str:
         place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         return f"{place} ({self.notice})" if self.notice else place
 
 
-def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
+def meet(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> Meeting:
     """Find, or on rank 0 host, the store of a world of several ranks. Collective.
 
     Args:
@@ -126,12 +131,12 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     board = _board(plan, me, deadline)
     if me.rank == 0:
         return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
-    return _Search(plan, board, me, deadline).find()
+    return _StoreSearch(plan, board, me, deadline).find()
 
 
-def _in_private_file(path: str, me: Record, deadline: Deadline) -> Meeting:
+def _in_private_file(path: str, me: RankRecord, deadline: Deadline) -> Meeting:
     ended, place = threading.Event(), plain(path)
-    opening = Abandonable(lambda: private_store(path, me.world_size, ended))
+    opening = BackgroundCall(lambda: private_store(path, me.world_size, ended))
     try:
         return Meeting(opening.result(deadline.left), place, ended=ended)
     except (StillRunning, OSError, RuntimeError) as error:
@@ -149,9 +154,11 @@ def _why_it_stays_shut(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> tuple[dist.Store, Route]:
+def _agent_store(
+    host: str, port: int, me: RankRecord, deadline: Deadline
+) -> tuple[dist.Store, Route]:
     try:
-        return Abandonable(lambda: _connect(host, port, deadline)).result(deadline.left)
+        return BackgroundCall(lambda: _connect(host, port, deadline)).result(deadline.left)
     except (StillRunning, OSError, RuntimeError) as error:
         raise RendezvousError(
             f"{me}: torchrun's store at {host}:{port} (MASTER_ADDR, MASTER_PORT) does not answer: "
@@ -159,21 +166,21 @@ def _agent_store(host: str, port: int, me: Record, deadline: Deadline) -> tuple[
         ) from error
 
 
-def _board(plan: Plan, me: Record, deadline: Deadline) -> Board | None:
+def _board(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> AddressBoard | None:
     if isinstance(plan.board, str):
-        return FileBoard(plan.board)
+        return FileAddressBoard(plan.board)
     if plan.board is None:
         return None
     host, port, key = plan.board
     store, _ = _agent_store(host, port, me, deadline)
-    return AgentBoard(store, host, port, key)
+    return AgentAddressBoard(store, host, port, key)
 
 
-def _host_and_post(plan: Plan, board: Board, deadline: Deadline) -> Meeting:
+def _host_and_post(plan: RendezvousPlan, board: AddressBoard, deadline: Deadline) -> Meeting:
     addresses = (sockets.LOOPBACK,) if plan.one_host else board.own_addresses()
     on = addresses[0] if len(addresses) == 1 else ""
     listener = ports.listen_on_any(on, plan.port_range)
-    notice = Notice.here(addresses, sockets.port_of(listener))
+    notice = PostedAddress.here(addresses, sockets.port_of(listener))
     meeting = _serve(listener, deadline)
     meeting.store.set(NONCE, notice.nonce)
     _reached(board, lambda: board.post(notice), deadline)
@@ -181,10 +188,10 @@ def _host_and_post(plan: Plan, board: Board, deadline: Deadline) -> Meeting:
     return meeting
 
 
-def _reached(board: Board, call: Callable[[], T], deadline: Deadline) -> T:
+def _reached(board: AddressBoard, call: Callable[[], T], deadline: Deadline) -> T:
     """What a board answers: a cut network, or a file system that hangs, holds nobody up."""
     try:
-        return Abandonable(call).result(deadline.left)
+        return BackgroundCall(call).result(deadline.left)
     except StillRunning:
         raise RendezvousError(
             f"{board.place}, where rank 0 posts its address, did not answer within "
@@ -192,7 +199,7 @@ def _reached(board: Board, call: Callable[[], T], deadline: Deadline) -> T:
         ) from None
 
 
-def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
+def _host(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> Meeting:
     """Host the store at the first port of the plan that is free."""
     for port in plan.ports:
         listener = _listener(plan, port, me)
@@ -201,7 +208,9 @@ def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
             continue
         meeting = _serve(listener, deadline)
         return (
-            meeting if plan.one_host else replace(meeting, place=str(Address(plan.hosts[0], port)))
+            meeting
+            if plan.one_host
+            else replace(meeting, place=str(StoreAddress(plan.hosts[0], port)))
         )
     raise RendezvousError(
         f"{me}: no port of {', '.join(map(str, plan.ports))} is free; the last is held by "
@@ -209,7 +218,7 @@ def _host(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
     )
 
 
-def _listener(plan: Plan, port: int, me: Record) -> socket.socket | None:
+def _listener(plan: RendezvousPlan, port: int, me: RankRecord) -> socket.socket | None:
     """Where rank 0 listens; None where somebody else has the port."""
     try:
         return _listen(plan, port)
@@ -222,7 +231,7 @@ def _listener(plan: Plan, port: int, me: Record) -> socket.socket | None:
         raise RendezvousError(told) from error
 
 
-def _listen(plan: Plan, port: int) -> socket.socket:
+def _listen(plan: RendezvousPlan, port: int) -> socket.socket:
     if plan.one_host:
         return sockets.listen(sockets.LOOPBACK, port)
     for host in plan.hosts:
@@ -242,7 +251,7 @@ def _listen(plan: Plan, port: int) -> socket.socket:
     return sockets.listen("", port)
 
 
-def _examine_holder(plan: Plan, port: int, me: Record) -> None:
+def _examine_holder(plan: RendezvousPlan, port: int, me: RankRecord) -> None:
     """See who holds a port that rank 0 wants; return where the next port may be tried.
 
     Raises:
@@ -252,9 +261,9 @@ def _examine_holder(plan: Plan, port: int, me: Record) -> None:
     only_port = len(plan.ports) == 1
     brief = Deadline.after(PATIENCE)
     try:
-        store, _ = Abandonable(lambda: _connect(host, port, brief)).result(PATIENCE)
-        place = str(Address(host, port))
-        Abandonable(lambda: object_to(store, me, place, brief)).result(2 * PATIENCE)
+        store, _ = BackgroundCall(lambda: _connect(host, port, brief)).result(PATIENCE)
+        place = str(StoreAddress(host, port))
+        BackgroundCall(lambda: object_to(store, me, place, brief)).result(2 * PATIENCE)
     except (WrongJobError, MissingRanksError):
         if only_port:
             raise
@@ -276,10 +285,10 @@ def _serve(listener: socket.socket, deadline: Deadline) -> Meeting:
         fd = listener.detach()
         server = _tcp_store(own, port, deadline, is_master=True, master_listen_fd=fd)
         store = _tcp_store(own, port, deadline, is_master=False)
-        return Meeting(store, str(Address(own, port)), server=server)
+        return Meeting(store, str(StoreAddress(own, port)), server=server)
 
     try:
-        return Abandonable(serve).result(deadline.left)
+        return BackgroundCall(serve).result(deadline.left)
     except StillRunning:
         raise RendezvousError(
             f"the store on {own}:{port} did not come up within {deadline.seconds:g} s: torch "
@@ -335,16 +344,18 @@ class _EarlierWorldError(RendezvousError):
     """Rank 0 has not left the last world yet; it will."""
 
 
-class _Search:
+class _StoreSearch:
     """A rank's search for the store of rank 0, over all addresses, until the deadline."""
 
-    def __init__(self, plan: Plan, board: Board | None, me: Record, deadline: Deadline) -> None:
+    def __init__(
+        self, plan: RendezvousPlan, board: AddressBoard | None, me: RankRecord, deadline: Deadline
+    ) -> None:
         self._plan = plan
         self._board = board
         self._me = me
         self._deadline = deadline
-        self._tries: dict[Address, Abandonable[Meeting]] = {}
-        self._found: dict[Address, Exception] = {}
+        self._tries: dict[StoreAddress, BackgroundCall[Meeting]] = {}
+        self._found: dict[StoreAddress, Exception] = {}
 
     def find(self) -> Meeting:
         pause, report = 0.01, PROGRESS_FIRST
@@ -360,20 +371,20 @@ class _Search:
             pause = min(pause * 1.5, 0.25)
         raise self._verdict()
 
-    def _addresses(self) -> Iterator[Address]:
+    def _addresses(self) -> Iterator[StoreAddress]:
         if self._board:
             notice = _reached(self._board, self._board.read, self._deadline)
             if notice:
-                yield from (Address(host, notice.port, notice) for host in notice.addresses)
+                yield from (StoreAddress(host, notice.port, notice) for host in notice.addresses)
             return
         hosts = (sockets.LOOPBACK,) if self._plan.one_host else self._plan.hosts
-        yield from (Address(host, port) for port in self._plan.ports for host in hosts)
+        yield from (StoreAddress(host, port) for port in self._plan.ports for host in hosts)
 
-    def _try(self, address: Address) -> Meeting | None:
+    def _try(self, address: StoreAddress) -> Meeting | None:
         """One attempt at an address; one that blocks goes on beside the others."""
         seconds = 0.0 if address in self._tries else min(PATIENCE, self._deadline.left)
         if address not in self._tries:
-            self._tries[address] = Abandonable(lambda: self._meeting_at(address))
+            self._tries[address] = BackgroundCall(lambda: self._meeting_at(address))
         try:
             return self._tries[address].result(seconds)
         except StillRunning as error:
@@ -398,7 +409,7 @@ class _Search:
         elsewhere = self._board is not None or len(self._plan.ports) > 1
         return not (elsewhere and isinstance(error, (WrongJobError, MissingRanksError)))
 
-    def _meeting_at(self, address: Address) -> Meeting:
+    def _meeting_at(self, address: StoreAddress) -> Meeting:
         store, route = _connect(address.host, address.port, self._deadline)
         signed = signature(store, str(address), self._deadline)
         notice = address.notice

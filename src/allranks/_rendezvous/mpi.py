@@ -14,7 +14,7 @@ from allranks._rendezvous import mpi_worker
 from allranks._rendezvous.address_board import ADVICE
 from allranks._system import interpreter, sockets
 from allranks._system.untrusted import RANKS, MalformedError, must_be_in, parsed, written
-from allranks._system.waiting import Abandonable, StillRunning
+from allranks._system.waiting import BackgroundCall, StillRunning
 from allranks.errors import ConfigError, RendezvousError
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 FAREWELL = 5.0
 """Seconds that MPI may take to finalise; what it has told is told."""
 
-_told: list[Letter] = []
+_told: list[MpiMessage] = []
 """Rank 0's letter, for the further worlds of this process."""
 
 
 @dataclass(frozen=True)
-class Letter:
+class MpiMessage:
     """What rank 0 tells all ranks.
 
     Attributes:
@@ -45,7 +45,7 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Answer:
+class MpiAnswer:
     """What MPI answers, as ``mpi_worker`` writes it.
 
     Attributes:
@@ -86,7 +86,7 @@ def completed(world: World, deadline: Deadline) -> World:
     return replace(world, hosts=letter.addresses, job=f"{world.job}:{letter.nonce}")
 
 
-def _received(world: World, deadline: Deadline) -> Letter:
+def _received(world: World, deadline: Deadline) -> MpiMessage:
     me = f"rank {world.rank} of {world.world_size}"
     answer = _asked_of_mpi(me, _letter(), deadline)
     if answer.error is not None:
@@ -101,7 +101,7 @@ def _received(world: World, deadline: Deadline) -> Letter:
             f"says where rank 0 runs: {ADVICE}."
         )
     try:
-        return parsed(Letter, answer.letter)
+        return parsed(MpiMessage, answer.letter)
     except MalformedError as error:
         raise RendezvousError(
             f"{me}: what rank 0 told through MPI is no address of allranks: {error}. Do all ranks "
@@ -110,14 +110,14 @@ def _received(world: World, deadline: Deadline) -> Letter:
 
 
 def _letter() -> str:
-    return written(Letter(sockets.own_addresses(), uuid.uuid4().hex))
+    return written(MpiMessage(sockets.own_addresses(), uuid.uuid4().hex))
 
 
-def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> Answer:
+def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> MpiAnswer:
     try:
         if _is_up():
-            asking = Abandonable(lambda: mpi_worker.exchanged(letter))
-            return parsed(Answer, written(asking.result(deadline.left)))
+            asking = BackgroundCall(lambda: mpi_worker.exchanged(letter))
+            return parsed(MpiAnswer, written(asking.result(deadline.left)))
         return _asked_by_messenger(letter, deadline)
     except StillRunning:
         raise RendezvousError(
@@ -137,7 +137,7 @@ def _is_up() -> bool:
     return bool(mpi and mpi.Is_initialized() and not mpi.Is_finalized())
 
 
-def _asked_by_messenger(letter: str, deadline: Deadline) -> Answer:
+def _asked_by_messenger(letter: str, deadline: Deadline) -> MpiAnswer:
     import subprocess
 
     script = ascii(mpi_worker.__file__)
@@ -149,8 +149,8 @@ def _asked_by_messenger(letter: str, deadline: Deadline) -> Answer:
         pass_fds=tuple(_inherited()),
     ) as messenger:
         try:
-            line = Abandonable(lambda: _answer(messenger, letter)).result(deadline.left)
-            answer = parsed(Answer, line)
+            line = BackgroundCall(lambda: _answer(messenger, letter)).result(deadline.left)
+            answer = parsed(MpiAnswer, line)
             with suppress(subprocess.TimeoutExpired):
                 messenger.wait(FAREWELL)
             return answer

@@ -20,7 +20,7 @@ MPI = ("openmpi", "mpich", "pmix", "pals", "lsf", "flux")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RendezvousPlan:
     """How the ranks will meet; exactly one way is set, in this order of precedence.
 
     Attributes:
@@ -55,7 +55,7 @@ def plan(
     *,
     port_range: range | None = None,
     has_mpi4py: bool = False,
-) -> Plan:
+) -> RendezvousPlan:
     """Decide how the ranks will meet. Pure.
 
     Args:
@@ -74,20 +74,20 @@ def plan(
     if init_method not in (None, "tcp", "file", "env"):
         raise ConfigError(f"init_method={init_method!r}: expected 'tcp', 'file', 'env' or a URL")
     if world.world_size == 1:
-        return Plan(alone=True)
+        return RendezvousPlan(alone=True)
     shared = shared_file_dir and _shared_path(world, shared_file_dir, array_job_num)
     if init_method == "file":
         if not shared:
             raise ConfigError("init_method='file' needs shared_file_dir, which all hosts share")
-        return Plan(board=shared, port_range=port_range, one_host=world.num_nodes == 1)
+        return RendezvousPlan(board=shared, port_range=port_range, one_host=world.num_nodes == 1)
     if init_method == "env" and not (world.master_addr and world.master_port):
         raise ConfigError("init_method='env' needs MASTER_ADDR and MASTER_PORT, which are not set")
     if world.store_path and init_method is None:
-        return Plan(private_file=world.store_path, one_host=True)
+        return RendezvousPlan(private_file=world.store_path, one_host=True)
     return _plan_tcp(world, shared, port_range, has_mpi4py=has_mpi4py)
 
 
-def nth(first: Plan, earlier: int) -> Plan:
+def nth(first: RendezvousPlan, earlier: int) -> RendezvousPlan:
     """The plan for a further world of the same job, apart from what the earlier ones have left.
 
     Args:
@@ -101,20 +101,22 @@ def nth(first: Plan, earlier: int) -> Plan:
     return replace(first, private_file=file, agent=agent)
 
 
-def _plan_url(url: str, world: World, port_range: range | None) -> Plan:
+def _plan_url(url: str, world: World, port_range: range | None) -> RendezvousPlan:
     url_parts = parse(url)
     one_host = world.num_nodes == 1
     if world.world_size == 1:
-        return Plan(alone=True)
+        return RendezvousPlan(alone=True)
     if url_parts.path is not None:
-        return Plan(board=url_parts.path, port_range=port_range, one_host=one_host)
+        return RendezvousPlan(board=url_parts.path, port_range=port_range, one_host=one_host)
     host, port = str(url_parts.host), int(url_parts.port or 0)
-    return Plan(hosts=(host,), ports=(port,), one_host=sockets.is_loopback(host) or one_host)
+    return RendezvousPlan(
+        hosts=(host,), ports=(port,), one_host=sockets.is_loopback(host) or one_host
+    )
 
 
 def _plan_tcp(
     world: World, shared: str | None, port_range: range | None, *, has_mpi4py: bool
-) -> Plan:
+) -> RendezvousPlan:
     one_host = world.num_nodes == 1
     prefix = f"allranks/{world.job}/{world.attempt if one_host else ''}"
     given = world.master_port
@@ -123,18 +125,18 @@ def _plan_tcp(
     if world.agent_store and world.master_addr and given:
         agent = (world.master_addr, given, prefix)
         if one_host:
-            return Plan(agent=agent, one_host=True)
-        return Plan(board=agent, port_range=port_range)
+            return RendezvousPlan(agent=agent, one_host=True)
+        return RendezvousPlan(board=agent, port_range=port_range)
     ports = (given,) if given else candidates(world.job, port_range)
     hosts = (world.master_addr,) if world.master_addr else world.hosts
     if one_host:
-        return Plan(hosts=(sockets.LOOPBACK,), ports=ports, one_host=True)
+        return RendezvousPlan(hosts=(sockets.LOOPBACK,), ports=ports, one_host=True)
     if hosts:
-        return Plan(hosts=hosts, ports=ports, one_host=sockets.is_loopback(hosts[0]))
+        return RendezvousPlan(hosts=hosts, ports=ports, one_host=sockets.is_loopback(hosts[0]))
     if shared:
-        return Plan(board=shared, port_range=port_range)
+        return RendezvousPlan(board=shared, port_range=port_range)
     if has_mpi4py and world.launcher in MPI:
-        return Plan(ask_mpi=True)
+        return RendezvousPlan(ask_mpi=True)
     raise ConfigError(
         f"launcher {world.launcher}, {world.world_size} ranks: nothing says where rank 0 runs, or "
         f"that all of them are on this host: {ADVICE}."

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Record:
+class RankRecord:
     """What one rank tells the others of itself.
 
     Attributes:
@@ -67,7 +67,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Layout:
+class HostLayout:
     """Where one rank stands among the hosts, counted from everybody's records.
 
     Attributes:
@@ -87,14 +87,14 @@ class Layout:
     node_rank: int
     num_nodes: int
     here: tuple[int, ...] = (0,)
-    neighbours: tuple[Record, ...] = ()
-    rank_0: Record | None = None
+    neighbours: tuple[RankRecord, ...] = ()
+    rank_0: RankRecord | None = None
     address: str | None = None
     address_of_0: str | None = None
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedError:
     """A rendezvous error on its way to another rank.
 
     Attributes:
@@ -115,7 +115,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RollCallResult:
     """What rank 0 makes of all records.
 
     Attributes:
@@ -128,16 +128,16 @@ class Verdict:
     layout: tuple[tuple[int, int], ...] = ()
     warnings: tuple[str, ...] = ()
     address_of_0: str | None = None
-    error: Packed | None = None
+    error: PackedError | None = None
 
     def __post_init__(self) -> None:
         for node, length in self.layout:
             must_be_in(RANKS, node=node, length=length)
 
 
-def pack(error: RendezvousError) -> Packed:
+def pack(error: RendezvousError) -> PackedError:
     """An error of ours, to be told to other ranks."""
-    return Packed(
+    return PackedError(
         type(error).__name__,
         str(error),
         getattr(error, "missing", ()),
@@ -145,7 +145,7 @@ def pack(error: RendezvousError) -> Packed:
     )
 
 
-def revive(packed: Packed) -> RendezvousError:
+def revive(packed: PackedError) -> RendezvousError:
     """The error that ``pack`` packed, on another rank."""
     message = printable(packed.message)
     if packed.kind == MissingRanksError.__name__:

@@ -14,7 +14,15 @@ from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from allranks._rendezvous.record import Layout, Packed, Record, Verdict, pack, read, revive
+from allranks._rendezvous.record import (
+    HostLayout,
+    PackedError,
+    RankRecord,
+    RollCallResult,
+    pack,
+    read,
+    revive,
+)
 from allranks._system import processes
 from allranks._system.printable import printable
 from allranks._system.untrusted import MalformedError, parsed, written
@@ -51,7 +59,7 @@ PROGRESS_EVERY = 30.0
 class RollCall:
     """One rank's side of the roll call on one store."""
 
-    def __init__(self, store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
+    def __init__(self, store: dist.Store, me: RankRecord, place: str, deadline: Deadline) -> None:
         """Prepare the roll call; nothing is sent yet.
 
         Args:
@@ -64,9 +72,9 @@ class RollCall:
         self._me = me
         self._place = place
         self._deadline = deadline
-        self._rank_0: Record | None = None
+        self._rank_0: RankRecord | None = None
 
-    def answer(self) -> Layout:
+    def answer(self) -> HostLayout:
         """Answer, and wait until every rank has answered. Collective over the world.
 
         Its store calls may block past the deadline where the network is cut, so the caller
@@ -104,7 +112,7 @@ class RollCall:
             self._fail(RendezvousError(f"{self._me} cannot take part: {self._me.error}"))
         self._store.add(ARRIVED, 1)
 
-    def _agree_with(self, first: Record) -> None:
+    def _agree_with(self, first: RankRecord) -> None:
         object_to(self._store, self._me, self._place, self._deadline)
         if first.world_size != self._me.world_size:
             self._fail(
@@ -116,18 +124,18 @@ class RollCall:
 
     def _refuse_duplicate(self) -> None:
         object_to(self._store, self._me, self._place, self._deadline)
-        first = self._get(Record, f"record/{self._me.rank}/1")
+        first = self._get(RankRecord, f"record/{self._me.rank}/1")
         self._fail(duplicate(first, self._me))
 
-    def _judge(self) -> Verdict:
+    def _judge(self) -> RollCallResult:
         if not self._await_all():
             if self._store.check([FAILURE]):
-                self._condemn(revive(self._get(Packed, FAILURE)), self._me.world_size - 1)
+                self._condemn(revive(self._get(PackedError, FAILURE)), self._me.world_size - 1)
             self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
         records = self._records(range(self._me.world_size))
         if told := _disagreement(records):
             self._condemn(RendezvousError(told), self._me.world_size - 1)
-        verdict = Verdict(_run_lengths(records), _doubts(records), _as_others_reach(records))
+        verdict = RollCallResult(_run_lengths(records), _doubts(records), _as_others_reach(records))
         self._put(VERDICT, verdict)
         return verdict
 
@@ -145,7 +153,7 @@ class RollCall:
             pause = min(pause * 1.5, 0.05)
         return True
 
-    def _await_verdict(self) -> Verdict:
+    def _await_verdict(self) -> RollCallResult:
         if not comes(self._store, VERDICT, self._deadline.left):
             # Rank 0's clock may have started later: tell it, then hear what it makes of it.
             error = self._missing()
@@ -156,7 +164,7 @@ class RollCall:
 
     def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
         """Write rank 0's verdict, and keep the store open until the others have read it."""
-        self._put(VERDICT, Verdict(error=pack(error)))
+        self._put(VERDICT, RollCallResult(error=pack(error)))
         end = Deadline.after(LINGER)
         while self._store.add(READ, 0) < readers and not end.passed:
             time.sleep(0.005)
@@ -214,14 +222,14 @@ class RollCall:
             if rank != self._me.rank and not self._store.check([f"record/{rank}/1"])
         ]
 
-    def _records(self, ranks: Iterable[int]) -> list[Record]:
+    def _records(self, ranks: Iterable[int]) -> list[RankRecord]:
         keys = [f"record/{rank}/1" for rank in ranks]
         if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
             texts = self._store.multi_get(keys)
         else:
             texts = [self._store.get(key) for key in keys]
         pairs = zip(keys, texts, strict=True)
-        return [read(Record, text, key, self._place) for key, text in pairs]
+        return [read(RankRecord, text, key, self._place) for key, text in pairs]
 
     def _store_lost(self, error: RuntimeError) -> RendezvousError:
         return RendezvousError(
@@ -229,7 +237,7 @@ class RollCall:
             f"probably failed; its own log says why. ({error})"
         )
 
-    def _put(self, key: str, value: Record | Packed | Verdict) -> None:
+    def _put(self, key: str, value: RankRecord | PackedError | RollCallResult) -> None:
         self._store.set(key, written(value))
 
     def _get(self, kind: type[T], key: str) -> T:
@@ -251,7 +259,7 @@ def comes(store: dist.Store, key: str, seconds: float) -> bool:
     return True
 
 
-def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
+def signature(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
     """The record of the rank 0 that signed a store.
 
     Raises:
@@ -263,14 +271,14 @@ def signature(store: dist.Store, place: str, deadline: Deadline) -> Record:
             f"{deadline.seconds:g} s: rank 0 is missing, or the store is another program's.",
             missing=[0],
         )
-    return read(Record, store.get(IDENTITY), IDENTITY, place)
+    return read(RankRecord, store.get(IDENTITY), IDENTITY, place)
 
 
-def answered(store: dist.Store, rank: int) -> Record | None:
+def answered(store: dist.Store, rank: int) -> RankRecord | None:
     """What a rank told in the roll call on a store; None where it told nothing that can be read."""
     key = f"record/{rank}/1"
     with suppress(MalformedError):
-        return parsed(Record, store.get(key)) if store.check([key]) else None
+        return parsed(RankRecord, store.get(key)) if store.check([key]) else None
     return None
 
 
@@ -279,20 +287,20 @@ def is_closed(store: dist.Store) -> bool:
     return bool(store.check([VERDICT]))
 
 
-def read_verdict(store: dist.Store, place: str) -> Verdict:
+def read_verdict(store: dist.Store, place: str) -> RollCallResult:
     """Rank 0's verdict, once it is there.
 
     Raises:
         RendezvousError: the verdict is that the roll call failed.
     """
-    verdict = read(Verdict, store.get(VERDICT), VERDICT, place)
+    verdict = read(RollCallResult, store.get(VERDICT), VERDICT, place)
     if verdict.error:
         store.add(READ, 1)
         raise revive(verdict.error)
     return verdict
 
 
-def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> None:
+def object_to(store: dist.Store, me: RankRecord, place: str, deadline: Deadline) -> None:
     """Raise what a rank must say to a store that it cannot join.
 
     Raises:
@@ -319,7 +327,7 @@ def object_to(store: dist.Store, me: Record, place: str, deadline: Deadline) -> 
         raise error
 
 
-def duplicate(first: Record, second: Record) -> DuplicateRankError:
+def duplicate(first: RankRecord, second: RankRecord) -> DuplicateRankError:
     """The error for two processes with one rank."""
     return DuplicateRankError(
         f"rank {first.rank} is claimed twice: by {first}, and by {second}. Is the script started "
@@ -339,7 +347,7 @@ def ranges(ranks: Iterable[int]) -> str:
     return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
 
 
-def _disagreement(records: Sequence[Record]) -> str:
+def _disagreement(records: Sequence[RankRecord]) -> str:
     """Which settings differ that must not, and on which ranks; "" if none."""
     by_setting: dict[str, dict[str, list[int]]] = {}
     for record in records:
@@ -364,20 +372,20 @@ def named(ranks: Sequence[int]) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {ranges(ranks)}"
 
 
-def _run_lengths(records: Sequence[Record]) -> tuple[tuple[int, int], ...]:
+def _run_lengths(records: Sequence[RankRecord]) -> tuple[tuple[int, int], ...]:
     """Pairs of (node, number of consecutive ranks on it): short where ranks stand in blocks."""
     nodes: dict[str, int] = {}
     numbers = [nodes.setdefault(record.host_key, len(nodes)) for record in records]
     return tuple((node, len(list(run))) for node, run in groupby(numbers))
 
 
-def _as_others_reach(records: Sequence[Record]) -> str | None:
+def _as_others_reach(records: Sequence[RankRecord]) -> str | None:
     """Rank 0's address, as ranks on other hosts reached it."""
     others = (record for record in records if record.host_key != records[0].host_key)
     return next((record.address_of_0 for record in others if record.address_of_0), None)
 
 
-def _place(rank: int, layout: Sequence[tuple[int, int]], world_size: int) -> Layout:
+def _place(rank: int, layout: Sequence[tuple[int, int]], world_size: int) -> HostLayout:
     if sum(length for _, length in layout) != world_size:
         raise RendezvousError(
             f"rank 0 told of the hosts of other than {world_size} ranks: {layout}"
@@ -385,15 +393,15 @@ def _place(rank: int, layout: Sequence[tuple[int, int]], world_size: int) -> Lay
     nodes = [node for node, length in layout for _ in range(length)]
     mine = nodes[rank]
     here = tuple(other for other, node in enumerate(nodes) if node == mine)
-    return Layout(here.index(rank), len(here), mine, len(set(nodes)), here)
+    return HostLayout(here.index(rank), len(here), mine, len(set(nodes)), here)
 
 
-def _doubts(records: Sequence[Record]) -> tuple[str, ...]:
+def _doubts(records: Sequence[RankRecord]) -> tuple[str, ...]:
     """What is allowed, but seldom meant."""
     return tuple(_doubted(records))
 
 
-def _doubted(records: Sequence[Record]) -> Iterable[str]:
+def _doubted(records: Sequence[RankRecord]) -> Iterable[str]:
     by_versions: dict[str, list[int]] = {}
     by_device: dict[tuple[str, str], list[int]] = {}
     for record in records:

@@ -27,7 +27,7 @@ class _Range(ctypes.Structure):
     _fields_ = (("start", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class Card(NamedTuple):
+class MemoryProbe(NamedTuple):
     """By which a process can try whether it reads another one's memory.
 
     Attributes:
@@ -44,20 +44,20 @@ class Card(NamedTuple):
     secret: str = ""
 
 
-def present(where: str) -> tuple[Card, Any]:
+def present(where: str) -> tuple[MemoryProbe, Any]:
     """This process's card, and the secret, which must stay alive as long as the card is tried.
 
     Args:
         where: within what a pid means one process.
     """
     if not _is_on():
-        return Card(), None
+        return MemoryProbe(), None
     secret = secrets.token_bytes(16)
     held = ctypes.create_string_buffer(secret, len(secret))
-    return Card(where, os.getpid(), ctypes.addressof(held), secret.hex()), held
+    return MemoryProbe(where, os.getpid(), ctypes.addressof(held), secret.hex()), held
 
 
-def readable(card: Card, where: str) -> bool:
+def readable(card: MemoryProbe, where: str) -> bool:
     """Whether the memory of the process that shows this card can be read by this one.
 
     Args:

@@ -31,7 +31,7 @@ STARTERS = {
 """Modules and functions that call a program, or a part of one for a process."""
 
 
-class Line(NamedTuple):
+class SourceLine(NamedTuple):
     """A place in a program.
 
     Attributes:
@@ -49,13 +49,13 @@ class Line(NamedTuple):
         return f"{Path(self.file).name}:{self.number}{inside}"
 
 
-def main_thread() -> list[Line]:
+def main_thread() -> list[SourceLine]:
     """Where the main thread stands, innermost first."""
     ident = threading.main_thread().ident
     return list(_lines(sys._current_frames().get(ident or 0)))  # noqa: SLF001 - the public way
 
 
-def program() -> list[Line]:
+def program() -> list[SourceLine]:
     """Where the program stands in the main thread, innermost first, without what started it.
 
     It ends at the latest with the module named ``__main__`` or below what calls it; the frames of
@@ -68,14 +68,14 @@ def program() -> list[Line]:
         code, module = frame.f_code, frame.f_globals.get("__name__")
         if (module, code.co_name) in STARTERS:
             break
-        lines.append(Line(code.co_filename, frame.f_lineno, code.co_name))
+        lines.append(SourceLine(code.co_filename, frame.f_lineno, code.co_name))
         end = len(lines) if _is_written(lines[-1]) else end
         over = (module, code.co_name) == ("__main__", "<module>")
         frame = frame.f_back
     return [line for line in lines[:end] or lines if not line.file.startswith(OURS)]
 
 
-def _is_written(line: Line) -> bool:
+def _is_written(line: SourceLine) -> bool:
     """Whether the user wrote a line; an installed command's script was generated."""
     is_command = str(Path(line.file).parent) == sysconfig.get_path("scripts")
     return _origin(line.file) == "program" and not (is_command and line.function == "<module>")
@@ -91,9 +91,9 @@ def all_threads() -> dict[str, list[str]]:
     }
 
 
-def _lines(frame: FrameType | None) -> Iterator[Line]:
+def _lines(frame: FrameType | None) -> Iterator[SourceLine]:
     while frame:
-        yield Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        yield SourceLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back
 
 
@@ -109,16 +109,20 @@ def others_in_calls() -> list[threading.Thread]:
     ]
 
 
-def _is_of_a_call(line: Line) -> bool:
+def _is_of_a_call(line: SourceLine) -> bool:
     return line.file.startswith(OURS) or TORCHS in line.file
 
 
-def caller() -> Line | None:
+def caller() -> SourceLine | None:
     """The innermost line of this thread that is not of allranks."""
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect would read the sources
     while frame and _is_between(frame.f_code.co_filename):
         frame = frame.f_back
-    return Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else None
+    return (
+        SourceLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if frame
+        else None
+    )
 
 
 def _is_between(file: str) -> bool:
@@ -126,17 +130,17 @@ def _is_between(file: str) -> bool:
     return file.startswith(OURS) or COMPILERS in file
 
 
-def raised_at(traceback: TracebackType | None) -> Line | None:
+def raised_at(traceback: TracebackType | None) -> SourceLine | None:
     """The program's line at which an exception was raised."""
     lines = []
     while traceback:
         code = traceback.tb_frame.f_code
-        lines.append(Line(code.co_filename, traceback.tb_lineno, code.co_name))
+        lines.append(SourceLine(code.co_filename, traceback.tb_lineno, code.co_name))
         traceback = traceback.tb_next
     return of_the_program(reversed(lines))
 
 
-def of_the_program(lines: Iterable[Line]) -> Line | None:
+def of_the_program(lines: Iterable[SourceLine]) -> SourceLine | None:
     """The innermost line that the user wrote, else the innermost of a library's.
 
     Args:

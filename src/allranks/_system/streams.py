@@ -65,7 +65,7 @@ def is_stream(number: int) -> bool:
         return False
 
 
-class Lines:
+class LineSplitter:
     """Splits what several write into lines, in memory of a bounded size for each.
 
     Attributes:

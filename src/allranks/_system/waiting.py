@@ -52,7 +52,7 @@ class Deadline:
         return time.monotonic() - (self.at - self.seconds)
 
 
-class _Worker(threading.Thread):
+class _CallThread(threading.Thread):
     """A daemon thread that makes one call after the other; parked among the idle in between."""
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class _Worker(threading.Thread):
             self.calls.get()()
 
 
-_idle: list[_Worker] = []
-_busy: set[_Worker] = set()
+_idle: list[_CallThread] = []
+_busy: set[_CallThread] = set()
 
 
 def workers_in_calls() -> list[threading.Thread]:
@@ -83,7 +83,7 @@ def _forget_workers() -> None:
 os.register_at_fork(after_in_child=_forget_workers)
 
 
-class Abandonable(Generic[T]):
+class BackgroundCall(Generic[T]):
     """A blocking call in a daemon thread, to be waited for, looked at, or left behind.
 
     torch's store and gloo calls can block in C++ far past the timeout they were given, deaf to
@@ -96,7 +96,7 @@ class Abandonable(Generic[T]):
         self._error: BaseException | None = None
         self._running = threading.Lock()
         self._running.acquire()
-        self._worker = _idle.pop() if _idle else _Worker()
+        self._worker = _idle.pop() if _idle else _CallThread()
         _busy.add(self._worker)
         self._worker.calls.put(self._run)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from allranks._system import peer_memory, processes
 from allranks._system.untrusted import parsed, written
-from allranks._system.waiting import Abandonable
+from allranks._system.waiting import BackgroundCall
 from allranks._transport import members
 from allranks._transport.headers import Header, agree, exchange
 from allranks._transport.point_to_point import move
@@ -37,7 +37,7 @@ IN_TWO = 2**25
 """Bytes that two threads read faster than one (measured on two cores)."""
 
 
-class Incoming(NamedTuple):
+class IncomingBytes(NamedTuple):
     """A piece of memory to be filled.
 
     Attributes:
@@ -50,7 +50,7 @@ class Incoming(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reach:
+class MemoryReach:
     """Whose memory the members of a group can read.
 
     Attributes:
@@ -66,7 +66,7 @@ class Reach:
         return bool(self.readable[reader][owner])
 
     @classmethod
-    def nowhere(cls, size: int) -> Reach:
+    def nowhere(cls, size: int) -> MemoryReach:
         """Nobody's memory is read."""
         return cls([0] * size, [bytes(size)] * size)
 
@@ -81,30 +81,30 @@ class Reach:
         return all(map(all, self.readable))
 
 
-def reach(who: Members) -> Reach:
+def reach(who: Members) -> MemoryReach:
     """Who can read whom; found out once for a group. Collective at the group's first use."""
     if "reach" not in who.kept:
         who.kept["reach"] = _tried(who)
-    found: Reach = who.kept["reach"]
+    found: MemoryReach = who.kept["reach"]
     return found
 
 
-def _tried(who: Members) -> Reach:
+def _tried(who: Members) -> MemoryReach:
     where = processes.pid_space()
     card, secret = peer_memory.present(where)
     told = exchange(who, Header("who may read my memory", written(card).encode()))
-    cards = [parsed(peer_memory.Card, text) for text in told]
+    cards = [parsed(peer_memory.MemoryProbe, text) for text in told]
     mine = bytes(i == who.rank or peer_memory.readable(c, where) for i, c in enumerate(cards))
     readable = exchange(who, Header("whose memory I can read", mine))
     del secret  # All have tried to read it.
-    return Reach([card.pid for card in cards], readable)
+    return MemoryReach([card.pid for card in cards], readable)
 
 
 def transfer(
     who: Members,
     what: str,
     outgoing: Mapping[int, Sequence[Any]],
-    incoming: Mapping[int, Sequence[Incoming]],
+    incoming: Mapping[int, Sequence[IncomingBytes]],
     largest: int,
 ) -> None:
     """Fill the memory of the members with each other's. Collective over the members.
@@ -123,12 +123,12 @@ def transfer(
     """
     if who.group is None or who.size == 1:
         return
-    found = reach(who) if largest >= LARGE else Reach.nowhere(who.size)
+    found = reach(who) if largest >= LARGE else MemoryReach.nowhere(who.size)
     who.kept["outgoing"] = outgoing  # Stays where this ends early: a peer may still be reading.
     problem = _moved(who, what, outgoing, incoming, found)
     try:
         if found.anywhere and _someone_could_not(who, what, problem):
-            who.kept["reach"] = Reach.nowhere(who.size)
+            who.kept["reach"] = MemoryReach.nowhere(who.size)
             _moved(who, what, outgoing, incoming, who.kept["reach"])
     except RuntimeError as error:
         if problem is None or isinstance(error, PeerFailedError):
@@ -141,8 +141,8 @@ def _moved(
     who: Members,
     what: str,
     outgoing: Mapping[int, Sequence[Any]],
-    incoming: Mapping[int, Sequence[Incoming]],
-    found: Reach,
+    incoming: Mapping[int, Sequence[IncomingBytes]],
+    found: MemoryReach,
 ) -> str | None:
     """Read what can be read, and send the rest; why something could not be read, or None."""
     sent = [(i, b) for i, some in outgoing.items() for b in some if not found.reads(i, who.rank)]
@@ -161,7 +161,9 @@ def _someone_could_not(who: Members, what: str, problem: str | None) -> bool:
     return bool(agree(who, told, lambda bodies: b"1" if any(bodies) else b""))
 
 
-def _read(who: Members, found: Reach, pieces: Sequence[tuple[int, Incoming]]) -> str | None:
+def _read(
+    who: Members, found: MemoryReach, pieces: Sequence[tuple[int, IncomingBytes]]
+) -> str | None:
     """Read from the members' memory; why that could not be done, or None."""
     for owner, piece in pieces:
         pid = found.pids[owner]
@@ -173,16 +175,16 @@ def _read(who: Members, found: Reach, pieces: Sequence[tuple[int, Incoming]]) ->
     return None
 
 
-def _read_piece(pid: int, piece: Incoming) -> None:
+def _read_piece(pid: int, piece: IncomingBytes) -> None:
     """Read a large piece in two threads: the sender only waits, so that its core is free."""
     size = piece.into.numel()
     half = size // 2 if size >= IN_TWO else size
-    second = Abandonable(lambda: _read_range(pid, piece, half, size)) if half < size else None
+    second = BackgroundCall(lambda: _read_range(pid, piece, half, size)) if half < size else None
     _read_range(pid, piece, 0, half)
     if second:
         second.result(inf)
 
 
-def _read_range(pid: int, piece: Incoming, start: int, end: int) -> None:
+def _read_range(pid: int, piece: IncomingBytes, start: int, end: int) -> None:
     into = piece.into.data_ptr() + start
     peer_memory.read(pid, piece.address + start, into, end - start)

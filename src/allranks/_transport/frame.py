@@ -18,7 +18,7 @@ UNMARKED = bytes(16)
 """In place of a digest, where there is nothing to be compared."""
 
 
-class Told(NamedTuple):
+class Frame(NamedTuple):
     """A header on its way.
 
     Attributes:
@@ -32,5 +32,5 @@ class Told(NamedTuple):
     body: bytes
 
 
-Answer = Callable[[Sequence[Told]], tuple[int, bytes]]
+Answer = Callable[[Sequence[Frame]], tuple[int, bytes]]
 """Makes the answer to all headers, a kind and a body: the same, whichever rank makes it."""

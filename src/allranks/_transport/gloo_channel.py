@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allranks._transport.frame import FRAME, HEAD, ROOM, Told
+from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
 from allranks._transport.point_to_point import (
     broadcast_from_first,
     finish,
@@ -52,7 +52,7 @@ class GlooChannel:
         self._frames = list(self._all.view(-1, FRAME))
 
     def ask(
-        self, mine: Told, answer: Answer, what: str, meanwhile: Callable[[], None]
+        self, mine: Frame, answer: Answer, what: str, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
         end = _write(self._view, mine)
@@ -70,7 +70,7 @@ class GlooChannel:
         finish(self._group, gathering, self._mine, what)
         return heard
 
-    def _read_all(self, mine: Told, what: str) -> list[Told]:
+    def _read_all(self, mine: Frame, what: str) -> list[Frame]:
         """All headers, after the second messages of those that are longer than the first."""
         heads = [HEAD.unpack_from(self._heard, FRAME * i) for i in range(len(self._ranks))]
         bodies = [_body_of(self._heard, FRAME * i, head[0]) for i, head in enumerate(heads)]
@@ -83,7 +83,7 @@ class GlooChannel:
             for i, (_, rest) in zip(peers, rests, strict=True):
                 bodies[i] += rest
             bodies[self._rank] = mine.body
-        return [Told(kind, mark, b) for (_, kind, mark), b in zip(heads, bodies, strict=True)]
+        return [Frame(kind, mark, b) for (_, kind, mark), b in zip(heads, bodies, strict=True)]
 
     def _pass_on(
         self,
@@ -103,7 +103,7 @@ class GlooChannel:
     ) -> tuple[int, bytes]:
         """The first member's answer, on all."""
         if answer:
-            _write(self._answered, Told(answer[0], b"", answer[1]))
+            _write(self._answered, Frame(answer[0], b"", answer[1]))
         broadcast_from_first(self._group, self._answer, what, meanwhile)
         length, kind, _ = HEAD.unpack_from(self._answered)
         body = answer[1] if answer else _body_of(self._answered, 0, length)
@@ -125,7 +125,7 @@ def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
     return flat, memoryview(array)
 
 
-def _write(memory: memoryview, told: Told) -> int:
+def _write(memory: memoryview, told: Frame) -> int:
     """A header's first message; where it ends."""
     HEAD.pack_into(memory, 0, len(told.body), told.kind, told.mark)
     start = told.body[:ROOM]

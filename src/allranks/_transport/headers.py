@@ -15,7 +15,7 @@ from allranks._system import stacks
 from allranks._system.bounded_cache import remembered
 from allranks._system.untrusted import parsed, written
 from allranks._transport import members
-from allranks._transport.frame import UNMARKED, Told
+from allranks._transport.frame import UNMARKED, Frame
 from allranks._transport.gloo_channel import GlooChannel
 from allranks._transport.host_channel import HostChannel, connected
 from allranks._transport.point_to_point import SAID, brief, nothing
@@ -140,7 +140,7 @@ def agree(
     """
     call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = FINE if header.error is None else FAILED
-    told = Told(kind, digest(call), header.body)
+    told = Frame(kind, digest(call), header.body)
     kind, answer = _ask(who, told, combine, header.call, meanwhile)
     if kind == DIFFERENT:
         body = written([call, header.error]).encode()
@@ -148,7 +148,7 @@ def agree(
         def verdict(texts: list[bytes]) -> bytes:
             return written(_verdict(who, texts)).encode()
 
-        _, answer = _ask(who, Told(FINE, UNMARKED, body), verdict, header.call)
+        _, answer = _ask(who, Frame(FINE, UNMARKED, body), verdict, header.call)
         _raise(*parsed(tuple[str, str], answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
@@ -157,7 +157,7 @@ def agree(
 
 def _ask(
     who: Members,
-    mine: Told,
+    mine: Frame,
     combine: Combine,
     what: str,
     meanwhile: Callable[[], None] = nothing,
@@ -176,7 +176,7 @@ def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | H
     gloo = GlooChannel(who, group)
 
     def exchange(body: bytes) -> list[bytes]:
-        told = Told(FINE, UNMARKED, body)
+        told = Frame(FINE, UNMARKED, body)
         _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
         return _unpacked(packed, who.size)
 
@@ -188,7 +188,7 @@ def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | H
     return host
 
 
-def _answer(told: Sequence[Told], combine: Combine) -> tuple[int, bytes]:
+def _answer(told: Sequence[Frame], combine: Combine) -> tuple[int, bytes]:
     """The answer to all headers: the same, whichever rank makes it."""
     first = told[0].mark
     for one in told:

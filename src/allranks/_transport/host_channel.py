@@ -21,7 +21,7 @@ from allranks._system import sockets
 from allranks._system.untrusted import parsed, written
 from allranks._system.waiting import SLICE, Deadline, StillRunning
 from allranks._transport import members
-from allranks._transport.frame import FRAME, HEAD, ROOM, Told
+from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
 from allranks._transport.point_to_point import brief, give_up
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError
@@ -82,7 +82,7 @@ class HostChannel:
         _close(self._lines)
 
     def ask(
-        self, mine: Told, answer: Answer, what: str, meanwhile: Callable[[], None]
+        self, mine: Frame, answer: Answer, what: str, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
         self._made += 1
@@ -102,7 +102,7 @@ class HostChannel:
             failures.leave()
 
     def _asked(
-        self, mine: Told, answer: Answer, meanwhile: Callable[[], None]
+        self, mine: Frame, answer: Answer, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
         if len(self._ranks) == 2:
             return answer(self._swapped(mine, meanwhile))
@@ -115,10 +115,10 @@ class HostChannel:
         others = range(len(self._lines))
         kind, body = answer([mine, *map(self._receive, others)])
         for line in others:
-            self._send(line, Told(kind, b"", body))
+            self._send(line, Frame(kind, b"", body))
         return kind, body
 
-    def _swapped(self, mine: Told, meanwhile: Callable[[], None]) -> list[Told]:
+    def _swapped(self, mine: Frame, meanwhile: Callable[[], None]) -> list[Frame]:
         """Both headers. Of two long ones, which no socket holds, the first member's comes later."""
         is_first = self._rank == 0
         later = is_first and len(mine.body) > ROOM
@@ -130,20 +130,20 @@ class HostChannel:
             self._send(0, mine)
         return [mine, theirs] if is_first else [theirs, mine]
 
-    def _send(self, line: int, told: Told) -> None:
+    def _send(self, line: int, told: Frame) -> None:
         send = self._lines[line].send
         head = HEAD.pack(len(told.body), told.kind, told.mark)
         self._patiently(line, send, head + told.body[:ROOM])
         for start in range(ROOM, len(told.body), PIECE):
             self._patiently(line, send, told.body[start : start + PIECE])
 
-    def _receive(self, line: int) -> Told:
+    def _receive(self, line: int) -> Frame:
         size = self._patiently(line, self._lines[line].recv_into, self._view)
         length, kind, mark = HEAD.unpack_from(self._view)
         body = bytes(self._view[HEAD.size : size])
         while len(body) < length:
             body += self._patiently(line, self._lines[line].recv, PIECE)
-        return Told(kind, mark, body)
+        return Frame(kind, mark, body)
 
     def _patiently(self, line: int, do: Callable[[Any], T], with_: Any) -> T:
         """What a socket does within a slice of time, tried again and again."""
@@ -175,7 +175,7 @@ class HostChannel:
         raise StillRunning
 
 
-class _Card(NamedTuple):
+class _SocketInvitation(NamedTuple):
     """What members tell each other before they meet.
 
     Attributes:
@@ -205,8 +205,8 @@ def connected(
     with _door(who) as door:
         where = _where() if who.rank or door else ""
         name = door.getsockname().hex() if door else ""
-        mine = written(_Card(where, name, secret.hex())).encode()
-        cards = [parsed(_Card, one) for one in exchange(mine)]
+        mine = written(_SocketInvitation(where, name, secret.hex())).encode()
+        cards = [parsed(_SocketInvitation, one) for one in exchange(mine)]
         if not where or len({card.where for card in cards}) > 1:
             return None
         lines = _admitted(door, secret, who.size - 1) if door else _entered(cards[0], who)
@@ -236,7 +236,7 @@ def _door(who: Members) -> Iterator[socket.socket | None]:
         yield door
 
 
-def _entered(card: _Card, who: Members) -> Sequence[socket.socket] | None:
+def _entered(card: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
     line: socket.socket | None = None
     try:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

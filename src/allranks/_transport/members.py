@@ -17,7 +17,7 @@ from allranks._rendezvous.roll_call import ranges
 from allranks._system import parking, stacks
 from allranks._system.accelerator import on_same_device
 from allranks._system.printable import brief_repr
-from allranks._system.waiting import Abandonable, Deadline, StillRunning, workers_in_calls
+from allranks._system.waiting import BackgroundCall, Deadline, StillRunning, workers_in_calls
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError, StalledError
 
@@ -201,7 +201,7 @@ def new_group(
 
     failures.enter(what, torch_groups.name_of(within), ranks=ranks)
     try:
-        making = Abandonable(on_same_device(make))
+        making = BackgroundCall(on_same_device(make))
         return making.result_unless(failures.look, limit.total_seconds() + 1)
     except (StillRunning, RuntimeError) as error:
         if culprit := failures.culprit(error, _with_the_store(ranks)):
@@ -293,7 +293,7 @@ def _drop_retired() -> None:
         going.clear()
 
     with suppress(StillRunning):
-        Abandonable(drop).result(REST)
+        BackgroundCall(drop).result(REST)
 
 
 def forget() -> None:

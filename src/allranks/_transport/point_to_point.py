@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from allranks._system.waiting import SLICE, Abandonable, StillRunning, done_soon, wait
+from allranks._system.waiting import SLICE, BackgroundCall, StillRunning, done_soon, wait
 from allranks._transport import members
 from allranks._watch import failures, torch_groups
 from allranks.errors import StalledError
@@ -139,7 +139,7 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
     timeout = members.timeout(group)
     try:
         failures.enter(brief(what), torch_groups.name_of(group))
-        Abandonable(wait_for_all).result_unless(failures.look, timeout.total_seconds() + 1)
+        BackgroundCall(wait_for_all).result_unless(failures.look, timeout.total_seconds() + 1)
     except BaseException as error:
         give_up(group, what, error, f"rank {waiting_for}")
         raise

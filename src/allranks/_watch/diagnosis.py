@@ -22,7 +22,7 @@ DEEP = 6
 
 
 @dataclass(frozen=True)
-class Call:
+class RecordedCall:
     """A collective that a rank has made.
 
     Attributes:
@@ -44,7 +44,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankStatus:
     """Where one rank stands.
 
     Attributes:
@@ -65,11 +65,11 @@ class Standing:
     who: str
     seconds: float
     at: str
-    call: Call | None = None
+    call: RecordedCall | None = None
     ours: str = ""
     group: str = ""
     members: tuple[int, ...] = ()
-    recent: tuple[Call, ...] = ()
+    recent: tuple[RecordedCall, ...] = ()
     made: dict[str, int] = field(default_factory=dict)
     stack: tuple[str, ...] = ()
 
@@ -84,7 +84,9 @@ class Standing:
         return self.call.number if self.call else 0
 
 
-def verdict(seen_by: Standing, standings: Mapping[int, Standing], fates: Mapping[int, str]) -> str:
+def verdict(
+    seen_by: RankStatus, standings: Mapping[int, RankStatus], fates: Mapping[int, str]
+) -> str:
     """Why a collective does not complete, in sentences.
 
     Args:
@@ -99,13 +101,13 @@ def verdict(seen_by: Standing, standings: Mapping[int, Standing], fates: Mapping
     return " ".join([*told, *_conclusions(seen_by, members, here), *_stacks(here)])
 
 
-def _head(seen_by: Standing) -> str:
+def _head(seen_by: RankStatus) -> str:
     number = f" #{seen_by.number}" if seen_by.number else ""
     name = seen_by.ours or (seen_by.call.op if seen_by.call else "a collective")
     return f"{name}{number} on {seen_by.group or 'WORLD'} has waited {seen_by.seconds:.0f} s."
 
 
-def _places(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[str]:
+def _places(seen_by: RankStatus, here: Mapping[int, RankStatus]) -> Iterable[str]:
     by_place: dict[str, list[int]] = {}
     for rank, standing in sorted(here.items()):
         by_place.setdefault(_place(seen_by, standing), []).append(rank)
@@ -114,11 +116,11 @@ def _places(seen_by: Standing, here: Mapping[int, Standing]) -> Iterable[str]:
         yield f"{_named(ranks)}: {place}{_since(here[ranks[0]], longest)}."
 
 
-def _since(standing: Standing, seconds: float) -> str:
+def _since(standing: RankStatus, seconds: float) -> str:
     return "" if standing.waits else f", for {seconds:.0f} s"
 
 
-def _place(seen_by: Standing, standing: Standing) -> str:
+def _place(seen_by: RankStatus, standing: RankStatus) -> str:
     at = f", {standing.at}" if standing.at else ""
     if not standing.waits:
         return f"in no collective, at {standing.at}" if standing.at else "in no collective"
@@ -129,7 +131,7 @@ def _place(seen_by: Standing, standing: Standing) -> str:
 
 
 def _fates(
-    members: Iterable[int], here: Mapping[int, Standing], fates: Mapping[int, str]
+    members: Iterable[int], here: Mapping[int, RankStatus], fates: Mapping[int, str]
 ) -> Iterable[str]:
     by_fate: dict[str, list[int]] = {}
     for rank in members:
@@ -140,7 +142,7 @@ def _fates(
 
 
 def _conclusions(
-    seen_by: Standing, members: Collection[int], here: Mapping[int, Standing]
+    seen_by: RankStatus, members: Collection[int], here: Mapping[int, RankStatus]
 ) -> Iterable[str]:
     waiting = [standing for standing in here.values() if standing.waits]
     if len({standing.group for standing in waiting}) > 1:
@@ -173,7 +175,7 @@ def _two_of_one_number(calls: Collection[tuple[int, str, str]]) -> bool:
     return len(numbers) > len(set(numbers))
 
 
-def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
+def _first_difference(group: str, here: Mapping[int, RankStatus]) -> str:
     """Where the calls of the ranks on a group begin to differ, as far as all remember them.
 
     Ranks may rightly make one call on different lines. After a skipped call they go on differing:
@@ -195,11 +197,11 @@ def _first_difference(group: str, here: Mapping[int, Standing]) -> str:
     return f"Their calls are alike, but {on_lines}." if lines else ""
 
 
-def _differ(calls: Mapping[int, Call], told: Callable[[Call], str]) -> bool:
+def _differ(calls: Mapping[int, RecordedCall], told: Callable[[RecordedCall], str]) -> bool:
     return len(set(map(told, calls.values()))) > 1
 
 
-def _each(made: Mapping[int, Call]) -> str:
+def _each(made: Mapping[int, RecordedCall]) -> str:
     """Which ranks made which call."""
     by_call: dict[str, list[int]] = {}
     for rank, call in made.items():
@@ -207,11 +209,11 @@ def _each(made: Mapping[int, Call]) -> str:
     return "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
 
 
-def _with_line(call: Call) -> str:
+def _with_line(call: RecordedCall) -> str:
     return f"{call} at {call.line}" if call.line else str(call)
 
 
-def _stacks(here: Mapping[int, Standing]) -> Iterable[str]:
+def _stacks(here: Mapping[int, RankStatus]) -> Iterable[str]:
     """Where those stand that hold the others up."""
     absent = [standing for standing in here.values() if not standing.waits and standing.stack]
     for standing in absent[:STACKS]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks._system.untrusted import MalformedError, parsed, written
-from allranks._system.waiting import Abandonable, Deadline, StillRunning
+from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._watch.failures import Failure
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def first_left(store: dist.Store, among: Sequence[int] = ()) -> Failure | None:
         left = (rank for rank in among if store.check([left_note(rank)]))
         rank = first if not among or first in among else next(left, None)
         if rank is not None:
-            note = parsed(LeftNote, store.get(left_note(rank)))
+            note = parsed(DepartureNote, store.get(left_note(rank)))
             return Failure(rank, note.who, note.at, "", f"has left: {note.how}")
     return None
 
@@ -82,11 +82,11 @@ def first_left(store: dist.Store, among: Sequence[int] = ()) -> Failure | None:
 def unless_lost(action: Callable[[], object]) -> None:
     """Use the store from the program's thread: not for long, and in vain where it is gone."""
     with suppress(StillRunning, RuntimeError):  # Rank 0 is gone or cut off: nobody to be told.
-        Abandonable(action).result(PATIENCE)
+        BackgroundCall(action).result(PATIENCE)
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One entry of the log.
 
     Attributes:
@@ -105,7 +105,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class LeftNote:
+class DepartureNote:
     """What a rank says that leaves.
 
     Attributes:
@@ -119,20 +119,20 @@ class LeftNote:
     how: str
 
 
-class Bulletin:
+class EventLog:
     """One rank's view of the log."""
 
     def __init__(self) -> None:
         """Begin to read; nothing is sent yet."""
         self._read = 0
-        self._unheard: list[Entry] = []
+        self._unheard: list[LogEntry] = []
 
     def fetch(self, store: dist.Store) -> None:
         """Read the entries since the last look: one store operation where there are none."""
         while store.check([self._slot]):
             self._take_down(store.get(self._slot))
 
-    def post(self, store: dist.Store, entry: Entry, unless: str) -> None:
+    def post(self, store: dist.Store, entry: LogEntry, unless: str) -> None:
         """Add an entry to the log, and read those before it.
 
         Args:
@@ -146,16 +146,16 @@ class Bulletin:
             there = store.compare_set(self._slot, "", text).decode()
             self._take_down(there)
 
-    def unheard(self) -> Iterator[Entry]:
+    def unheard(self) -> Iterator[LogEntry]:
         """The entries that were read, each once."""
         while self._unheard:
             yield self._unheard.pop(0)
 
     def _take_down(self, text: str | bytes) -> None:
         try:
-            entry = parsed(Entry, text)
+            entry = parsed(LogEntry, text)
         except MalformedError as error:
-            entry = Entry("unreadable", text=str(error))
+            entry = LogEntry("unreadable", text=str(error))
         self._unheard.append(entry)
         self._read += 1
 
@@ -164,7 +164,7 @@ class Bulletin:
         return f"watch/log/{self._read}"
 
 
-class Line:
+class StoreClient:
     """A way to the store that may fall silent, or be lost: then nobody is held up."""
 
     def __init__(self, store: dist.Store) -> None:
@@ -175,9 +175,9 @@ class Line:
         """
         self.store = store
         self._shares = False
-        self._own: Abandonable[dist.Store] | None = None
+        self._own: BackgroundCall[dist.Store] | None = None
         self._has_own = False
-        self._pending: Abandonable[Any] | None = None
+        self._pending: BackgroundCall[Any] | None = None
         self._end_of_patience: Deadline | None = None
         self._is_silent = False
         self.lost = ""
@@ -195,7 +195,7 @@ class Line:
         """Change to a connection of one's own, once it is there: making one may take long."""
         clone = getattr(self.store, "clone", None)  # Not in all versions of torch.
         if self._own is None and clone:
-            self._own = Abandonable(clone)
+            self._own = BackgroundCall(clone)
             self._end_of_patience = self._end_of_patience or Deadline.after(PATIENCE)
         elif self._own and self._own.over and not self._has_own:
             try:
@@ -220,7 +220,7 @@ class Line:
         if self.lost or not self.is_open or (self._pending and not self._pending.over):
             return otherwise
         store = self.store
-        asked = self._pending = Abandonable(lambda: question(store))
+        asked = self._pending = BackgroundCall(lambda: question(store))
         try:
             answer = asked.result(PATIENCE)
         except StillRunning:

@@ -114,7 +114,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingCall:
     """A call of ours that has waited for more than a moment.
 
     Attributes:
@@ -131,7 +131,7 @@ class Waiting:
 
 
 on_duty: Watch | None = None
-waiting: Waiting | None = None
+waiting: WaitingCall | None = None
 told = False
 """Whether the program has heard that another rank failed."""
 
@@ -188,7 +188,7 @@ def announce(error: BaseException) -> None:
 def enter(call: str, group: str, ago: float = 0.0, ranks: Sequence[int] = ()) -> None:
     """A call of ours has begun to wait for more than a moment, so many seconds ago."""
     global waiting  # noqa: PLW0603 - the main thread's
-    waiting = Waiting(call, group, time.monotonic() - ago, tuple(ranks))
+    waiting = WaitingCall(call, group, time.monotonic() - ago, tuple(ranks))
 
 
 def leave() -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._system import stacks
-from allranks._system.stacks import Line
+from allranks._system.stacks import SourceLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ DTYPES = {
 }
 
 
-class Flown(NamedTuple):
+class RecordedCollective(NamedTuple):
     """A collective as the recorder has it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Flown(NamedTuple):
 
 
 @dataclass
-class Exchange:
+class HostExchange:
     """What the ranks of a host tell each other of a call.
 
     Attributes:
@@ -82,7 +82,7 @@ class Exchange:
     group: str
     number: int
     op: str
-    line: Line | None
+    line: SourceLine | None
     at: float
     over: bool = False
 
@@ -91,26 +91,28 @@ class Exchange:
         """As in Flown."""
         return f"host {self.group}"
 
-    def flown(self) -> Flown:
+    def flown(self) -> RecordedCollective:
         """As what torch's recorders tell."""
         line = str(self.line or "")
-        return Flown(self.group_id, self.group, self.number, self.op, "", line, self.at, self.over)
+        return RecordedCollective(
+            self.group_id, self.group, self.number, self.op, "", line, self.at, self.over
+        )
 
 
-_exchanges: deque[Exchange] = deque(maxlen=KEPT)
-_last: dict[str, Exchange] = {}
+_exchanges: deque[HostExchange] = deque(maxlen=KEPT)
+_last: dict[str, HostExchange] = {}
 """Of each group, the last exchange."""
 
 
-def begin(group: str, number: int, op: str) -> Exchange:
+def begin(group: str, number: int, op: str) -> HostExchange:
     """Note an exchange that torch does not see; its maker says when it is over."""
-    begun = Exchange(group, number, op, stacks.caller(), time.time())
+    begun = HostExchange(group, number, op, stacks.caller(), time.time())
     _exchanges.append(begun)
     _last[group] = begun
     return begun
 
 
-def last_exchanges() -> list[Exchange]:
+def last_exchanges() -> list[HostExchange]:
     """Of each group."""
     return list(_last.values())
 
@@ -176,7 +178,7 @@ def horizon() -> float:
     return _exchanges[0].at if len(_exchanges) == KEPT else 0.0
 
 
-class Remembered(NamedTuple):
+class FlightRecord(NamedTuple):
     """What is remembered, and what of the rest is known.
 
     Attributes:
@@ -184,11 +186,11 @@ class Remembered(NamedTuple):
         made: how many each group has made, by the group's id; None where that is not known.
     """
 
-    flown: list[Flown]
+    flown: list[RecordedCollective]
     made: dict[str, int | None]
 
 
-def remembered() -> Remembered:
+def remembered() -> FlightRecord:
     """The collectives and exchanges, but no messages from rank to rank."""
     told = [one.flown() for one in list(_exchanges)]
     made: dict[str, int | None] = {one.group_id: one.number for one in last_exchanges()}
@@ -200,7 +202,7 @@ def remembered() -> Remembered:
             told += collectives
             made |= {f"{name}{group}": count for group, count in _forgotten(dump).items()}
             made |= {one.group_id: one.number for one in collectives}
-    return Remembered(sorted(told, key=lambda one: one.at), made)
+    return FlightRecord(sorted(told, key=lambda one: one.at), made)
 
 
 def _forgotten(dump: dict[str, Any]) -> dict[str, int | None]:
@@ -242,11 +244,11 @@ def _inductor_unasked() -> Iterator[None]:
             del torch._inductor  # noqa: SLF001
 
 
-def _flown(recorder: str, entry: dict[str, Any]) -> Flown:
+def _flown(recorder: str, entry: dict[str, Any]) -> RecordedCollective:
     name, kind = entry["process_group"]
     frames = entry.get("frames", ())
-    line = stacks.of_the_program(Line(f["filename"], f["line"], f["name"]) for f in frames)
-    return Flown(
+    line = stacks.of_the_program(SourceLine(f["filename"], f["line"], f["name"]) for f in frames)
+    return RecordedCollective(
         f"{recorder}{entry['pg_id']}",
         "WORLD" if kind == "default_pg" else name,
         entry["collective_seq_id"],

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from allranks._rendezvous.roll_call import answered
 from allranks._system.untrusted import MalformedError, parsed, written
-from allranks._watch.diagnosis import Standing
-from allranks._watch.event_log import LeftNote, left_note
+from allranks._watch.diagnosis import RankStatus
+from allranks._watch.event_log import DepartureNote, left_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ NAMED = 16
 
 
 @dataclass(frozen=True)
-class Answer:
+class RankAnswer:
     """What one rank tells.
 
     Attributes:
@@ -30,11 +30,11 @@ class Answer:
         held: the ranks of its host whose processes are stopped or gone, and how.
     """
 
-    standing: Standing
+    standing: RankStatus
     held: dict[int, str]
 
 
-def answer(store: dist.Store, inquiry: str, rank: int, told: Answer) -> None:
+def answer(store: dist.Store, inquiry: str, rank: int, told: RankAnswer) -> None:
     """Tell where a rank stands."""
     store.set(_place(inquiry, rank), written(told))
     store.add(f"watch/{inquiry}/count", 1)
@@ -45,14 +45,14 @@ def count(store: dist.Store, inquiry: str) -> int:
     return store.add(f"watch/{inquiry}/count", 0)
 
 
-def answers(store: dist.Store, inquiry: str, world_size: int) -> dict[int, Answer]:
+def answers(store: dist.Store, inquiry: str, world_size: int) -> dict[int, RankAnswer]:
     """What the ranks have told that can be read, by rank."""
-    told: dict[int, Answer] = {}
+    told: dict[int, RankAnswer] = {}
     for rank in range(world_size):
         place = _place(inquiry, rank)
         with suppress(MalformedError):
             if store.check([place]):
-                told[rank] = parsed(Answer, store.get(place))
+                told[rank] = parsed(RankAnswer, store.get(place))
     return told
 
 
@@ -64,7 +64,7 @@ def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
 def _fate(store: dist.Store, rank: int) -> str:
     with suppress(MalformedError):
         if store.check([left_note(rank)]):
-            note = parsed(LeftNote, store.get(left_note(rank)))
+            note = parsed(DepartureNote, store.get(left_note(rank)))
             return f"has left, {max(0.0, time.time() - note.at):.0f} s ago: {note.how}"
     who = answered(store, rank)
     return f"no answer{f' from {who.host}' if who else ''}"

@@ -13,15 +13,15 @@ from allranks._system import processes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from allranks._rendezvous.record import Record
+    from allranks._rendezvous.record import RankRecord
 
 
-class Neighbours:
+class LocalPeers:
     """Sleeps for the watch, until a time, a death, or a call."""
 
     def __init__(self) -> None:
         """Know nobody yet."""
-        self._records: dict[int, Record] = {}
+        self._records: dict[int, RankRecord] = {}
         self._ended: dict[int, int | None] = {}
         self._watched: dict[int, int] = {}
         self._caller, self._called = socket.socketpair()
@@ -29,7 +29,7 @@ class Neighbours:
         self._poll = select.poll()
         self._poll.register(self._called, select.POLLIN)
 
-    def meet(self, records: Iterable[Record]) -> None:
+    def meet(self, records: Iterable[RankRecord]) -> None:
         """Watch over these ranks, whose processes this one can see."""
         for record in records:
             self._records[record.rank] = record
@@ -58,7 +58,7 @@ class Neighbours:
         with suppress(BlockingIOError):  # It has been called often enough.
             self._caller.send(b"!")
 
-    def ended(self) -> Iterable[tuple[Record, int | None]]:
+    def ended(self) -> Iterable[tuple[RankRecord, int | None]]:
         """The ranks whose processes have ended since the last look, with their exit codes."""
         while self._ended:
             rank, code = self._ended.popitem()

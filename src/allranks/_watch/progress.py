@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system import stacks
 from allranks._watch import failures, flight_recorder, torch_groups
-from allranks._watch.diagnosis import Call, Standing
-from allranks._watch.flight_recorder import Exchange, Flown, Remembered
+from allranks._watch.diagnosis import RankStatus, RecordedCall
+from allranks._watch.flight_recorder import FlightRecord, HostExchange, RecordedCollective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ RECENT = 50
 """How many of its last collectives a rank tells."""
 
 
-class Stuck(NamedTuple):
+class StuckCollective(NamedTuple):
     """A collective that is not complete.
 
     Attributes:
@@ -35,7 +35,7 @@ class Stuck(NamedTuple):
         return time.monotonic() - self.since
 
 
-class Progress:
+class CollectiveProgress:
     """Follows the collectives of this rank, by looks that cost some 20 us."""
 
     def __init__(self, *, blind: bool) -> None:
@@ -54,15 +54,15 @@ class Progress:
         self._given_up = 0
         self._abandoned: set[tuple[str, int]] = set()
 
-    def stuck(self) -> Stuck | None:
+    def stuck(self) -> StuckCollective | None:
         """The oldest collective that is not complete; None if the rank is in none."""
         self._see(time.monotonic())
         oldest = min(self._seen.items(), key=lambda item: item[1], default=None)
         ours = failures.waiting
         if oldest:
             what, since = oldest
-            return Stuck(what, min(since, ours.since) if ours else since)
-        return Stuck((ours.since,), ours.since) if ours else None
+            return StuckCollective(what, min(since, ours.since) if ours else since)
+        return StuckCollective((ours.since,), ours.since) if ours else None
 
     def _see(self, now: float) -> None:
         """Follow the counts of calls; look closer at what does not change from look to look."""
@@ -84,7 +84,10 @@ class Progress:
 
     def _learn_names(self) -> None:
         """Of the groups, while their calls are remembered."""
-        seen: list[Exchange | Flown] = [*flight_recorder.last_exchanges(), *self._flown()]
+        seen: list[HostExchange | RecordedCollective] = [
+            *flight_recorder.last_exchanges(),
+            *self._flown(),
+        ]
         told = {one.group_id: one.group for one in seen}
         self._names |= dict.fromkeys(self._counts, "") | self._names | told
 
@@ -98,22 +101,22 @@ class Progress:
             del made[unknown]
         return made
 
-    def _remembered(self) -> Remembered:
+    def _remembered(self) -> FlightRecord:
         """The calls of this world, and the counts."""
         if self._blind:
-            return Remembered([], {})
+            return FlightRecord([], {})
         flown, made = flight_recorder.remembered()
-        return Remembered([one for one in flown if one.at >= self._began], made)
+        return FlightRecord([one for one in flown if one.at >= self._began], made)
 
-    def _flown(self) -> list[Flown]:
+    def _flown(self) -> list[RecordedCollective]:
         return self._remembered().flown
 
-    def _open(self, flown: list[Flown]) -> list[Flown]:
+    def _open(self, flown: list[RecordedCollective]) -> list[RecordedCollective]:
         """Those that have not ended, but for the ones that were given up."""
         left = self._abandoned
         return [one for one in flown if not (one.over or (one.group_id, one.number) in left)]
 
-    def standing(self, rank: int, who: str) -> Standing:
+    def standing(self, rank: int, who: str) -> RankStatus:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), failures.waiting
         flown, by_id = self._remembered()
@@ -123,7 +126,7 @@ class Progress:
         lines = stacks.program()
         at = stacks.of_the_program(lines)
         group = ours.group if ours else here.group if here else ""
-        return Standing(
+        return RankStatus(
             rank=rank,
             who=who,
             seconds=self._seconds(stuck, here),
@@ -137,13 +140,15 @@ class Progress:
             stack=tuple(str(line) for line in lines),
         )
 
-    def _seconds(self, stuck: Stuck | None, here: Flown | None) -> float:
+    def _seconds(self, stuck: StuckCollective | None, here: RecordedCollective | None) -> float:
         if here and not failures.waiting:
             return max(0.0, time.time() - here.at)
         return time.monotonic() - (stuck.since if stuck else self._changed)
 
 
-def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call]:
+def _numbered(
+    flown: list[RecordedCollective], made: Counter[str], since: float
+) -> list[RecordedCall]:
     """Calls with numbers that count what torch sees and what it does not, of each group.
 
     Args:
@@ -155,6 +160,6 @@ def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call
     calls = []
     for one in reversed(flown):
         number = left[one.group] if one.at >= since and one.group in made else 0
-        calls.append(Call(one.group, number, one.op, one.data, one.line))
+        calls.append(RecordedCall(one.group, number, one.op, one.data, one.line))
         left[one.group] -= 1
     return calls[::-1]

@@ -18,19 +18,19 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from allranks._rendezvous.record import Record
+from allranks._rendezvous.record import RankRecord
 from allranks._rendezvous.roll_call import answered, ranges
 from allranks._system import processes, stacks, streams
 from allranks._system.printable import printable
 from allranks._system.waiting import Deadline
 from allranks._system.words import tell
 from allranks._watch import evidence, failures, flight_recorder, inquiry
-from allranks._watch.diagnosis import Standing, verdict
-from allranks._watch.event_log import HEARD, Bulletin, Entry, Line, first_left, left_note
+from allranks._watch.diagnosis import RankStatus, verdict
+from allranks._watch.event_log import HEARD, EventLog, LogEntry, StoreClient, first_left, left_note
 from allranks._watch.failures import Failure
-from allranks._watch.inquiry import Answer
-from allranks._watch.local_peers import Neighbours
-from allranks._watch.progress import Progress, Stuck
+from allranks._watch.inquiry import RankAnswer
+from allranks._watch.local_peers import LocalPeers
+from allranks._watch.progress import CollectiveProgress, StuckCollective
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Post:
+class WatchConfig:
     """Where a watch stands.
 
     Attributes:
@@ -75,13 +75,13 @@ class Post:
     """
 
     store: dist.Store
-    me: Record
-    neighbours: tuple[Record, ...]
+    me: RankRecord
+    neighbours: tuple[RankRecord, ...]
     world_size: int
     hosts_store: bool
     stall_after: float
     timeout: float
-    rank_0: Record | None = None
+    rank_0: RankRecord | None = None
 
     @property
     def patience(self) -> float:
@@ -109,10 +109,10 @@ class Post:
         return 2 * self.answers
 
 
-class Lookout:
+class WatchThread:
     """The thread, and what it knows."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: WatchConfig) -> None:
         """Begin to look.
 
         Args:
@@ -120,21 +120,21 @@ class Lookout:
         """
         self.failure: Failure | None = None
         self._post = post
-        self._line = Line(post.store)
-        self._bulletin = Bulletin()
-        self._neighbours = Neighbours()
+        self._line = StoreClient(post.store)
+        self._bulletin = EventLog()
+        self._neighbours = LocalPeers()
         self._neighbours.meet(r for r in post.neighbours if r.pid_space == post.me.pid_space)
         self._is_up = False
         self._has_looked = False
-        self._progress = Progress(blind=self._is_blind())
+        self._progress = CollectiveProgress(blind=self._is_blind())
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         self._hurry = Deadline.after(0.0)
         self._inquiry = ""
         self.last_verdict = ""
         self._judged: tuple[tuple[object, ...] | None, float] | None = None
-        self._patience: tuple[Stuck | None, float] = (None, post.patience)
-        self._deaf: tuple[list[stacks.Line], Deadline] | None = None
+        self._patience: tuple[StuckCollective | None, float] = (None, post.patience)
+        self._deaf: tuple[list[stacks.SourceLine], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
         self._thread.start()
 
@@ -241,11 +241,11 @@ class Lookout:
     def _tell_where_it_stands(self, asked: str) -> None:
         self._inquiry = asked
         self._hurry = Deadline.after(HURRIED)
-        told = Answer(self._standing(), self._neighbours.held())
+        told = RankAnswer(self._standing(), self._neighbours.held())
         self._line.ask(lambda store: inquiry.answer(store, asked, self._post.me.rank, told), None)
         self.keep("was asked where it stands")
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> RankStatus:
         return self._progress.standing(self._post.me.rank, str(self._post.me))
 
     def keep(self, why: str, **more: Any) -> None:
@@ -263,7 +263,7 @@ class Lookout:
         tell(text)
         evidence.keep_verdict(text)
 
-    def _see_end(self, record: Record, code: int | None) -> None:
+    def _see_end(self, record: RankRecord, code: int | None) -> None:
         """A rank that ends without having left has failed, unless it meant to end like that."""
         note = left_note(record.rank)
         told: bool | None = None
@@ -275,7 +275,7 @@ class Lookout:
 
     def _publish(self, failure: Failure) -> None:
         """Tell all of another rank's failure, unless they know of one; else just this one."""
-        entry = Entry("failure", self._post.me.rank, failure=failure)
+        entry = LogEntry("failure", self._post.me.rank, failure=failure)
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="failure"), None)
         self._hear()
         self._hear_of(failure)
@@ -329,7 +329,7 @@ class Lookout:
             if gone and told:
                 more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
                 text = f"does not answer{more}: died, or cut off"
-                record: Record | None = None
+                record: RankRecord | None = None
                 record = self._line.ask(lambda store: answered(store, gone[0]), record)
                 who = str(record or f"rank {gone[0]}")
                 self._publish(Failure(gone[0], who, time.time(), "", text))
@@ -340,17 +340,17 @@ class Lookout:
     def _is_first_to_ask(self) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
         asked = uuid.uuid4().hex
-        entry = Entry("who", self._post.me.rank, inquiry=asked)
+        entry = LogEntry("who", self._post.me.rank, inquiry=asked)
         self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
         self._hear()
         return self._inquiry == asked
 
-    def _answers(self) -> dict[int, Answer]:
+    def _answers(self) -> dict[int, RankAnswer]:
         """What the ranks tell of themselves, by rank."""
         asked, size = self._inquiry, self._post.world_size
         count = partial(inquiry.count, inquiry=asked)
         self._await(lambda: self._line.ask(count, 0) == size, self._post.answers)
-        told: dict[int, Answer] = {}
+        told: dict[int, RankAnswer] = {}
         return self._line.ask(lambda store: inquiry.answers(store, asked, size), told)
 
     def _await(self, is_there: Callable[[], bool], seconds: float) -> None:
@@ -375,7 +375,7 @@ class Lookout:
         if self._is_first_to_ask():
             told = self._answers()
             if self._is_still(stuck) and told:
-                entry = Entry("verdict", self._post.me.rank, text=self._verdict_on(told))
+                entry = LogEntry("verdict", self._post.me.rank, text=self._verdict_on(told))
                 self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
                 self._hear()
         else:
@@ -384,12 +384,12 @@ class Lookout:
             self._hear_verdict(self._verdict_alone())
         return self.last_verdict
 
-    def _is_still(self, stuck: Stuck | None) -> bool:
+    def _is_still(self, stuck: StuckCollective | None) -> bool:
         """Whether this rank has not gone on since."""
         now = self._progress.stuck()
         return stuck is None or (now is not None and now.what == stuck.what)
 
-    def _is_judged(self, stuck: Stuck | None) -> bool:
+    def _is_judged(self, stuck: StuckCollective | None) -> bool:
         """Whether the last verdict is on what this rank waits for."""
         if self._judged is None:
             return False
@@ -399,7 +399,7 @@ class Lookout:
             waiting is not None and at > waiting.since
         )
 
-    def _verdict_on(self, told: dict[int, Answer]) -> str:
+    def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
         standings = {rank: one.standing for rank, one in told.items()}
         silent = [rank for rank in range(self._post.world_size) if rank not in told]
         fates: dict[int, str] = {}

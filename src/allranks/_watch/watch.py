@@ -14,21 +14,21 @@ from allranks._watch.event_log import (
     FIRST_LEFT,
     HEARD,
     LEFT,
-    Bulletin,
-    Entry,
-    LeftNote,
+    DepartureNote,
+    EventLog,
+    LogEntry,
     counted,
     left_note,
     unless_lost,
 )
 from allranks._watch.failures import Failure
-from allranks._watch.thread import Lookout
+from allranks._watch.thread import WatchThread
 from allranks.errors import PeerFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from allranks._watch.thread import Post
+    from allranks._watch.thread import WatchConfig
 
 LEAVING = 1.0
 """Seconds that rank 0 keeps its store for the others when all leave, till it says that it goes."""
@@ -40,7 +40,7 @@ ANSWER = 3.5
 class Watch:
     """One rank's watch, from setup to cleanup."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: WatchConfig) -> None:
         """Go on duty.
 
         Args:
@@ -49,7 +49,7 @@ class Watch:
         self._post = post
         self._rank = post.me.rank
         self._announced = False
-        self._lookout = Lookout(post)
+        self._lookout = WatchThread(post)
         failures.take_duty(self)
 
     @property
@@ -84,15 +84,15 @@ class Watch:
 
     def _announce(self, error: BaseException) -> None:
         failure = Failure.of(error, self._rank, str(self._post.me))
-        self._tell(Entry("failure", self._rank, failure=failure), unless="failure")
+        self._tell(LogEntry("failure", self._rank, failure=failure), unless="failure")
         try:
             self._lookout.keep(str(failure), failure=asdict(failure))
         except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
             tell(f"warning: what {self._post.me} did last cannot be kept: {trouble!r}")
 
-    def _tell(self, entry: Entry, unless: str) -> None:
+    def _tell(self, entry: LogEntry, unless: str) -> None:
         """Post to the log from the program's own thread."""
-        unless_lost(lambda: Bulletin().post(self._lookout.store, entry, unless))
+        unless_lost(lambda: EventLog().post(self._lookout.store, entry, unless))
 
     def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -113,7 +113,7 @@ class Watch:
         self._lookout.stop()
         if self._lookout.cut_off:
             return
-        note = LeftNote(str(self._post.me), time.time(), how)
+        note = DepartureNote(str(self._post.me), time.time(), how)
         store = self._lookout.store
 
         def leave() -> None:
@@ -129,7 +129,7 @@ class Watch:
             failed = self._announced or self.failure is not None
             ranks = self._post.world_size - failed  # One that fails may never say that it leaves.
             if not self._keep_store(LEFT, ranks, LEAVING):
-                self._tell(Entry("closing", self._rank), unless="closing")
+                self._tell(LogEntry("closing", self._rank), unless="closing")
                 self._keep_store(LEFT, ranks, self._post.tick)
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:

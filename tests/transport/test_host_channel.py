@@ -347,8 +347,8 @@ def many_calls_within_a_group() -> tuple[int, list[int]]:
         dist.all_reduce(torch.ones(1))
         progress = CollectiveProgress(blind=False)
         progress._began = 0.0
-        standing = progress.standing(world.rank, "")
-        return standing.made["WORLD"], [c.number for c in standing.recent if c.group == "WORLD"]
+        status = progress.status(world.rank, "")
+        return status.made["WORLD"], [c.number for c in status.recent if c.group == "WORLD"]
 
 
 def test_what_is_forgotten_is_counted_all_the_same() -> None:

@@ -514,14 +514,14 @@ def leaving_while_its_watch_waits() -> list[str]:
     allranks.all_reduce(1)
     if allranks.get_rank() == 0:
         WatchConfig.hearsay = PATIENCE
-        lookout = failures.on_duty._lookout
+        thread = failures.on_duty._thread
 
         def wait() -> None:
             asked_by_1 = LogEntry("who", 1, inquiry="never answered")
-            EventLog().post(lookout.store, asked_by_1, unless="")
-            lookout.judge()
+            EventLog().post(thread.store, asked_by_1, unless="")
+            thread.judge()
 
-        lookout.request(wait)
+        thread.request(wait)
         wait_until(lambda: "in _await" in str(stacks.all_threads()))
     allranks.cleanup()
     return [one.name for one in threading.enumerate()]

@@ -222,7 +222,7 @@ def _watch_over(
         WatchConfig(
             store=meeting.store,
             me=me,
-            neighbours=layout.neighbours,
+            local_peers=layout.local_peers,
             world_size=me.world_size,
             hosts_store=meeting.server is not None,
             stall_after=stall_after,

@@ -76,7 +76,7 @@ class HostLayout:
         node_rank: its host's number.
         num_nodes: how many hosts there are.
         here: the ranks of its host.
-        neighbours: the records of the other ranks of its host.
+        local_peers: the records of the other ranks of its host.
         rank_0: rank 0's record, or None on rank 0 itself.
         address: the numeric address at which other hosts reach its host, or None.
         address_of_0: the same of rank 0's host.
@@ -87,7 +87,7 @@ class HostLayout:
     node_rank: int
     num_nodes: int
     here: tuple[int, ...] = (0,)
-    neighbours: tuple[RankRecord, ...] = ()
+    local_peers: tuple[RankRecord, ...] = ()
     rank_0: RankRecord | None = None
     address: str | None = None
     address_of_0: str | None = None

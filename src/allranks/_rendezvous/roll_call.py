@@ -87,7 +87,7 @@ class RollCall:
             self._present_myself()
             verdict = self._judge() if self._me.rank == 0 else self._await_verdict()
             layout = _place(self._me.rank, verdict.layout, self._me.world_size)
-            neighbours = tuple(self._records(r for r in layout.here if r != self._me.rank))
+            local_peers = tuple(self._records(r for r in layout.here if r != self._me.rank))
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
@@ -95,7 +95,7 @@ class RollCall:
         for warning in verdict.warnings:
             tell(f"warning: {warning}")
         own = verdict.address_of_0 if layout.node_rank == 0 else self._me.address
-        known = replace(layout, neighbours=neighbours, rank_0=self._rank_0)
+        known = replace(layout, local_peers=local_peers, rank_0=self._rank_0)
         return replace(known, address=own, address_of_0=verdict.address_of_0)
 
     def _present_myself(self) -> None:

@@ -85,17 +85,17 @@ class RankStatus:
 
 
 def verdict(
-    seen_by: RankStatus, standings: Mapping[int, RankStatus], fates: Mapping[int, str]
+    seen_by: RankStatus, statuses: Mapping[int, RankStatus], fates: Mapping[int, str]
 ) -> str:
     """Why a collective does not complete, in sentences.
 
     Args:
         seen_by: the rank whose call has waited long.
-        standings: of the ranks that answered, by rank.
+        statuses: of the ranks that answered, by rank.
         fates: of the others, what is known of them, by rank.
     """
-    members = seen_by.members or tuple(sorted({*standings, *fates}))
-    here = {rank: standings[rank] for rank in members if rank in standings}
+    members = seen_by.members or tuple(sorted({*statuses, *fates}))
+    here = {rank: statuses[rank] for rank in members if rank in statuses}
     here.setdefault(seen_by.rank, seen_by)
     told = [_head(seen_by), *_places(seen_by, here), *_fates(members, here, fates)]
     return " ".join([*told, *_conclusions(seen_by, members, here), *_stacks(here)])
@@ -109,25 +109,25 @@ def _head(seen_by: RankStatus) -> str:
 
 def _places(seen_by: RankStatus, here: Mapping[int, RankStatus]) -> Iterable[str]:
     by_place: dict[str, list[int]] = {}
-    for rank, standing in sorted(here.items()):
-        by_place.setdefault(_place(seen_by, standing), []).append(rank)
+    for rank, status in sorted(here.items()):
+        by_place.setdefault(_place(seen_by, status), []).append(rank)
     for place, ranks in by_place.items():
         longest = max(here[rank].seconds for rank in ranks)
         yield f"{_named(ranks)}: {place}{_since(here[ranks[0]], longest)}."
 
 
-def _since(standing: RankStatus, seconds: float) -> str:
-    return "" if standing.waits else f", for {seconds:.0f} s"
+def _since(status: RankStatus, seconds: float) -> str:
+    return "" if status.waits else f", for {seconds:.0f} s"
 
 
-def _place(seen_by: RankStatus, standing: RankStatus) -> str:
-    at = f", {standing.at}" if standing.at else ""
-    if not standing.waits:
-        return f"in no collective, at {standing.at}" if standing.at else "in no collective"
-    name = standing.ours or str(standing.call)
-    same = (standing.group, standing.number) == (seen_by.group, seen_by.number)
-    number = f" #{standing.number}" if standing.number else ""
-    return f"in {name}{'' if same else f'{number} on {standing.group}'}{at}"
+def _place(seen_by: RankStatus, status: RankStatus) -> str:
+    at = f", {status.at}" if status.at else ""
+    if not status.waits:
+        return f"in no collective, at {status.at}" if status.at else "in no collective"
+    name = status.ours or str(status.call)
+    same = (status.group, status.number) == (seen_by.group, seen_by.number)
+    number = f" #{status.number}" if status.number else ""
+    return f"in {name}{'' if same else f'{number} on {status.group}'}{at}"
 
 
 def _fates(
@@ -144,14 +144,14 @@ def _fates(
 def _conclusions(
     seen_by: RankStatus, members: Collection[int], here: Mapping[int, RankStatus]
 ) -> Iterable[str]:
-    waiting = [standing for standing in here.values() if standing.waits]
-    if len({standing.group for standing in waiting}) > 1:
+    waiting = [status for status in here.values() if status.waits]
+    if len({status.group for status in waiting}) > 1:
         yield (
             "They wait in different groups: every rank must make its calls on these groups in the "
             "same order."
         )
         return
-    counts = {standing.made.get(seen_by.group, 0) for standing in here.values()}
+    counts = {status.made.get(seen_by.group, 0) for status in here.values()}
     calls = {(s.number, s.call.op, s.call.data) for s in waiting if s.call}
     differs = _first_difference(seen_by.group, here)
     if differs and (len(counts) > 1 or len(calls) > 1):
@@ -161,7 +161,7 @@ def _conclusions(
     elif (
         len(waiting) == len(members) > 1
         and len(counts) == 1
-        and len(calls or {standing.ours for standing in waiting}) == 1
+        and len(calls or {status.ours for status in waiting}) == 1
     ):
         yield f"{ALL_WAIT}: the network between them is slow or cut, or a rank is very busy."
 
@@ -182,8 +182,8 @@ def _first_difference(group: str, here: Mapping[int, RankStatus]) -> str:
     lines that did so for a while, and are the same again, say nothing.
     """
     by_rank = {
-        rank: {call.number: call for call in standing.recent if call.group == group}
-        for rank, standing in sorted(here.items())
+        rank: {call.number: call for call in status.recent if call.group == group}
+        for rank, status in sorted(here.items())
     }
     known = [set(calls) for calls in by_rank.values()]
     numbers = sorted(set.intersection(*known)) if known else []
@@ -215,9 +215,9 @@ def _with_line(call: RecordedCall) -> str:
 
 def _stacks(here: Mapping[int, RankStatus]) -> Iterable[str]:
     """Where those stand that hold the others up."""
-    absent = [standing for standing in here.values() if not standing.waits and standing.stack]
-    for standing in absent[:STACKS]:
-        yield f"Rank {standing.rank} stands at {' < '.join(standing.stack[:DEEP])}."
+    absent = [status for status in here.values() if not status.waits and status.stack]
+    for status in absent[:STACKS]:
+        yield f"Rank {status.rank} stands at {' < '.join(status.stack[:DEEP])}."
 
 
 def _named(ranks: Iterable[int]) -> str:

@@ -26,11 +26,11 @@ class RankAnswer:
     """What one rank tells.
 
     Attributes:
-        standing: where it stands.
+        status: where it stands.
         held: the ranks of its host whose processes are stopped or gone, and how.
     """
 
-    standing: RankStatus
+    status: RankStatus
     held: dict[int, str]
 
 

@@ -116,7 +116,7 @@ class CollectiveProgress:
         left = self._abandoned
         return [one for one in flown if not (one.over or (one.group_id, one.number) in left)]
 
-    def standing(self, rank: int, who: str) -> RankStatus:
+    def status(self, rank: int, who: str) -> RankStatus:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), failures.waiting
         flown, by_id = self._remembered()

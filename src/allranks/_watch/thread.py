@@ -50,7 +50,7 @@ SEARCH = 0.5
 """Seconds in which a rank that has gone may be told of, before all ranks are asked."""
 
 SPEAK = 2.0
-"""Seconds in which the program may hear of a failure by itself before the lookout says it."""
+"""Seconds in which the program may hear of a failure by itself before the thread says it."""
 
 GRACE = 10.0
 """Seconds from then to the end of a rank that cannot hear of it, blocked in a call of torch's."""
@@ -66,7 +66,7 @@ class WatchConfig:
     Attributes:
         store: the store of the world, which the program uses too.
         me: this rank's record.
-        neighbours: the records of the other ranks of this host.
+        local_peers: the records of the other ranks of this host.
         world_size: how many ranks there are.
         hosts_store: whether the store goes with this process.
         stall_after: seconds in one collective after which the ranks are asked.
@@ -76,7 +76,7 @@ class WatchConfig:
 
     store: dist.Store
     me: RankRecord
-    neighbours: tuple[RankRecord, ...]
+    local_peers: tuple[RankRecord, ...]
     world_size: int
     hosts_store: bool
     stall_after: float
@@ -112,18 +112,18 @@ class WatchConfig:
 class WatchThread:
     """The thread, and what it knows."""
 
-    def __init__(self, post: WatchConfig) -> None:
+    def __init__(self, config: WatchConfig) -> None:
         """Begin to look.
 
         Args:
-            post: where it stands.
+            config: where it stands.
         """
         self.failure: Failure | None = None
-        self._post = post
-        self._line = StoreClient(post.store)
-        self._bulletin = EventLog()
-        self._neighbours = LocalPeers()
-        self._neighbours.meet(r for r in post.neighbours if r.pid_space == post.me.pid_space)
+        self._config = config
+        self._client = StoreClient(config.store)
+        self._log = EventLog()
+        self._local_peers = LocalPeers()
+        self._local_peers.meet(r for r in config.local_peers if r.pid_space == config.me.pid_space)
         self._is_up = False
         self._has_looked = False
         self._progress = CollectiveProgress(blind=self._is_blind())
@@ -133,21 +133,21 @@ class WatchThread:
         self._inquiry = ""
         self.last_verdict = ""
         self._judged: tuple[tuple[object, ...] | None, float] | None = None
-        self._patience: tuple[StuckCollective | None, float] = (None, post.patience)
+        self._patience: tuple[StuckCollective | None, float] = (None, config.patience)
         self._deaf: tuple[list[stacks.SourceLine], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
         self._thread.start()
 
     def _is_blind(self) -> bool:
         why = flight_recorder.why_blind()
-        if why and self._post.me.rank == 0:
+        if why and self._config.me.rank == 0:
             tell(f"note: if a job hangs in a call of torch's own, nobody can tell which: {why}")
         return why is not None
 
     @property
     def cut_off(self) -> bool:
         """Whether the store has not answered lately."""
-        return bool(self._line.lost) or self._line.silent
+        return bool(self._client.lost) or self._client.silent
 
     def request(self, question: Callable[[], Any]) -> Future[Any]:
         """Have a question answered by the thread."""
@@ -160,7 +160,7 @@ class WatchThread:
                 future.set_exception(error)
 
         self._requests.put(answer)
-        self._neighbours.call()
+        self._local_peers.call()
         if not self._thread.is_alive():
             future.cancel()
         return future
@@ -168,28 +168,28 @@ class WatchThread:
     def stop(self) -> None:
         """End the thread; one that is held up by the store is left behind."""
         self._stopping = True
-        self._neighbours.call()
+        self._local_peers.call()
         self._thread.join(1.0)
         if not self._thread.is_alive():
-            self._neighbours.close()
+            self._local_peers.close()
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._neighbours.sleep(self._pause())
+                self._local_peers.sleep(self._pause())
                 if not self._stopping:
                     self._look()
         except CancelledError:
             return
         except Exception:  # noqa: BLE001 - nobody else would hear of it
-            tell(f"the watch of {self._post.me} has ended:\n{traceback.format_exc()}")
+            tell(f"the watch of {self._config.me} has ended:\n{traceback.format_exc()}")
 
     def _pause(self) -> float:
         """Seconds to the next look."""
         if not self._has_looked:
             return FIRST
-        in_no_hurry = self._hurry.passed and self._line.is_open and not self._line.silent
-        return self._post.tick if in_no_hurry else self._post.hurry
+        in_no_hurry = self._hurry.passed and self._client.is_open and not self._client.silent
+        return self._config.tick if in_no_hurry else self._config.hurry
 
     def _look(self) -> None:
         self._follow_progress()
@@ -202,64 +202,66 @@ class WatchThread:
     def come_up(self) -> None:
         """From now on the process group is up, and other ranks may end as they mean to."""
         self._is_up = True
-        self._line.share()
+        self._client.share()
 
     @property
     def store(self) -> dist.Store:
         """The store, over the connection that is sooner free."""
-        return self._line.store
+        return self._client.store
 
     def _hear_news(self) -> None:
         if self._has_looked or not self._is_up:  # A world of a moment needs none.
-            self._line.take_own()
-        self._line.ask(self._bulletin.fetch, None)
+            self._client.take_own()
+        self._client.ask(self._log.fetch, None)
         self._hear()
-        for record, code in self._neighbours.ended():
+        for record, code in self._local_peers.ended():
             self._see_end(record, code)
 
     def _hear(self) -> None:
-        for entry in self._bulletin.unheard():
+        for entry in self._log.unheard():
             if entry.failure:
                 self._hear_of(entry.failure)
             elif entry.kind == "who":
                 self._tell_where_it_stands(entry.inquiry)
             elif entry.kind == "closing":
-                self._line.lost = "rank 0 has left, and its store with it"
+                self._client.lost = "rank 0 has left, and its store with it"
             elif entry.kind == "verdict":
                 self._hear_verdict(printable(entry.text))
             else:
                 tell(f"warning: an entry of the watches' log cannot be read: {entry.text}")
 
     def _hear_of(self, failure: Failure) -> None:
-        if self.failure is not None or failure.rank == self._post.me.rank:
+        if self.failure is not None or failure.rank == self._config.me.rank:
             return
         self.failure = failure
-        self._line.ask(lambda store: store.add(HEARD, 1), 0)
+        self._client.ask(lambda store: store.add(HEARD, 1), 0)
         self.keep(f"heard that {failure}")
         self._deaf = ([], Deadline.after(SPEAK))
 
     def _tell_where_it_stands(self, asked: str) -> None:
         self._inquiry = asked
         self._hurry = Deadline.after(HURRIED)
-        told = RankAnswer(self._standing(), self._neighbours.held())
-        self._line.ask(lambda store: inquiry.answer(store, asked, self._post.me.rank, told), None)
+        told = RankAnswer(self._status(), self._local_peers.held())
+        self._client.ask(
+            lambda store: inquiry.answer(store, asked, self._config.me.rank, told), None
+        )
         self.keep("was asked where it stands")
 
-    def _standing(self) -> RankStatus:
-        return self._progress.standing(self._post.me.rank, str(self._post.me))
+    def _status(self) -> RankStatus:
+        return self._progress.status(self._config.me.rank, str(self._config.me))
 
     def keep(self, why: str, **more: Any) -> None:
         """Keep where this rank stands, for those who come later, where that is wanted."""
         if evidence.wanted():
-            standing = asdict(self._standing())
-            evidence.keep(self._post.me.rank, why, {"standing": standing, **more})
+            status = asdict(self._status())
+            evidence.keep(self._config.me.rank, why, {"standing": status, **more})
 
     def _hear_verdict(self, text: str) -> None:
         stuck = self._progress.stuck()
         self.last_verdict = text
         self._judged = (stuck.what if stuck else None, time.monotonic())
         if stuck:
-            self._patience = (stuck, 2 * max(stuck.age, self._post.patience))
+            self._patience = (stuck, 2 * max(stuck.age, self._config.patience))
         tell(text)
         evidence.keep_verdict(text)
 
@@ -267,7 +269,7 @@ class WatchThread:
         """A rank that ends without having left has failed, unless it meant to end like that."""
         note = left_note(record.rank)
         told: bool | None = None
-        told = self._line.ask(lambda store: store.check([note]), told)
+        told = self._client.ask(lambda store: store.check([note]), told)
         meant = code == 0 or (told is None and code is None)
         if told or (meant and self._is_up):  # None leaves before all are up.
             return
@@ -275,8 +277,8 @@ class WatchThread:
 
     def _publish(self, failure: Failure) -> None:
         """Tell all of another rank's failure, unless they know of one; else just this one."""
-        entry = LogEntry("failure", self._post.me.rank, failure=failure)
-        self._line.ask(lambda store: self._bulletin.post(store, entry, unless="failure"), None)
+        entry = LogEntry("failure", self._config.me.rank, failure=failure)
+        self._client.ask(lambda store: self._log.post(store, entry, unless="failure"), None)
         self._hear()
         self._hear_of(failure)
 
@@ -291,31 +293,31 @@ class WatchThread:
             self._hear_news()
             if found := self.failure:
                 return found
-            if end.passed or (self._line.lost and not self._neighbours.watch_over(0)):
+            if end.passed or (self._client.lost and not self._local_peers.watch_over(0)):
                 break
-            self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
-        if self._line.lost:
+            self._local_peers.sleep(0.02)  # A socket is closed a moment before its process ends.
+        if self._client.lost:
             of_rank_0 = not among or 0 in among
             return self._store_gone() if of_rank_0 else self._the_only_one_gone(among)
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
-        others = [rank for rank in among if rank != self._post.me.rank]
-        gone = [rank for rank in others if not self._neighbours.is_alive(rank)]
+        others = [rank for rank in among if rank != self._config.me.rank]
+        gone = [rank for rank in others if not self._local_peers.is_alive(rank)]
         if len(gone) != 1:
             return None
         text = "has closed its connection: it has left, or died (the store of rank 0 is gone, too)"
         return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
 
     def _store_gone(self) -> Failure:
-        how = self._neighbours.condition(0) or "it has left or died"
-        who = str(self._post.rank_0 or "rank 0")
+        how = self._local_peers.condition(0) or "it has left or died"
+        who = str(self._config.rank_0 or "rank 0")
         return Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
 
     def _who_has_left(self, among: Sequence[int]) -> Failure | None:
         left: Failure | None = None
-        if left := self._line.ask(lambda store: first_left(store, among), left):
+        if left := self._client.ask(lambda store: first_left(store, among), left):
             self._publish(left)  # Some ranks wait for one that waits for it.
         return self.failure
 
@@ -323,35 +325,35 @@ class WatchThread:
         """A rank that closed a connection, gives no answer, and is not seen to live."""
         if self._is_first_to_ask():
             told = self._answers()
-            silent = [rank for rank in range(self._post.world_size) if rank not in told]
-            gone = [rank for rank in silent if not self._neighbours.is_alive(rank)]
+            silent = [rank for rank in range(self._config.world_size) if rank not in told]
+            gone = [rank for rank in silent if not self._local_peers.is_alive(rank)]
             gone.sort(key=lambda rank: rank not in among)
             if gone and told:
                 more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
                 text = f"does not answer{more}: died, or cut off"
                 record: RankRecord | None = None
-                record = self._line.ask(lambda store: answered(store, gone[0]), record)
+                record = self._client.ask(lambda store: answered(store, gone[0]), record)
                 who = str(record or f"rank {gone[0]}")
                 self._publish(Failure(gone[0], who, time.time(), "", text))
         else:
-            self._await(lambda: self.failure is not None, self._post.hearsay)
+            self._await(lambda: self.failure is not None, self._config.hearsay)
         return self.failure
 
     def _is_first_to_ask(self) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
         asked = uuid.uuid4().hex
-        entry = LogEntry("who", self._post.me.rank, inquiry=asked)
-        self._line.ask(lambda store: self._bulletin.post(store, entry, unless="who"), None)
+        entry = LogEntry("who", self._config.me.rank, inquiry=asked)
+        self._client.ask(lambda store: self._log.post(store, entry, unless="who"), None)
         self._hear()
         return self._inquiry == asked
 
     def _answers(self) -> dict[int, RankAnswer]:
         """What the ranks tell of themselves, by rank."""
-        asked, size = self._inquiry, self._post.world_size
+        asked, size = self._inquiry, self._config.world_size
         count = partial(inquiry.count, inquiry=asked)
-        self._await(lambda: self._line.ask(count, 0) == size, self._post.answers)
+        self._await(lambda: self._client.ask(count, 0) == size, self._config.answers)
         told: dict[int, RankAnswer] = {}
-        return self._line.ask(lambda store: inquiry.answers(store, asked, size), told)
+        return self._client.ask(lambda store: inquiry.answers(store, asked, size), told)
 
     def _await(self, is_there: Callable[[], bool], seconds: float) -> None:
         """Wait for what other ranks tell, and hear the news meanwhile."""
@@ -359,8 +361,8 @@ class WatchThread:
         while not is_there() and not end.passed and not self.cut_off:
             if self._stopping:
                 raise CancelledError  # Nobody waits for it, and an answer would be of too few.
-            time.sleep(self._post.hurry)
-            self._line.ask(self._bulletin.fetch, None)
+            time.sleep(self._config.hurry)
+            self._client.ask(self._log.fetch, None)
             self._hear()
 
     def judge(self, *, again: bool = False) -> str:
@@ -375,11 +377,11 @@ class WatchThread:
         if self._is_first_to_ask():
             told = self._answers()
             if self._is_still(stuck) and told:
-                entry = LogEntry("verdict", self._post.me.rank, text=self._verdict_on(told))
-                self._line.ask(lambda store: self._bulletin.post(store, entry, unless=""), None)
+                entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
+                self._client.ask(lambda store: self._log.post(store, entry, unless=""), None)
                 self._hear()
         else:
-            self._await(lambda: self.last_verdict != before, self._post.hearsay)
+            self._await(lambda: self.last_verdict != before, self._config.hearsay)
         if self.cut_off and self._is_still(stuck):
             self._hear_verdict(self._verdict_alone())
         return self.last_verdict
@@ -400,38 +402,38 @@ class WatchThread:
         )
 
     def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
-        standings = {rank: one.standing for rank, one in told.items()}
-        silent = [rank for rank in range(self._post.world_size) if rank not in told]
+        statuses = {rank: one.status for rank, one in told.items()}
+        silent = [rank for rank in range(self._config.world_size) if rank not in told]
         fates: dict[int, str] = {}
-        fates = self._line.ask(lambda store: inquiry.fates(store, silent), fates)
+        fates = self._client.ask(lambda store: inquiry.fates(store, silent), fates)
         held = {rank: how for one in told.values() for rank, how in one.held.items()}
         for rank in silent:
-            how = held.get(rank) or self._neighbours.condition(rank)
+            how = held.get(rank) or self._local_peers.condition(rank)
             if how and rank in fates and "has left" not in fates[rank]:
                 fates[rank] += f"; {how}"
-        return verdict(standings.get(self._post.me.rank) or self._standing(), standings, fates)
+        return verdict(statuses.get(self._config.me.rank) or self._status(), statuses, fates)
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
-        how = self._neighbours.condition(0)
+        how = self._local_peers.condition(0)
         gone = (
-            "is gone, and so the others cannot be asked" if self._line.lost else "does not answer"
+            "is gone, and so the others cannot be asked" if self._client.lost else "does not answer"
         )
-        fates = dict.fromkeys(range(self._post.world_size), "cannot be asked, without the store")
+        fates = dict.fromkeys(range(self._config.world_size), "cannot be asked, without the store")
         fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
-        fates.update({rank: how for rank, how in self._neighbours.held().items() if rank})
-        me = self._standing()
+        fates.update({rank: how for rank, how in self._local_peers.held().items() if rank})
+        me = self._status()
         return verdict(me, {me.rank: me}, fates)
 
     def _follow_progress(self) -> None:
         stuck = self._progress.stuck()
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
-            self._patience = (stuck, patience if self._is_judged(stuck) else self._post.patience)
+            self._patience = (stuck, patience if self._is_judged(stuck) else self._config.patience)
         if stuck is None or self.failure is not None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
-        if not again or stuck.age + self._post.answers < self._post.timeout:
+        if not again or stuck.age + self._config.answers < self._config.timeout:
             self.judge(again=again)
 
     def _end_if_deaf(self) -> None:
@@ -445,12 +447,12 @@ class WatchThread:
         blocked = self._progress.stuck() is not None
         if not before or before != lines or not blocked:
             if not before:
-                tell(f"{self._post.me}: {self.failure}; {self.failure.age:.0f} s ago")
+                tell(f"{self._config.me}: {self.failure}; {self.failure.age:.0f} s ago")
             self._deaf = (lines, Deadline.after(GRACE))
             return
         tell(
-            f"{self._post.me} is blocked in a collective at {stacks.of_the_program(lines)}, which "
-            f"cannot complete; leaving. First failure: {self.failure}"
+            f"{self._config.me} is blocked in a collective at {stacks.of_the_program(lines)}, "
+            f"which cannot complete; leaving. First failure: {self.failure}"
         )
         self.keep(f"left, blocked, after {self.failure}")
         for stream in (sys.stdout, sys.stderr):

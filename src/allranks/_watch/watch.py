@@ -1,4 +1,4 @@
-"""The watch, as the program's own thread meets it; the lookout is its other half."""
+"""The watch, as the program's own thread meets it; the thread is its other half."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ LEAVING = 1.0
 """Seconds that rank 0 keeps its store for the others when all leave, till it says that it goes."""
 
 ANSWER = 3.5
-"""Seconds that the lookout may take for an answer, beside those that the ranks have."""
+"""Seconds that the thread may take for an answer, beside those that the ranks have."""
 
 
 class Watch:
     """One rank's watch, from setup to cleanup."""
 
-    def __init__(self, post: WatchConfig) -> None:
+    def __init__(self, config: WatchConfig) -> None:
         """Go on duty.
 
         Args:
-            post: where it stands.
+            config: where it stands.
         """
-        self._post = post
-        self._rank = post.me.rank
+        self._config = config
+        self._rank = config.me.rank
         self._announced = False
-        self._lookout = WatchThread(post)
+        self._thread = WatchThread(config)
         failures.take_duty(self)
 
     @property
     def failure(self) -> Failure | None:
         """The first failure of the world that is known here."""
-        return self._lookout.failure
+        return self._thread.failure
 
     @property
     def last_verdict(self) -> str:
         """The last verdict that was told; "" if there is none."""
-        return self._lookout.last_verdict
+        return self._thread.last_verdict
 
     @property
     def cut_off(self) -> bool:
         """Whether the store does not answer, or is gone."""
-        return self._lookout.cut_off
+        return self._thread.cut_off
 
     def come_up(self) -> None:
         """The process group is up."""
         failures.hear_uncaught()
-        self._lookout.come_up()
+        self._thread.come_up()
 
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails; of several errors, the first."""
@@ -79,29 +79,29 @@ class Watch:
         self._announced = True
         if self.failure is None and not isinstance(error, PeerFailedError):
             self._announce(error)
-        if self._post.hosts_store:
-            self._keep_store(HEARD, self._post.world_size - 1, self._post.answers)
+        if self._config.hosts_store:
+            self._keep_store(HEARD, self._config.world_size - 1, self._config.answers)
 
     def _announce(self, error: BaseException) -> None:
-        failure = Failure.of(error, self._rank, str(self._post.me))
+        failure = Failure.of(error, self._rank, str(self._config.me))
         self._tell(LogEntry("failure", self._rank, failure=failure), unless="failure")
         try:
-            self._lookout.keep(str(failure), failure=asdict(failure))
+            self._thread.keep(str(failure), failure=asdict(failure))
         except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
-            tell(f"warning: what {self._post.me} did last cannot be kept: {trouble!r}")
+            tell(f"warning: what {self._config.me} did last cannot be kept: {trouble!r}")
 
     def _tell(self, entry: LogEntry, unless: str) -> None:
         """Post to the log from the program's own thread."""
-        unless_lost(lambda: EventLog().post(self._lookout.store, entry, unless))
+        unless_lost(lambda: EventLog().post(self._thread.store, entry, unless))
 
     def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
-        found: Failure | None = self._ask(lambda: self._lookout.search(among))
+        found: Failure | None = self._ask(lambda: self._thread.search(among))
         return found
 
     def verdict(self) -> str:
         """What the ranks of a collective that does not complete do instead; "" if unknown."""
-        return self._ask(self._lookout.judge) or ""
+        return self._ask(self._thread.judge) or ""
 
     def stop(self, how: str) -> None:
         """Go off duty, and tell the others that this rank leaves.
@@ -110,11 +110,11 @@ class Watch:
             how: why it leaves.
         """
         failures.leave_duty()
-        self._lookout.stop()
-        if self._lookout.cut_off:
+        self._thread.stop()
+        if self._thread.cut_off:
             return
-        note = DepartureNote(str(self._post.me), time.time(), how)
-        store = self._lookout.store
+        note = DepartureNote(str(self._config.me), time.time(), how)
+        store = self._thread.store
 
         def leave() -> None:
             store.set(left_note(self._rank), written(note))
@@ -125,20 +125,20 @@ class Watch:
 
     def see_others_off(self) -> None:
         """Keep the store until the others have left, for a moment at most."""
-        if self._post.hosts_store and not self._lookout.cut_off:
+        if self._config.hosts_store and not self._thread.cut_off:
             failed = self._announced or self.failure is not None
-            ranks = self._post.world_size - failed  # One that fails may never say that it leaves.
+            ranks = self._config.world_size - failed  # One that fails may never say that it leaves.
             if not self._keep_store(LEFT, ranks, LEAVING):
                 self._tell(LogEntry("closing", self._rank), unless="closing")
-                self._keep_store(LEFT, ranks, self._post.tick)
+                self._keep_store(LEFT, ranks, self._config.tick)
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
         """Keep the store until so many ranks have counted themselves; whether they have."""
-        return counted(self._lookout.store, count, ranks, seconds)
+        return counted(self._thread.store, count, ranks, seconds)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
-        """The lookout's answer; None if it takes too long."""
+        """The thread's answer; None if it takes too long."""
         try:
-            return self._lookout.request(question).result(ANSWER + self._post.hearsay)
+            return self._thread.request(question).result(ANSWER + self._config.hearsay)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return None

@@ -19,11 +19,11 @@ from allranks._launchers.detect import detect, told_by
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
-from allranks._rendezvous.roll_call import ranges
 from allranks._system import interpreter, processes, streams
 from allranks._system.printable import printable
 from allranks._system.untrusted import plain
 from allranks._system.version import __version__
+from allranks._system.words import ranges
 from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ import torch.distributed as dist
 import allranks
 from allranks._process_group import lifecycle
 from allranks._system import processes, sockets, stacks
-from allranks._watch import failures, flight_recorder, thread
+from allranks._watch import blocked_program, failures, flight_recorder
+from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import EventLog, LogEntry, left_note
 from allranks._watch.progress import CollectiveProgress
-from allranks._watch.thread import WatchConfig
 from allranks.errors import ConfigError, PeerFailedError, StalledError
 from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
@@ -153,7 +153,7 @@ def skipping() -> None:
 
 
 def deaf() -> None:
-    thread.SPEAK, thread.GRACE = 0.3, 0.5
+    blocked_program.SPEAK, blocked_program.GRACE = 0.3, 0.5
     with session() as world:
         meet(world)
         if world.rank != 1:
@@ -522,7 +522,7 @@ def leaving_while_its_watch_waits() -> list[str]:
             thread.judge()
 
         thread.request(wait)
-        wait_until(lambda: "in _await" in str(stacks.all_threads()))
+        wait_until(lambda: "in wait_for" in str(stacks.all_threads()))
     allranks.cleanup()
     return [one.name for one in threading.enumerate()]
 

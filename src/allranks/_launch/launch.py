@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from allranks._launch.job import RankResult, Template
 from allranks._launch.local_world import local_world
 from allranks._launch.remote_call import RemoteCall
-from allranks._rendezvous.roll_call import ranges
 from allranks._system import interpreter, streams
 from allranks._system.graph_breaks import outside_graphs
+from allranks._system.words import ranges
 from allranks.errors import ConfigError, PeerFailedError, StalledError
 
 if sys.version_info < (3, 11):

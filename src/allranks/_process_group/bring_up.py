@@ -26,8 +26,8 @@ from allranks._system.words import tell
 from allranks._transport import members
 from allranks._transport.headers import CHECK, checking
 from allranks._watch import failures, flight_recorder
+from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import UP, unless_lost
-from allranks._watch.thread import WatchConfig
 from allranks._watch.watch import Watch
 from allranks.errors import ConfigError, DeviceError, PeerFailedError, RendezvousError
 

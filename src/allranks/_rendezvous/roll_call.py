@@ -27,7 +27,7 @@ from allranks._system import processes
 from allranks._system.printable import printable
 from allranks._system.untrusted import MalformedError, parsed, written
 from allranks._system.waiting import Deadline
-from allranks._system.words import tell
+from allranks._system.words import ranges, tell
 from allranks.errors import (
     DuplicateRankError,
     MissingRanksError,
@@ -334,17 +334,6 @@ def duplicate(first: RankRecord, second: RankRecord) -> DuplicateRankError:
         f"once per node without its launcher? {TWO_JOBS}",
         rank=first.rank,
     )
-
-
-def ranges(ranks: Iterable[int]) -> str:
-    """Ranks for people: ``0-3, 7``."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
 
 
 def _disagreement(records: Sequence[RankRecord]) -> str:

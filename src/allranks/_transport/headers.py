@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from allranks._rendezvous.roll_call import ranges
 from allranks._system import stacks
 from allranks._system.bounded_cache import remembered
 from allranks._system.untrusted import parsed, written
+from allranks._system.words import ranges
 from allranks._transport import members
 from allranks._transport.frame import UNMARKED, Frame
 from allranks._transport.gloo_channel import GlooChannel

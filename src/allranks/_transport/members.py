@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks._launchers.detect import detect
-from allranks._rendezvous.roll_call import ranges
 from allranks._system import parking, stacks
 from allranks._system.accelerator import on_same_device
 from allranks._system.printable import brief_repr
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning, workers_in_calls
+from allranks._system.words import ranges
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError, StalledError
 

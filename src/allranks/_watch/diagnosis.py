@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from allranks._rendezvous.roll_call import ranges
+from allranks._system.words import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

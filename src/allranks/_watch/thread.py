@@ -2,152 +2,93 @@
 
 It looks at the store once a second, over a connection of its own; in large worlds less often, so
 that all ranks together look at most ``LOOKS`` times a second. A death on this host wakes it.
+
+Each part has its own state: ``news`` follows the event log, ``status_inquiry`` asks all ranks where
+they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with a collective that
+does not complete, ``blocked_program`` ends a process that cannot hear. The loop asks them in turn.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-import time
 import traceback
-import uuid
 from concurrent.futures import CancelledError, Future
-from dataclasses import asdict, dataclass
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from allranks._rendezvous.record import RankRecord
-from allranks._rendezvous.roll_call import answered, ranges
-from allranks._system import processes, stacks, streams
-from allranks._system.printable import printable
-from allranks._system.waiting import Deadline
 from allranks._system.words import tell
-from allranks._watch import evidence, failures, flight_recorder, inquiry
-from allranks._watch.diagnosis import RankStatus, verdict
-from allranks._watch.event_log import HEARD, EventLog, LogEntry, StoreClient, first_left, left_note
-from allranks._watch.failures import Failure
-from allranks._watch.inquiry import RankAnswer
+from allranks._watch import flight_recorder
+from allranks._watch.blocked_program import BlockedProgram
+from allranks._watch.event_log import StoreClient
 from allranks._watch.local_peers import LocalPeers
-from allranks._watch.progress import CollectiveProgress, StuckCollective
+from allranks._watch.news import News, Reactions
+from allranks._watch.peer_search import PeerSearch
+from allranks._watch.progress import CollectiveProgress
+from allranks._watch.stall_judge import StallJudge
+from allranks._watch.status_inquiry import StatusInquiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch.distributed as dist
 
-FIRST, TICK = 0.1, 1.0
-"""Seconds to the first look at the store, and between two."""
+    from allranks._watch.config import WatchConfig
+    from allranks._watch.failures import Failure
 
-LOOKS = 512
-"""How often a second all ranks together may look at the store."""
-
-HURRY, HURRIED = 0.05, 3.0
-"""Seconds between two looks while ranks tell where they stand, and for how long so."""
-
-SEARCH = 0.5
-"""Seconds in which a rank that has gone may be told of, before all ranks are asked."""
-
-SPEAK = 2.0
-"""Seconds in which the program may hear of a failure by itself before the thread says it."""
-
-GRACE = 10.0
-"""Seconds from then to the end of a rank that cannot hear of it, blocked in a call of torch's."""
-
-SHARE = 0.6
-"""The share of the group's timeout after which a stall is looked into at the latest."""
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """Where a watch stands.
-
-    Attributes:
-        store: the store of the world, which the program uses too.
-        me: this rank's record.
-        local_peers: the records of the other ranks of this host.
-        world_size: how many ranks there are.
-        hosts_store: whether the store goes with this process.
-        stall_after: seconds in one collective after which the ranks are asked.
-        timeout: seconds after which a collective fails.
-        rank_0: rank 0's record, or None on rank 0 itself.
-    """
-
-    store: dist.Store
-    me: RankRecord
-    local_peers: tuple[RankRecord, ...]
-    world_size: int
-    hosts_store: bool
-    stall_after: float
-    timeout: float
-    rank_0: RankRecord | None = None
-
-    @property
-    def patience(self) -> float:
-        """Seconds in one collective after which the ranks are asked."""
-        return min(self.stall_after, SHARE * self.timeout)
-
-    @property
-    def tick(self) -> float:
-        """Seconds between two looks at the store."""
-        return max(TICK, self.world_size / LOOKS)
-
-    @property
-    def hurry(self) -> float:
-        """Seconds between two looks while ranks tell where they stand."""
-        return max(HURRY, self.world_size / (10 * LOOKS))
-
-    @property
-    def answers(self) -> float:
-        """Seconds that ranks have to tell where they stand: they look, and take some to tell."""
-        return self.tick + 0.5
-
-    @property
-    def hearsay(self) -> float:
-        """Seconds that a rank has to tell what the ranks have told it: it awaits their answers."""
-        return 2 * self.answers
+FIRST = 0.1
+"""Seconds to the first look at the store."""
 
 
 class WatchThread:
-    """The thread, and what it knows."""
+    """The thread, and what the program asks of it."""
 
     def __init__(self, config: WatchConfig) -> None:
         """Begin to look.
 
         Args:
-            config: where it stands.
+            config: what the watch was given.
         """
-        self.failure: Failure | None = None
         self._config = config
-        self._client = StoreClient(config.store)
-        self._log = EventLog()
-        self._local_peers = LocalPeers()
-        self._local_peers.meet(r for r in config.local_peers if r.pid_space == config.me.pid_space)
+        self._client = client = StoreClient(config.store)
+        self._local_peers = peers = LocalPeers()
+        peers.meet(one for one in config.local_peers if one.pid_space == config.me.pid_space)
+        progress = CollectiveProgress(blind=_is_blind(config))
+        self._inquiry = inquiry = StatusInquiry(config, client, progress, peers)
+        self._judge = StallJudge(config, client, inquiry, progress, peers)
+        self._blocked = BlockedProgram(config, inquiry, progress)
+        reactions = Reactions(self._hear_failure, inquiry.answer, self._judge.hear)
+        self._news = News(config, client, reactions)
+        self._search = PeerSearch(config, client, self._news, inquiry, peers)
+        self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._is_up = False
         self._has_looked = False
-        self._progress = CollectiveProgress(blind=self._is_blind())
-        self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._stopping = False
-        self._hurry = Deadline.after(0.0)
-        self._inquiry = ""
-        self.last_verdict = ""
-        self._judged: tuple[tuple[object, ...] | None, float] | None = None
-        self._patience: tuple[StuckCollective | None, float] = (None, config.patience)
-        self._deaf: tuple[list[stacks.SourceLine], Deadline] | None = None
         self._thread = threading.Thread(target=self._run, name="allranks-watch", daemon=True)
         self._thread.start()
 
-    def _is_blind(self) -> bool:
-        why = flight_recorder.why_blind()
-        if why and self._config.me.rank == 0:
-            tell(f"note: if a job hangs in a call of torch's own, nobody can tell which: {why}")
-        return why is not None
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure of the world that is known here."""
+        return self._news.failure
+
+    @property
+    def last_verdict(self) -> str:
+        """The last verdict that was told; "" if there is none."""
+        return self._judge.last_verdict
 
     @property
     def cut_off(self) -> bool:
         """Whether the store has not answered lately."""
-        return bool(self._client.lost) or self._client.silent
+        return self._news.cut_off
+
+    @property
+    def store(self) -> dist.Store:
+        """The store, over the connection that is sooner free."""
+        return self._client.store
+
+    def come_up(self) -> None:
+        """From now on the process group is up, and other ranks may end as they mean to."""
+        self._is_up = True
+        self._client.share()
 
     def request(self, question: Callable[[], Any]) -> Future[Any]:
         """Have a question answered by the thread."""
@@ -165,9 +106,21 @@ class WatchThread:
             future.cancel()
         return future
 
+    def search(self, among: Sequence[int] = ()) -> Failure | None:
+        """Who of some ranks has closed a connection to this one; to be requested."""
+        return self._search.run(among, self._hear_news)
+
+    def judge(self) -> str:
+        """Why this rank's collective does not go on; to be requested."""
+        return self._judge.judge(self._news)
+
+    def keep(self, why: str, **more: Any) -> None:
+        """Keep where this rank stands, for those who come later, where that is wanted."""
+        self._inquiry.keep(why, **more)
+
     def stop(self) -> None:
         """End the thread; one that is held up by the store is left behind."""
-        self._stopping = True
+        self._news.stopping = True
         self._local_peers.call()
         self._thread.join(1.0)
         if not self._thread.is_alive():
@@ -175,9 +128,9 @@ class WatchThread:
 
     def _run(self) -> None:
         try:
-            while not self._stopping:
+            while not self._news.stopping:
                 self._local_peers.sleep(self._pause())
-                if not self._stopping:
+                if not self._news.stopping:
                     self._look()
         except CancelledError:
             return
@@ -188,273 +141,31 @@ class WatchThread:
         """Seconds to the next look."""
         if not self._has_looked:
             return FIRST
-        in_no_hurry = self._hurry.passed and self._client.is_open and not self._client.silent
-        return self._config.tick if in_no_hurry else self._config.hurry
+        in_hurry = self._inquiry.in_hurry or not self._client.is_open or self._client.silent
+        return self._config.hurry if in_hurry else self._config.tick
 
     def _look(self) -> None:
-        self._follow_progress()
+        self._judge.follow(self._news)
         self._hear_news()
         while not self._requests.empty():
             self._requests.get()()
-        self._end_if_deaf()
+        self._blocked.end_if_deaf()
         self._has_looked = True
-
-    def come_up(self) -> None:
-        """From now on the process group is up, and other ranks may end as they mean to."""
-        self._is_up = True
-        self._client.share()
-
-    @property
-    def store(self) -> dist.Store:
-        """The store, over the connection that is sooner free."""
-        return self._client.store
 
     def _hear_news(self) -> None:
         if self._has_looked or not self._is_up:  # A world of a moment needs none.
             self._client.take_own()
-        self._client.ask(self._log.fetch, None)
-        self._hear()
+        self._news.fetch()
         for record, code in self._local_peers.ended():
-            self._see_end(record, code)
+            self._search.see_end(record, code, is_up=self._is_up)
 
-    def _hear(self) -> None:
-        for entry in self._log.unheard():
-            if entry.failure:
-                self._hear_of(entry.failure)
-            elif entry.kind == "who":
-                self._tell_where_it_stands(entry.inquiry)
-            elif entry.kind == "closing":
-                self._client.lost = "rank 0 has left, and its store with it"
-            elif entry.kind == "verdict":
-                self._hear_verdict(printable(entry.text))
-            else:
-                tell(f"warning: an entry of the watches' log cannot be read: {entry.text}")
+    def _hear_failure(self, failure: Failure) -> None:
+        self._inquiry.keep(f"heard that {failure}")
+        self._blocked.begin(failure)
 
-    def _hear_of(self, failure: Failure) -> None:
-        if self.failure is not None or failure.rank == self._config.me.rank:
-            return
-        self.failure = failure
-        self._client.ask(lambda store: store.add(HEARD, 1), 0)
-        self.keep(f"heard that {failure}")
-        self._deaf = ([], Deadline.after(SPEAK))
 
-    def _tell_where_it_stands(self, asked: str) -> None:
-        self._inquiry = asked
-        self._hurry = Deadline.after(HURRIED)
-        told = RankAnswer(self._status(), self._local_peers.held())
-        self._client.ask(
-            lambda store: inquiry.answer(store, asked, self._config.me.rank, told), None
-        )
-        self.keep("was asked where it stands")
-
-    def _status(self) -> RankStatus:
-        return self._progress.status(self._config.me.rank, str(self._config.me))
-
-    def keep(self, why: str, **more: Any) -> None:
-        """Keep where this rank stands, for those who come later, where that is wanted."""
-        if evidence.wanted():
-            status = asdict(self._status())
-            evidence.keep(self._config.me.rank, why, {"standing": status, **more})
-
-    def _hear_verdict(self, text: str) -> None:
-        stuck = self._progress.stuck()
-        self.last_verdict = text
-        self._judged = (stuck.what if stuck else None, time.monotonic())
-        if stuck:
-            self._patience = (stuck, 2 * max(stuck.age, self._config.patience))
-        tell(text)
-        evidence.keep_verdict(text)
-
-    def _see_end(self, record: RankRecord, code: int | None) -> None:
-        """A rank that ends without having left has failed, unless it meant to end like that."""
-        note = left_note(record.rank)
-        told: bool | None = None
-        told = self._client.ask(lambda store: store.check([note]), told)
-        meant = code == 0 or (told is None and code is None)
-        if told or (meant and self._is_up):  # None leaves before all are up.
-            return
-        self._publish(Failure(record.rank, str(record), time.time(), "", processes.ending(code)))
-
-    def _publish(self, failure: Failure) -> None:
-        """Tell all of another rank's failure, unless they know of one; else just this one."""
-        entry = LogEntry("failure", self._config.me.rank, failure=failure)
-        self._client.ask(lambda store: self._log.post(store, entry, unless="failure"), None)
-        self._hear()
-        self._hear_of(failure)
-
-    def search(self, among: Sequence[int] = ()) -> Failure | None:
-        """Who has closed a connection to this rank: known, or found by asking all.
-
-        Args:
-            among: the ranks that have a connection to this one there; all if not given.
-        """
-        end = Deadline.after(SEARCH)
-        while True:
-            self._hear_news()
-            if found := self.failure:
-                return found
-            if end.passed or (self._client.lost and not self._local_peers.watch_over(0)):
-                break
-            self._local_peers.sleep(0.02)  # A socket is closed a moment before its process ends.
-        if self._client.lost:
-            of_rank_0 = not among or 0 in among
-            return self._store_gone() if of_rank_0 else self._the_only_one_gone(among)
-        return self._who_has_left(among) or self._who_is_missing(among)
-
-    def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
-        """The rank that has closed a connection, where there is but one, and nobody to be asked."""
-        others = [rank for rank in among if rank != self._config.me.rank]
-        gone = [rank for rank in others if not self._local_peers.is_alive(rank)]
-        if len(gone) != 1:
-            return None
-        text = "has closed its connection: it has left, or died (the store of rank 0 is gone, too)"
-        return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
-
-    def _store_gone(self) -> Failure:
-        how = self._local_peers.condition(0) or "it has left or died"
-        who = str(self._config.rank_0 or "rank 0")
-        return Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
-
-    def _who_has_left(self, among: Sequence[int]) -> Failure | None:
-        left: Failure | None = None
-        if left := self._client.ask(lambda store: first_left(store, among), left):
-            self._publish(left)  # Some ranks wait for one that waits for it.
-        return self.failure
-
-    def _who_is_missing(self, among: Sequence[int]) -> Failure | None:
-        """A rank that closed a connection, gives no answer, and is not seen to live."""
-        if self._is_first_to_ask():
-            told = self._answers()
-            silent = [rank for rank in range(self._config.world_size) if rank not in told]
-            gone = [rank for rank in silent if not self._local_peers.is_alive(rank)]
-            gone.sort(key=lambda rank: rank not in among)
-            if gone and told:
-                more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
-                text = f"does not answer{more}: died, or cut off"
-                record: RankRecord | None = None
-                record = self._client.ask(lambda store: answered(store, gone[0]), record)
-                who = str(record or f"rank {gone[0]}")
-                self._publish(Failure(gone[0], who, time.time(), "", text))
-        else:
-            self._await(lambda: self.failure is not None, self._config.hearsay)
-        return self.failure
-
-    def _is_first_to_ask(self) -> bool:
-        """Ask all ranks where they stand, unless another one has just done so."""
-        asked = uuid.uuid4().hex
-        entry = LogEntry("who", self._config.me.rank, inquiry=asked)
-        self._client.ask(lambda store: self._log.post(store, entry, unless="who"), None)
-        self._hear()
-        return self._inquiry == asked
-
-    def _answers(self) -> dict[int, RankAnswer]:
-        """What the ranks tell of themselves, by rank."""
-        asked, size = self._inquiry, self._config.world_size
-        count = partial(inquiry.count, inquiry=asked)
-        self._await(lambda: self._client.ask(count, 0) == size, self._config.answers)
-        told: dict[int, RankAnswer] = {}
-        return self._client.ask(lambda store: inquiry.answers(store, asked, size), told)
-
-    def _await(self, is_there: Callable[[], bool], seconds: float) -> None:
-        """Wait for what other ranks tell, and hear the news meanwhile."""
-        end = Deadline.after(seconds)
-        while not is_there() and not end.passed and not self.cut_off:
-            if self._stopping:
-                raise CancelledError  # Nobody waits for it, and an answer would be of too few.
-            time.sleep(self._config.hurry)
-            self._client.ask(self._log.fetch, None)
-            self._hear()
-
-    def judge(self, *, again: bool = False) -> str:
-        """Why this rank's collective does not go on, by what all ranks tell.
-
-        Args:
-            again: whether they are asked once more, after an earlier verdict on it.
-        """
-        stuck, before = self._progress.stuck(), self.last_verdict
-        if self._is_judged(stuck) and not again:
-            return before
-        if self._is_first_to_ask():
-            told = self._answers()
-            if self._is_still(stuck) and told:
-                entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
-                self._client.ask(lambda store: self._log.post(store, entry, unless=""), None)
-                self._hear()
-        else:
-            self._await(lambda: self.last_verdict != before, self._config.hearsay)
-        if self.cut_off and self._is_still(stuck):
-            self._hear_verdict(self._verdict_alone())
-        return self.last_verdict
-
-    def _is_still(self, stuck: StuckCollective | None) -> bool:
-        """Whether this rank has not gone on since."""
-        now = self._progress.stuck()
-        return stuck is None or (now is not None and now.what == stuck.what)
-
-    def _is_judged(self, stuck: StuckCollective | None) -> bool:
-        """Whether the last verdict is on what this rank waits for."""
-        if self._judged is None:
-            return False
-        what, at = self._judged
-        waiting = failures.waiting  # torch forgets a call that has failed; the program still waits.
-        return (stuck is not None and stuck.what == what) or (
-            waiting is not None and at > waiting.since
-        )
-
-    def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
-        statuses = {rank: one.status for rank, one in told.items()}
-        silent = [rank for rank in range(self._config.world_size) if rank not in told]
-        fates: dict[int, str] = {}
-        fates = self._client.ask(lambda store: inquiry.fates(store, silent), fates)
-        held = {rank: how for one in told.values() for rank, how in one.held.items()}
-        for rank in silent:
-            how = held.get(rank) or self._local_peers.condition(rank)
-            if how and rank in fates and "has left" not in fates[rank]:
-                fates[rank] += f"; {how}"
-        return verdict(statuses.get(self._config.me.rank) or self._status(), statuses, fates)
-
-    def _verdict_alone(self) -> str:
-        """What this rank knows by itself, where the store does not answer."""
-        how = self._local_peers.condition(0)
-        gone = (
-            "is gone, and so the others cannot be asked" if self._client.lost else "does not answer"
-        )
-        fates = dict.fromkeys(range(self._config.world_size), "cannot be asked, without the store")
-        fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
-        fates.update({rank: how for rank, how in self._local_peers.held().items() if rank})
-        me = self._status()
-        return verdict(me, {me.rank: me}, fates)
-
-    def _follow_progress(self) -> None:
-        stuck = self._progress.stuck()
-        before, patience = self._patience
-        if stuck is None or before is None or stuck.what != before.what:
-            self._patience = (stuck, patience if self._is_judged(stuck) else self._config.patience)
-        if stuck is None or self.failure is not None or stuck.age < self._patience[1]:
-            return
-        again = self._is_judged(stuck)
-        if not again or stuck.age + self._config.answers < self._config.timeout:
-            self.judge(again=again)
-
-    def _end_if_deaf(self) -> None:
-        """End this process if its program is blocked in torch, deaf to what has happened."""
-        if self._deaf is None or self.failure is None or failures.told:
-            return
-        before, end = self._deaf
-        lines = stacks.main_thread()
-        if not end.passed:
-            return
-        blocked = self._progress.stuck() is not None
-        if not before or before != lines or not blocked:
-            if not before:
-                tell(f"{self._config.me}: {self.failure}; {self.failure.age:.0f} s ago")
-            self._deaf = (lines, Deadline.after(GRACE))
-            return
-        tell(
-            f"{self._config.me} is blocked in a collective at {stacks.of_the_program(lines)}, "
-            f"which cannot complete; leaving. First failure: {self.failure}"
-        )
-        self.keep(f"left, blocked, after {self.failure}")
-        for stream in (sys.stdout, sys.stderr):
-            streams.show(stream, "")  # What is written there comes out before we leave.
-        os._exit(1)
+def _is_blind(config: WatchConfig) -> bool:
+    why = flight_recorder.why_blind()
+    if why and config.me.rank == 0:
+        tell(f"note: if a job hangs in a call of torch's own, nobody can tell which: {why}")
+    return why is not None

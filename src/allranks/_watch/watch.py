@@ -28,7 +28,7 @@ from allranks.errors import PeerFailedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from allranks._watch.thread import WatchConfig
+    from allranks._watch.config import WatchConfig
 
 LEAVING = 1.0
 """Seconds that rank 0 keeps its store for the others when all leave, till it says that it goes."""

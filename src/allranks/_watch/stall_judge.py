@@ -1,0 +1,138 @@
+"""Patience with a collective that does not complete, and the verdict on it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from allranks._system.printable import printable
+from allranks._system.words import tell
+from allranks._watch import evidence, failures, inquiry
+from allranks._watch.diagnosis import verdict
+from allranks._watch.event_log import LogEntry
+
+if TYPE_CHECKING:
+    from allranks._watch.config import WatchConfig
+    from allranks._watch.event_log import StoreClient
+    from allranks._watch.inquiry import RankAnswer
+    from allranks._watch.local_peers import LocalPeers
+    from allranks._watch.news import News
+    from allranks._watch.progress import CollectiveProgress, StuckCollective
+    from allranks._watch.status_inquiry import StatusInquiry
+
+
+class StallJudge:
+    """Asks all ranks where they stand, when this one waits for too long.
+
+    Attributes:
+        last_verdict: the last verdict that was told; "" if there is none.
+    """
+
+    def __init__(
+        self,
+        config: WatchConfig,
+        client: StoreClient,
+        inquiry: StatusInquiry,
+        progress: CollectiveProgress,
+        local_peers: LocalPeers,
+    ) -> None:
+        """Be patient.
+
+        Args:
+            config: what the watch was given.
+            client: leads to the store.
+            inquiry: asks all ranks.
+            progress: whether this rank's collectives go on.
+            local_peers: the processes of this host.
+        """
+        self.last_verdict = ""
+        self._config = config
+        self._client = client
+        self._inquiry = inquiry
+        self._progress = progress
+        self._local_peers = local_peers
+        self._judged: tuple[tuple[object, ...] | None, float] | None = None
+        self._patience: tuple[StuckCollective | None, float] = (None, config.patience)
+
+    def follow(self, news: News) -> None:
+        """See whether this rank goes on; ask all where they stand, if it has not for too long."""
+        stuck = self._progress.stuck()
+        before, patience = self._patience
+        if stuck is None or before is None or stuck.what != before.what:
+            self._patience = (stuck, patience if self._is_judged(stuck) else self._config.patience)
+        if stuck is None or news.failure is not None or stuck.age < self._patience[1]:
+            return
+        again = self._is_judged(stuck)
+        if not again or stuck.age + self._config.answers < self._config.timeout:
+            self.judge(news, again=again)
+
+    def judge(self, news: News, *, again: bool = False) -> str:
+        """Why this rank's collective does not go on, by what all ranks tell.
+
+        Args:
+            news: the event log.
+            again: whether they are asked once more, after an earlier verdict on it.
+        """
+        stuck, before = self._progress.stuck(), self.last_verdict
+        if self._is_judged(stuck) and not again:
+            return before
+        if self._inquiry.is_first(news):
+            told = self._inquiry.answers(news)
+            if self._is_still(stuck) and told:
+                entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
+                news.post(entry, unless="")
+        else:
+            news.wait_for(lambda: self.last_verdict != before, self._config.hearsay)
+        if news.cut_off and self._is_still(stuck):
+            self.hear(self._verdict_alone())
+        return self.last_verdict
+
+    def hear(self, told: str) -> None:
+        """Take a verdict, from whichever rank, and show it."""
+        text, stuck = printable(told), self._progress.stuck()
+        self.last_verdict = text
+        self._judged = (stuck.what if stuck else None, time.monotonic())
+        if stuck:
+            self._patience = (stuck, 2 * max(stuck.age, self._config.patience))
+        tell(text)
+        evidence.keep_verdict(text)
+
+    def _is_still(self, stuck: StuckCollective | None) -> bool:
+        """Whether this rank has not gone on since."""
+        now = self._progress.stuck()
+        return stuck is None or (now is not None and now.what == stuck.what)
+
+    def _is_judged(self, stuck: StuckCollective | None) -> bool:
+        """Whether the last verdict is on what this rank waits for."""
+        if self._judged is None:
+            return False
+        what, at = self._judged
+        waiting = failures.waiting  # torch forgets a call that has failed; the program still waits.
+        return (stuck is not None and stuck.what == what) or (
+            waiting is not None and at > waiting.since
+        )
+
+    def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
+        statuses = {rank: one.status for rank, one in told.items()}
+        silent = [rank for rank in range(self._config.world_size) if rank not in told]
+        fates: dict[int, str] = {}
+        fates = self._client.ask(lambda store: inquiry.fates(store, silent), fates)
+        held = {rank: how for one in told.values() for rank, how in one.held.items()}
+        for rank in silent:
+            how = held.get(rank) or self._local_peers.condition(rank)
+            if how and rank in fates and "has left" not in fates[rank]:
+                fates[rank] += f"; {how}"
+        mine = statuses.get(self._config.me.rank) or self._inquiry.status()
+        return verdict(mine, statuses, fates)
+
+    def _verdict_alone(self) -> str:
+        """What this rank knows by itself, where the store does not answer."""
+        how = self._local_peers.condition(0)
+        gone = (
+            "is gone, and so the others cannot be asked" if self._client.lost else "does not answer"
+        )
+        fates = dict.fromkeys(range(self._config.world_size), "cannot be asked, without the store")
+        fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
+        fates.update({rank: how for rank, how in self._local_peers.held().items() if rank})
+        me = self._inquiry.status()
+        return verdict(me, {me.rank: me}, fates)

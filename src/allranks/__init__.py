@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allranks import errors
     from allranks._collectives.all_reduce import all_reduce
-    from allranks._collectives.groups import split
     from allranks._collectives.objects import (
         T,
         all_gather_objects,
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
         gather_objects,
         scatter_objects,
     )
+    from allranks._collectives.split import split
     from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
     from allranks._launch.launch import launch
     from allranks._launchers.detect import detect
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "_collectives.all_reduce": "all_reduce",
-    "_collectives.groups": "split",
+    "_collectives.split": "split",
     "_collectives.objects": (
         "T all_gather_objects broadcast_object broadcast_object_list gather_objects scatter_objects"
     ),

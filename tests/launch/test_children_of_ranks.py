@@ -16,7 +16,7 @@ import pytest
 
 import allranks
 from allranks._launch import launch, supervisor
-from allranks._launch.warden import SessionReaper
+from allranks._launch.session_reaper import SessionReaper
 from allranks._system import processes
 from allranks.errors import RankFailedError, StalledError
 from harness import PATIENCE, alive, wait_until

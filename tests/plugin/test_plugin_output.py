@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from allranks._pytest.kept import GAP, OF_FAILED, OF_PASSED, OutputEnds, shortened
+from allranks._pytest.output_limits import GAP, OF_FAILED, OF_PASSED, OutputEnds, shortened
 from nested import Run, run
 
 MEGABYTES = 20

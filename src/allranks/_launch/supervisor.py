@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from allranks._launch import rank_process
 from allranks._launch.rank_process import FailureReport, Program
+from allranks._launch.session_reaper import SessionReaper
 from allranks._launch.template import HEARD, become_a_fresh_process
-from allranks._launch.warden import SessionReaper
 from allranks._system import interpreter, processes
 from allranks._watch.failures import LOST_PEERS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allranks._collectives.groups import no_group, split
+from allranks._collectives.split import no_group, split
 from allranks._process_group.lifecycle import world
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import members

@@ -34,11 +34,11 @@ from allranks._launch.template import (
     refuse_threads,
 )
 from allranks._process_group.lifecycle import cleanup, initialized, setup
-from allranks._pytest import examples
-from allranks._pytest.heard import JunitProperties
+from allranks._pytest import hypothesis_examples
 from allranks._pytest.phases import ItemHooks, give_hooks
 from allranks._pytest.report import ERROR
-from allranks._pytest.told import ReportWriter, described, told_file
+from allranks._pytest.report_file import ReportWriter, described, told_file
+from allranks._pytest.session_effects import JunitProperties
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """On a rank: let Hypothesis draw what it draws on the others."""
     if _double.errand and _double.teller:
         gather = all_gather_objects if initialized() else None
-        examples.draw_alike(item, _double.errand.seed, _double.teller.tell, gather)
+        hypothesis_examples.draw_alike(item, _double.errand.seed, _double.teller.tell, gather)
     return (yield)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprFileLocation, ReprTraceback
 
-from allranks._pytest.kept import OF_FAILED, OF_PASSED, shortened
 from allranks._pytest.marker import names
+from allranks._pytest.output_limits import OF_FAILED, OF_PASSED, shortened
 from allranks._watch.failures import LOST_PEERS
 
 if TYPE_CHECKING:

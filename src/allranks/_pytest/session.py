@@ -22,8 +22,7 @@ from allranks._launch.launch import CallerOutput
 from allranks._launch.local_world import local_world
 from allranks._launch.remote_call import RemoteCall
 from allranks._process_group.lifecycle import cleanup, setup
-from allranks._pytest import examples, marker
-from allranks._pytest.heard import hear, tell_seed
+from allranks._pytest import hypothesis_examples, marker
 from allranks._pytest.item import (
     BOOT,
     STREAMS,
@@ -34,11 +33,12 @@ from allranks._pytest.item import (
     ready,
     run_item,
 )
-from allranks._pytest.kept import OutputEnds, ends_of
+from allranks._pytest.output_limits import OutputEnds, ends_of
 from allranks._pytest.phases import RankPhases, give_hooks, hooks_of
 from allranks._pytest.report import MergedReports, RankReports, merge, refused
-from allranks._pytest.told import read, told_file
-from allranks._pytest.worker import workerinput
+from allranks._pytest.report_file import read, told_file
+from allranks._pytest.session_effects import hear, tell_seed
+from allranks._pytest.xdist_worker import workerinput
 from allranks._system import interpreter
 from allranks.errors import AllranksError, RankFailedError
 
@@ -143,7 +143,7 @@ class RanksPlugin:
                 "or take its marker away, to use --pdb or --trace with it."
             )
         deadline = asked.timeout or self._timeout
-        errand = ItemRequest(_name(item), deadline, asked.setup, seed=examples.CHOSEN)
+        errand = ItemRequest(_name(item), deadline, asked.setup, seed=hypothesis_examples.CHOSEN)
         told = self._warm(item.session).run(item, ranks, errand)
         hear(item, told)
         merged = merge(item, told)

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from allranks._pytest.kept import shortened
+from allranks._pytest.output_limits import shortened
 from allranks._pytest.report import ERROR, RankReports
 
 if TYPE_CHECKING:

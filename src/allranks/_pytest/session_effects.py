@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from _pytest.junitxml import xml_key
 
-from allranks._pytest import examples
+from allranks._pytest import hypothesis_examples
 from allranks._pytest.marker import names
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def hear(item: pytest.Item, ranks: Sequence[RankReports]) -> None:
     """
     _warn(item.config, ranks)
     _record(item, ranks)
-    examples.keep(item, [told.others.get("example", []) for told in ranks])
+    hypothesis_examples.keep(item, [told.others.get("example", []) for told in ranks])
     for _, facts in _each(ranks, "stop"):
         item.session.shouldstop = facts["reason"]
 

@@ -13,8 +13,8 @@ rank's place; ``fake_world`` gives any test the environment of any launcher.
 
 The test fails if one rank fails, and the report names the ranks, each distinct failure once. It
 is skipped if a rank skips and none fails; an expected failure of one rank is one of the test.
-Every report that a rank makes counts, a subtest's too; ``_pytest.report_file`` lists what becomes of each
-hook. Of an output of more than 512 KiB both ends are shown.
+Every report that a rank makes counts, a subtest's too; ``_pytest.report_file`` lists what becomes
+of each hook. Of an output of more than 512 KiB both ends are shown.
 After 30 s (``ranks(4, timeout=5)``, or ``ranks_timeout`` in the ini file) the ranks are killed,
 and the report shows where each of them stood. Once a rank has failed, the others have 3 s.
 

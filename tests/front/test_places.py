@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ PLACES = (
 """From the ground up; "" is the street, where the front doors are."""
 
 DOORS = {"__init__", "distutils", "pytest_plugin", "_cli"}
+
+DRAWING = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -105,3 +108,33 @@ def test_what_has_an_underscore_is_its_file_s_own(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_stays_readable(file: str) -> None:
     assert len((PACKAGE / file).read_text().splitlines()) <= 460
+
+
+def test_the_drawing_shows_the_arrows_that_there_are() -> None:
+    drawn = {
+        (one, other)
+        for one, others in re.findall(r"^    (\w+) --> (.*)$", DRAWING, re.MULTILINE)
+        for other in others.split(" & ")
+    }
+    found = {
+        (place_of(module_of(file)) or "street", place_of(use.module))
+        for file in FILES
+        for use in uses(file)
+        if place_of(use.module) not in ("", place_of(module_of(file)))
+    }
+    assert drawn == found
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place.startswith("_")])
+def test_a_place_says_what_it_owns_and_names_its_files(place: str) -> None:
+    tree = ast.parse((PACKAGE / place / "__init__.py").read_text())
+    (docstring,) = tree.body
+    text = ast.unparse(docstring)
+    files = {Path(file).stem for file in FILES if file.startswith(f"{place}/")} - {"__init__"}
+    named = {name for name in files if f"``{name}``" in text}
+    assert place == "_launchers" or named == files, files - named
+
+
+@pytest.mark.parametrize("path", re.findall(r"`(\w+/\w+\.py)`", DRAWING))
+def test_the_walks_lead_through_files_that_there_are(path: str) -> None:
+    assert (PACKAGE / path).exists()

@@ -5,5 +5,5 @@ left behind, deadlines) and ``processes`` first. Then, as you need them: ``socke
 ``streams`` and ``words`` (what people see), ``printable`` and ``untrusted`` (what others wrote),
 ``trusted_file`` and ``private_directory`` (files), ``accelerator``, ``graph_breaks``
 (torch.compile), ``bounded_cache``, ``interpreter``, ``parking``, and what reads memory:
-``peer_memory``, ``huge_pages``, ``elf``.
+``peer_memory``, ``huge_pages``, ``elf``. ``version`` is this release's.
 """

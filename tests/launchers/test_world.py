@@ -53,6 +53,13 @@ OPENMPI = {
     "PMIX_NAMESPACE": "77",
 }
 HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+MVAPICH = {
+    "MV2_COMM_WORLD_RANK": "1",
+    "MV2_COMM_WORLD_SIZE": "4",
+    "MV2_COMM_WORLD_LOCAL_RANK": "1",
+    "MV2_COMM_WORLD_LOCAL_SIZE": "2",
+    "PMI_ID": "1",
+}
 JSM = {
     **OPENMPI,
     "JSM_NAMESPACE_RANK": "1",
@@ -209,6 +216,14 @@ WORLDS = {
     "mpirun with an address": (
         {**OPENMPI, **ENDPOINT},
         {"master_addr": "h1", "master_port": 29500},
+    ),
+    "MVAPICH": (
+        {**MVAPICH, **ENDPOINT},
+        {"launcher": "mvapich", "job": "mvapich:h1:29500", "local_world_size": 2, "notes": ()},
+    ),
+    "MVAPICH's size, set for another program": (
+        {"MV2_COMM_WORLD_LOCAL_SIZE": "16"},
+        {"launcher": "single", "notes": ()},
     ),
     "Intel MPI, two hosts": (
         {**HYDRA, "I_MPI_ROOT": "/opt/intel"},

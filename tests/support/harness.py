@@ -13,16 +13,19 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from allranks._launch.template import PRELOADED
 from allranks._system import private_directory
 
 LAUNCHERS = re.compile(
-    r"^(ALLRANKS|SLURM|OMPI|PMI|PMIX|MPI|HYDI|PALS|FLUX|LSB|JSM|RAY|PET|TORCHELASTIC|GLOO|KUBERNETES|"
+    r"^(ALLRANKS|SLURM|OMPI|PMI|PMIX|MPI|MV2|HYDI|PALS|FLUX|LSB|JSM|RAY|PET|TORCHELASTIC|GLOO|KUBERNETES|"
     r"JOB_COMPLETION|JOBSET)[A-Z_]*_|^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|"
     r"MASTER_PORT|NODE_RANK|GROUP_RANK|CURRRENT_DEVICE_TYPE)$"
 )
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["torch", "torch.distributed", "allranks", "pytest"])
+_processes.set_forkserver_preload(
+    [*(name for name in PRELOADED if name != "torch._dynamo"), "pytest"]
+)
 
 
 PATIENCE = 300

@@ -27,8 +27,16 @@ from allranks.errors import AllranksError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PRELOADED = ("torch", "torch.distributed", "torch._dynamo")
-"""The first optimizer imports torch._dynamo, which costs each rank as much as torch itself."""
+PRELOADED = (
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",
+    "allranks.distutils",
+    "allranks._process_group.together",
+    "allranks._process_group.host_groups",
+)
+"""What programs import. The first optimizer imports torch._dynamo, which costs each rank as much as
+torch itself; the root of allranks imports its modules only when they are asked for."""
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 """The signals that the parent of ranks hears, and that a rank must not inherit."""

@@ -12,6 +12,7 @@ Launcher = Literal[
     "allranks",
     "torchrun",
     "openmpi",
+    "mvapich",
     "mpich",
     "pmix",
     "flux",

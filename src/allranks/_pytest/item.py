@@ -62,7 +62,7 @@ os._exit(code)
 """
 """The template's program; interpreters that hold torch take long to end by themselves."""
 
-WARM = (*PRELOADED, "cloudpickle", "tblib.pickling_support", "json", "allranks")
+WARM = (*PRELOADED, "cloudpickle", "tblib.pickling_support", "json")
 
 QUIET: dict[str, Any] = {
     "basetemp": None,

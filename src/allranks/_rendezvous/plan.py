@@ -15,7 +15,7 @@ from allranks.errors import ConfigError
 if TYPE_CHECKING:
     from allranks._launchers.world import World
 
-MPI = ("openmpi", "mpich", "pmix", "pals", "lsf", "flux")
+MPI = ("openmpi", "mvapich", "mpich", "pmix", "pals", "lsf", "flux")
 """Launchers whose processes can call MPI."""
 
 

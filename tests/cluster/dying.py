@@ -22,7 +22,7 @@ def main() -> None:
     """Come up and split the world, and say what ended it."""
     if allranks.get_rank() == allranks.get_world_size() - 1:
         if sys.argv[1] == "setup":
-            bring_up._init_process_group = die
+            bring_up.init_process_group = die
         members.new_group = die
     try:
         with allranks.session(cpu=True, timeout=0.2, rendezvous_timeout=30, stall_after=4):

@@ -74,11 +74,11 @@ def keeping_what_is_left() -> list[int]:
 
 def failing_twice() -> list[str]:
     """What a rank hears of two set-ups that fail, and of the third, which does not."""
-    record, kept = bring_up._record, []
+    record, kept = bring_up.own_record, []
     for attempt in range(3):
         if allranks.get_rank() == 1:
             why = f"no device at attempt {attempt}" if attempt < 2 else None
-            bring_up._record = lambda *given, why=why: replace(record(*given), error=why)
+            bring_up.own_record = lambda *given, why=why: replace(record(*given), error=why)
         try:
             allranks.setup(cpu=True, rendezvous_timeout=20, **where())
         except RendezvousError as error:

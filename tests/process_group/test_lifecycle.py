@@ -466,7 +466,7 @@ def leave_at_once() -> float:
     """When rank 0 has left, and when rank 1, which takes longer, is connected."""
     from allranks._process_group import bring_up
 
-    come_up = bring_up._init_process_group
+    come_up = bring_up.init_process_group
     connected = []
 
     def slowly(*arguments) -> None:
@@ -475,7 +475,7 @@ def leave_at_once() -> float:
         connected.append(time.monotonic())
 
     if allranks.get_rank():
-        bring_up._init_process_group = slowly
+        bring_up.init_process_group = slowly
     allranks.setup(cpu=True)
     allranks.cleanup()
     return connected[0] if connected else time.monotonic()

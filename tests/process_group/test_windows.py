@@ -57,7 +57,7 @@ def session():
 def ending_while_gloo_connects(culprit: int, end) -> None:
     """As if it had ended between its answer in the roll call and the last of gloo's connections."""
     if allranks.get_rank() == culprit:
-        bring_up._init_process_group = lambda *_: (time.sleep(0.3), end())
+        bring_up.init_process_group = lambda *_: (time.sleep(0.3), end())
     with session():
         pass
 
@@ -106,7 +106,7 @@ def interrupted(call) -> str:
 
 def setting_up_with_a_stopped_rank() -> str:
     if allranks.get_rank() == 0:
-        bring_up._init_process_group = lambda *_: stop()
+        bring_up.init_process_group = lambda *_: stop()
     return interrupted(lambda: allranks.setup(cpu=True, rendezvous_timeout=LONG))
 
 
@@ -182,7 +182,7 @@ def test_of_a_group_only_its_ranks_are_accused(way, tmp_path) -> None:
 
 def stopped_while_gloo_connects(culprit: int, place: str) -> None:
     """The others are past the roll call by then, which ends at rank 0's word."""
-    connect = bring_up._init_process_group
+    connect = bring_up.init_process_group
 
     def connect_or_stop(*arguments) -> None:
         if allranks.get_rank() == culprit:
@@ -191,7 +191,7 @@ def stopped_while_gloo_connects(culprit: int, place: str) -> None:
         Path(place, str(allranks.get_rank())).touch()
         connect(*arguments)
 
-    bring_up._init_process_group = connect_or_stop
+    bring_up.init_process_group = connect_or_stop
     allranks.setup(cpu=True, rendezvous_timeout=8)
 
 

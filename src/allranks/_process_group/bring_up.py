@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import os
-import platform
-import socket
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from allranks._launchers.detect import detect
 from allranks._launchers.world import World
-from allranks._process_group import devices, environment
+from allranks._process_group import environment
+from allranks._process_group.init_group import init_process_group, prepare_gloo
+from allranks._process_group.intended_world import detected, planned
+from allranks._process_group.own_record import assign_device, own_record
 from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
-from allranks._process_group.unconnected import GLOO_INTERFACE, lost, what_gloo_lacked
-from allranks._rendezvous import mpi, port_range, ports
+from allranks._rendezvous import mpi, ports
 from allranks._rendezvous.meet import Meeting, Route, meet
-from allranks._rendezvous.plan import MPI, RendezvousPlan, nth, plan
+from allranks._rendezvous.plan import RendezvousPlan, nth
 from allranks._rendezvous.record import HostLayout, RankRecord
 from allranks._rendezvous.roll_call import LINGER, RollCall
-from allranks._system import processes, sockets
-from allranks._system.accelerator import accelerator_type, on_same_device
-from allranks._system.version import __version__
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
-from allranks._system.words import tell
 from allranks._transport import members
-from allranks._transport.headers import CHECK, checking
-from allranks._watch import failures, flight_recorder
+from allranks._transport.headers import CHECK
+from allranks._watch import flight_recorder
 from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import UP, unless_lost
 from allranks._watch.watch import Watch
-from allranks.errors import ConfigError, DeviceError, PeerFailedError, RendezvousError
+from allranks.errors import ConfigError, RendezvousError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"
 WATCH = "ALLRANKS_WATCH"
 STALL_AFTER = "ALLRANKS_STALL_AFTER"
-
-LAZY_PAIRS = 1024
-"""Ranks from which on gloo connects a pair only when it is used: N - 1 sockets a rank else."""
 
 
 _meetings = 0
@@ -71,72 +59,10 @@ class ProcessGroupState:
     pid: int = field(default_factory=os.getpid)
 
 
-def refuse_unknown_backend(backend: str | None) -> None:
-    """A backend is a name, or a list of device:name."""
-    if backend is None:
-        return
-    import torch.distributed as dist
-
-    for part in backend.lower().split(","):
-        name = part.rpartition(":")[2]
-        if not dist.is_backend_available(name):
-            known = ", ".join(n for n in dist.Backend.backend_list if dist.is_backend_available(n))
-            raise ConfigError(
-                f"distributed_backend={backend!r}: this build of torch has no {name!r}; it has "
-                f"{known}. Leave it out to let it follow the device."
-            )
-
-
 def verify_as_asked(wanted: Settings) -> None:
     """Verify bare tensors from now on, where the settings say so."""
     if wanted.check is not None:
         environment.put(CHECK, str(wanted.check).lower())
-
-
-def _detected(wanted: Settings) -> World:
-    """The detected world, with what the settings add and where they do not contradict it."""
-    ignored = ("slurm",) if wanted.submit is False else ()
-    completed = _with_given_ranks(os.environ, wanted)
-    if wanted.rank is not None and "WORLD_SIZE" not in completed:
-        raise ConfigError(f"rank={wanted.rank} needs world_size beside it")
-    found = detect(completed, ignore=ignored)
-    if wanted.submit and found.launcher != "slurm":
-        raise ConfigError(
-            f"submit=True, but this process is not a task of a Slurm step (launcher: "
-            f"{found.launcher}). Start it with srun, or leave submit out."
-        )
-    for name, asked in (("world_size", wanted.world_size), ("rank", wanted.rank)):
-        if asked is not None and asked != getattr(found, name):
-            raise ConfigError(_contradiction(name, asked, found))
-    return found
-
-
-def _with_given_ranks(environ: Mapping[str, str], wanted: Settings) -> dict[str, str]:
-    """The environment, completed by the rank and world size that the settings carry."""
-    rank, world_size = wanted.rank, wanted.world_size
-    if wanted.init_method and "://" in wanted.init_method:
-        from allranks._rendezvous.init_method import parse
-
-        url = parse(wanted.init_method)
-        rank = url.rank if rank is None else rank
-        world_size = url.world_size if world_size is None else world_size
-    completed = dict(environ)
-    if rank is not None:
-        completed.setdefault("RANK", str(rank))
-    if world_size is not None and "RANK" in completed:
-        completed.setdefault("WORLD_SIZE", str(world_size))
-    return completed
-
-
-def _contradiction(name: str, asked: int, found: World) -> str:
-    teller = "the environment" if found.launcher == "single" else found.launcher
-    said = f"{name}={asked} was asked for, but {teller} says {getattr(found, name)}"
-    if found.launcher == "single":
-        return (
-            f"{said}: nothing started this process as one of several. Start the script with "
-            f"`allranks run -n {asked}`, torchrun, srun or mpirun."
-        )
-    return f"{said}. Start it with the right number of ranks, or leave {name} out."
 
 
 def bring_up(wanted: Settings) -> ProcessGroupState:
@@ -145,60 +71,56 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     Args:
         wanted: what was asked for.
     """
-    global _meetings  # noqa: PLW0603 - of this process
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     stall_after = _stall_after(wanted)
-    found = _detected(wanted)
-    first = _first_plan(wanted, found)
-    if first.ask_mpi:
-        found = mpi.completed(found, deadline)
-        first = _first_plan(wanted, found)
-    meeting_plan = nth(first, _meetings)
+    found, how = _planned(wanted, deadline)
     verify_as_asked(wanted)
     members.release_retired()
-    meeting = watch = None
-    try:
-        me = _record(wanted, found)
-        if not meeting_plan.alone:
-            meeting = meet(meeting_plan, me, deadline)
-            _meetings += 1  # Also one that fails: the next must not meet with what is left of it.
-            me = _with_route(me, meeting.route)
-        layout = _call_the_roll(meeting, me, deadline) if meeting else HostLayout(0, 1, 0, 1)
+    with ExitStack() as undo:
+        undo.callback(environment.restore)
+        me, meeting = _met(how, own_record(wanted, found), deadline, undo)
+        layout = _called(meeting, me, deadline)
         world = _placed(found, layout)
         _prepare_recorder()
-        watch = _watch_over(wanted, stall_after, meeting, me, layout) if meeting else None
+        watch = _watched(wanted, stall_after, meeting, me, layout, undo)
         if me.device is None:
             assign_device(wanted, world)
-        _prepare_gloo(layout, world.world_size)
+        prepare_gloo(layout, world.world_size)
         _describe(world, layout)
-        _init_process_group(wanted, world, meeting, deadline)
-    except BaseException as error:
-        _give_up(meeting, watch, error)
-        raise
+        init_process_group(wanted, world, meeting, deadline)
+        undo.pop_all()
+    _tell_that_it_is_up(meeting, watch)
+    return ProcessGroupState(wanted, world, meeting, watch, layout.rank_0)
+
+
+def _planned(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
+    """Who this process is, and how the ranks will meet; where nothing else tells, MPI is asked."""
+    found = detected(wanted)
+    first = planned(wanted, found)
+    if first.ask_mpi:
+        found = mpi.completed(found, deadline)
+        first = planned(wanted, found)
+    return found, nth(first, _meetings)
+
+
+def _met(
+    how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
+) -> tuple[RankRecord, Meeting | None]:
+    """The store where the ranks meet; None in a world of one. This rank's record knows the way."""
+    global _meetings  # noqa: PLW0603 - of this process
+    if how.alone:
+        return me, None
+    meeting = meet(how, me, deadline)
+    undo.callback(meeting.take_down)
+    _meetings += 1  # Also one that fails: the next must not meet with what is left of it.
+    return _with_route(me, meeting.route), meeting
+
+
+def _tell_that_it_is_up(meeting: Meeting | None, watch: Watch | None) -> None:
     if watch:
         watch.come_up()
     if meeting:
         unless_lost(lambda: meeting.store.add(UP, 1))  # The next call names a rank 0 that is gone.
-    return ProcessGroupState(wanted, world, meeting, watch, layout.rank_0)
-
-
-def _give_up(meeting: Meeting | None, watch: Watch | None, error: BaseException) -> None:
-    """Tell the others why this rank does not come up, unless they know of one before it."""
-    if watch:
-        watch.announce(error)
-        watch.stop("its set-up failed")
-    take_down(meeting)
-
-
-def _first_plan(wanted: Settings, found: World) -> RendezvousPlan:
-    return plan(
-        found,
-        wanted.init_method,
-        wanted.shared_file_dir,
-        wanted.array_job_num,
-        port_range=ports.allowed(os.environ),
-        has_mpi4py=found.launcher in MPI and mpi.has_mpi4py(),
-    )
 
 
 def _with_route(me: RankRecord, route: Route | None) -> RankRecord:
@@ -212,24 +134,36 @@ def take_down(meeting: Meeting | None) -> None:
     environment.restore()
 
 
-def _watch_over(
-    wanted: Settings, stall_after: float, meeting: Meeting, me: RankRecord, layout: HostLayout
+def _watched(
+    wanted: Settings,
+    stall_after: float,
+    meeting: Meeting | None,
+    me: RankRecord,
+    layout: HostLayout,
+    undo: ExitStack,
 ) -> Watch | None:
-    if os.environ.get(WATCH) == "0":
+    """The watch, which tells the others why this rank does not come up, if it does not."""
+    if meeting is None or os.environ.get(WATCH) == "0":
         return None
-    timeout = wanted.timeout.total_seconds()
-    return Watch(
-        WatchConfig(
-            store=meeting.store,
-            me=me,
-            local_peers=layout.local_peers,
-            world_size=me.world_size,
-            hosts_store=meeting.server is not None,
-            stall_after=stall_after,
-            timeout=timeout,
-            rank_0=layout.rank_0,
-        )
+    config = WatchConfig(
+        store=meeting.store,
+        me=me,
+        local_peers=layout.local_peers,
+        world_size=me.world_size,
+        hosts_store=meeting.server is not None,
+        stall_after=stall_after,
+        timeout=wanted.timeout.total_seconds(),
+        rank_0=layout.rank_0,
     )
+    watch = Watch(config)
+
+    def leave(_: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            watch.announce(error)
+        watch.stop("its set-up failed")
+
+    undo.push(leave)
+    return watch
 
 
 def _stall_after(wanted: Settings) -> float:
@@ -259,59 +193,10 @@ def _prepare_recorder() -> None:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
 
 
-def _record(wanted: Settings, found: World) -> RankRecord:
-    """This rank's record; a device that cannot be had is told to all, in the roll call."""
-    error = None
-    if found.local_rank is not None:
-        try:
-            assign_device(wanted, found)
-        except DeviceError as cannot:
-            if found.world_size == 1:
-                raise
-            error = str(cannot)
-    assigned = found.local_rank is not None and error is None
-    return RankRecord(
-        rank=found.rank,
-        world_size=found.world_size,
-        job=found.job,
-        launcher=found.launcher,
-        host=socket.gethostname(),
-        host_key=sockets.host_key(),
-        pid=os.getpid(),
-        pid_space=processes.pid_space(),
-        device=devices.get_device_for_local_rank() if assigned else None,
-        device_uuid=devices.uuid() if assigned else None,
-        versions=_versions(),
-        error=error,
-        settings=_to_be_agreed(wanted, assigned=assigned),
-    )
-
-
-def _to_be_agreed(wanted: Settings, *, assigned: bool) -> dict[str, str]:
-    """In what all ranks must agree, lest they wait for each other in vain."""
-    mode = checking()
-    agreed = {"check": repr(mode if mode in (None, "lines") else True)}
-    if wanted.distributed_backend:
-        agreed["distributed_backend"] = repr(wanted.distributed_backend.lower())
-    elif assigned:
-        agreed["device"] = devices.get_device_type()  # The backend follows it.
-    return agreed
-
-
-def _versions() -> str:
-    import torch
-
-    return f"Python {platform.python_version()}, torch {torch.__version__}, allranks {__version__}"
-
-
-def assign_device(wanted: Settings, world: World) -> None:
-    cpu = accelerator_type() is None if wanted.cpu is None else wanted.cpu
-    devices.assign_device_for_local_rank(
-        cpu, world.local_rank or 0, local_world_size=world.local_world_size
-    )
-
-
-def _call_the_roll(meeting: Meeting, me: RankRecord, deadline: Deadline) -> HostLayout:
+def _called(meeting: Meeting | None, me: RankRecord, deadline: Deadline) -> HostLayout:
+    """Where the ranks are, by the roll call."""
+    if meeting is None:
+        return HostLayout(0, 1, 0, 1)
     roll_call = RollCall(meeting.store, me, meeting.place, deadline)
     try:
         return BackgroundCall(roll_call.answer).result(deadline.left + 2 * LINGER)
@@ -327,78 +212,3 @@ def _placed(found: World, layout: HostLayout) -> World:
     names = ("local_rank", "local_world_size", "node_rank", "num_nodes")
     counted = {name: getattr(layout, name) for name in names if getattr(found, name) is None}
     return replace(found, **counted)
-
-
-def _prepare_gloo(layout: HostLayout, world_size: int) -> None:
-    """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
-    if GLOO_INTERFACE not in os.environ:
-        address = sockets.LOOPBACK if layout.num_nodes == 1 else layout.address
-        interface = sockets.interface_of(address) if address else None
-        if interface:
-            environment.put(GLOO_INTERFACE, interface)
-    if layout.num_nodes > 1:
-        _keep_to_the_range(layout.local_rank)
-    if world_size >= LAZY_PAIRS and GLOO_LAZY not in os.environ:
-        environment.put(GLOO_LAZY, "1")
-
-
-def _keep_to_the_range(local_rank: int) -> None:
-    """Else gloo and NCCL listen on ports that the kernel chooses."""
-    asked, kernels = ports.allowed(os.environ), ports.of_the_kernel()
-    if not asked or (kernels and kernels[0] in asked and kernels[-1] in asked):
-        return
-    used = ("gloo", "NCCL") if devices.get_device_type() == "cuda" else ("gloo",)
-    others = [name for name in used if not port_range.keeps_to_the_range(name)]
-    if others and local_rank == 0:
-        tell(
-            f"warning: {ports.PORT_RANGE}={asked[0]}-{asked[-1]} does not hold for "
-            f"{' and '.join(others)}: this build of torch is another than expected, and the kernel "
-            "chooses the ports. If a firewall lets nothing else through, have "
-            "net.ipv4.ip_local_port_range set to the same range."
-        )
-
-
-def _backend(wanted: Settings) -> str | None:
-    """The backend by name, or None for torch's own default for this device."""
-    if wanted.distributed_backend:
-        return wanted.distributed_backend
-    return "gloo" if devices.get_device_type() in ("cpu", "mps") else None
-
-
-def _init_process_group(
-    wanted: Settings, world: World, meeting: Meeting | None, deadline: Deadline
-) -> None:
-    import torch.distributed as dist
-
-    backend = _backend(wanted)
-    store = dist.PrefixStore("group", meeting.store) if meeting else dist.HashStore()
-    store.set_timeout(wanted.timeout)
-    device = devices.device()
-
-    def init() -> None:
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=world.rank,
-            world_size=world.world_size,
-            timeout=wanted.timeout,
-            device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
-        )
-
-    failures.enter("setup", "WORLD")
-    try:
-        calling = BackgroundCall(on_same_device(init))
-        calling.result_unless(failures.look, deadline.left)
-    except PeerFailedError as error:
-        raise lost(world.rank, error, deadline) from None
-    except (StillRunning, RuntimeError) as error:
-        timed_out = isinstance(error, StillRunning) or failures.has_timed_out(error)
-        culprit = failures.find_culprit() if timed_out else failures.culprit(error)
-        if culprit:
-            raise lost(world.rank, culprit, deadline) from error
-        told = what_gloo_lacked(error, world.rank, deadline, timed_out=timed_out)
-        if told is None:
-            raise
-        raise RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") from error
-    finally:
-        failures.leave()

@@ -13,12 +13,12 @@ from allranks._launchers.world import World
 from allranks._process_group import devices, stop_signals
 from allranks._process_group.bring_up import (
     ProcessGroupState,
-    assign_device,
     bring_up,
-    refuse_unknown_backend,
     take_down,
     verify_as_asked,
 )
+from allranks._process_group.init_group import refuse_unknown_backend
+from allranks._process_group.own_record import assign_device
 from allranks._process_group.settings import Settings, SettingsDict, read
 from allranks._system import stacks
 from allranks._system.graph_breaks import outside_graphs

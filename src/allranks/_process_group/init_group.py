@@ -1,0 +1,119 @@
+"""Torch's process group comes up: what gloo must know before, and what is said where it fails."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from allranks._process_group import devices, environment
+from allranks._process_group.unconnected import GLOO_INTERFACE, lost, what_gloo_lacked
+from allranks._rendezvous import port_range, ports
+from allranks._system import sockets
+from allranks._system.accelerator import on_same_device
+from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
+from allranks._system.words import tell
+from allranks._watch import failures
+from allranks.errors import ConfigError, PeerFailedError, RendezvousError
+
+if TYPE_CHECKING:
+    from allranks._launchers.world import World
+    from allranks._process_group.settings import Settings
+    from allranks._rendezvous.meet import Meeting
+    from allranks._rendezvous.record import HostLayout
+
+GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"
+
+LAZY_PAIRS = 1024
+"""Ranks from which on gloo connects a pair only when it is used: N - 1 sockets a rank else."""
+
+
+def refuse_unknown_backend(backend: str | None) -> None:
+    """A backend is a name, or a list of device:name."""
+    if backend is None:
+        return
+    import torch.distributed as dist
+
+    for part in backend.lower().split(","):
+        name = part.rpartition(":")[2]
+        if not dist.is_backend_available(name):
+            known = ", ".join(n for n in dist.Backend.backend_list if dist.is_backend_available(n))
+            raise ConfigError(
+                f"distributed_backend={backend!r}: this build of torch has no {name!r}; it has "
+                f"{known}. Leave it out to let it follow the device."
+            )
+
+
+def prepare_gloo(layout: HostLayout, world_size: int) -> None:
+    """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
+    if GLOO_INTERFACE not in os.environ:
+        address = sockets.LOOPBACK if layout.num_nodes == 1 else layout.address
+        interface = sockets.interface_of(address) if address else None
+        if interface:
+            environment.put(GLOO_INTERFACE, interface)
+    if layout.num_nodes > 1:
+        _keep_to_the_range(layout.local_rank)
+    if world_size >= LAZY_PAIRS and GLOO_LAZY not in os.environ:
+        environment.put(GLOO_LAZY, "1")
+
+
+def _keep_to_the_range(local_rank: int) -> None:
+    """Else gloo and NCCL listen on ports that the kernel chooses."""
+    asked, kernels = ports.allowed(os.environ), ports.of_the_kernel()
+    if not asked or (kernels and kernels[0] in asked and kernels[-1] in asked):
+        return
+    used = ("gloo", "NCCL") if devices.get_device_type() == "cuda" else ("gloo",)
+    others = [name for name in used if not port_range.keeps_to_the_range(name)]
+    if others and local_rank == 0:
+        tell(
+            f"warning: {ports.PORT_RANGE}={asked[0]}-{asked[-1]} does not hold for "
+            f"{' and '.join(others)}: this build of torch is another than expected, and the kernel "
+            "chooses the ports. If a firewall lets nothing else through, have "
+            "net.ipv4.ip_local_port_range set to the same range."
+        )
+
+
+def _backend(wanted: Settings) -> str | None:
+    """The backend by name, or None for torch's own default for this device."""
+    if wanted.distributed_backend:
+        return wanted.distributed_backend
+    return "gloo" if devices.get_device_type() in ("cpu", "mps") else None
+
+
+def init_process_group(
+    wanted: Settings, world: World, meeting: Meeting | None, deadline: Deadline
+) -> None:
+    """Torch's own call, over the store in which the ranks met; errors say who or what it lacked."""
+    import torch.distributed as dist
+
+    backend = _backend(wanted)
+    store = dist.PrefixStore("group", meeting.store) if meeting else dist.HashStore()
+    store.set_timeout(wanted.timeout)
+    device = devices.device()
+
+    def init() -> None:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=world.rank,
+            world_size=world.world_size,
+            timeout=wanted.timeout,
+            device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
+        )
+
+    failures.enter("setup", "WORLD")
+    try:
+        calling = BackgroundCall(on_same_device(init))
+        calling.result_unless(failures.look, deadline.left)
+    except PeerFailedError as error:
+        raise lost(world.rank, error, deadline) from None
+    except (StillRunning, RuntimeError) as error:
+        timed_out = isinstance(error, StillRunning) or failures.has_timed_out(error)
+        culprit = failures.find_culprit() if timed_out else failures.culprit(error)
+        if culprit:
+            raise lost(world.rank, culprit, deadline) from error
+        told = what_gloo_lacked(error, world.rank, deadline, timed_out=timed_out)
+        if told is None:
+            raise
+        raise RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") from error
+    finally:
+        failures.leave()

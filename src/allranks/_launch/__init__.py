@@ -3,5 +3,5 @@
 Read ``template`` (a process that holds torch, and forks ranks), ``job`` (orders ranks of it, and
 sees them end) and ``launch`` with ``remote_call``, a rank's side. ``supervisor`` watches over the
 ranks of ``allranks run``, with ``rank_process`` on a rank's side and ``session_reaper`` beside
-it; ``local_world`` is where they meet.
+it. Both read their ranks' output through ``pipes``; ``local_world`` is where the ranks meet.
 """

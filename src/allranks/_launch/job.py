@@ -7,7 +7,6 @@ import functools
 import json
 import math
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from allranks._launch.pipes import Pipes
 from allranks._launch.remote_call import IncomingResult
 from allranks._launch.template import MESSAGE, SHOW_STACKS
 from allranks._system import huge_pages, processes, streams
@@ -179,8 +179,8 @@ class _ForkedJob:
         self._control = control
         self._write = write
         self._deadline = Deadline.after(timeout)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(control, selectors.EVENT_READ, self._hear)
+        self._pipes = Pipes()
+        self._pipes.listen(control, self._hear, last=True)
 
     @property
     def _running(self) -> list[RankResult]:
@@ -198,13 +198,10 @@ class _ForkedJob:
                 socket.send_fds(self._control, [text], [payload, theirs.fileno(), *writers])
             theirs.close()
             incoming = IncomingResult(result.detach())
-            self._listen(incoming.file, functools.partial(self._receive, rank, incoming))
+            self._pipes.listen(incoming.file, functools.partial(self._receive, rank, incoming))
             for stream, (reader, writer) in enumerate(pipes, start=1):
                 os.close(writer)
-                self._listen(reader, functools.partial(self._read, rank, stream))
-
-    def _listen(self, file: Any, react: Callable[[Any], bool]) -> None:
-        self._selector.register(file, selectors.EVENT_READ, react)
+                self._pipes.listen(reader, functools.partial(self._read, rank, stream))
 
     def watch(self) -> None:
         """Pass on what the ranks write, until all have ended or their time is over."""
@@ -225,11 +222,7 @@ class _ForkedJob:
 
     def _step(self, seconds: float) -> None:
         """React to what is there; to the template last, since a rank tells before it ends."""
-        ready = self._selector.select(None if seconds == math.inf else seconds)
-        for key, _ in sorted(ready, key=lambda pair: pair[0].fileobj is self._control):
-            if not key.data(key.fileobj):
-                self._selector.unregister(key.fileobj)
-                os.close(key.fd)
+        self._pipes.step(None if seconds == math.inf else seconds)
 
     def _hear(self, control: socket.socket) -> bool:
         try:
@@ -293,7 +286,5 @@ class _ForkedJob:
 
     def close(self) -> None:
         """Close this side of the ranks' pipes."""
-        self._selector.unregister(self._control)
-        for key in list(self._selector.get_map().values()):
-            os.close(key.fd)
-        self._selector.close()
+        self._pipes.ignore(self._control)
+        self._pipes.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import shutil
 import signal
 import socket
@@ -13,9 +12,11 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from allranks._launch import rank_process
+from allranks._launch.pipes import Pipes
 from allranks._launch.rank_process import FailureReport, Program
 from allranks._launch.session_reaper import SessionReaper
 from allranks._launch.template import HEARD, become_a_fresh_process
@@ -35,9 +36,6 @@ OUTER_TERM_GRACE = 30.0
 """Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
 
 CHUNK = 65536
-
-LAST_CHUNKS = 16
-"""Read of a pipe whose rank has ended: all that it can hold, unless others still write."""
 
 
 @dataclass
@@ -204,7 +202,7 @@ class Supervisor:
         """
         self._write = write
         self._ranks: list[RankProcess] = []
-        self._selector = selectors.DefaultSelector()
+        self._pipes = Pipes()
         self._signals: list[int] = []
         self._outside: int | None = None
         self._end_at: float | None = None
@@ -223,11 +221,12 @@ class Supervisor:
             for rank in self._ranks:
                 for stream, pipe in enumerate(rank.pipes, start=1):
                     os.set_blocking(pipe, False)
-                    self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
+                    self._pipes.listen(pipe, partial(self._read, rank, stream))
             while any(rank.status is None for rank in self._ranks):
                 self._step(self._patience())
             self._end_sessions(warden)
             self._drain()
+        self._pipes.close()
         return self._outcome()
 
     def _patience(self) -> float | None:
@@ -235,11 +234,7 @@ class Supervisor:
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _step(self, patience: float | None) -> None:
-        for key, _ in self._selector.select(patience):
-            if key.data is None:
-                os.read(key.fd, 4096)
-            else:
-                self._read(key.fd, *key.data)
+        self._pipes.step(patience)
         while self._signals:
             self._hear(self._signals.pop(0))
         for rank in self._ranks:
@@ -250,13 +245,13 @@ class Supervisor:
             self._signal_all(signal.SIGKILL)
             self._kill_at = None
 
-    def _read(self, pipe: int, rank: RankProcess, stream: int) -> None:
-        with suppress(BlockingIOError):
+    def _read(self, rank: RankProcess, stream: int, pipe: int) -> bool:
+        try:
             text = os.read(pipe, CHUNK)
-            self._take(rank, stream, text)
-            if not text:
-                self._selector.unregister(pipe)
-                os.close(pipe)
+        except BlockingIOError:
+            return True
+        self._take(rank, stream, text)
+        return bool(text)
 
     def _take(self, rank: RankProcess, stream: int, text: bytes) -> None:
         if stream == 3:
@@ -336,15 +331,11 @@ class Supervisor:
             processes.reap(pid)
 
     def _drain(self) -> None:
-        """Read what is left in pipes; one that made itself a session may hold them for ever."""
-        for key in [key for key in self._selector.get_map().values() if key.data]:
-            rank, stream = key.data
-            with suppress(BlockingIOError):
-                for _ in range(LAST_CHUNKS):
-                    self._take(rank, stream, os.read(key.fd, CHUNK))
-            self._take(rank, stream, b"")
-            self._selector.unregister(key.fd)
-            os.close(key.fd)
+        """Read what is left in pipes, and end all streams."""
+        self._pipes.drain()
+        for rank in self._ranks:
+            for stream in (1, 2, 3):
+                self._take(rank, stream, b"")
 
     def _outcome(self) -> JobOutcome:
         failed = [rank for rank in self._ranks if rank.status]
@@ -360,7 +351,8 @@ class Supervisor:
         """Let signals wake the loop, rather than interrupt it anywhere."""
         waker, woken = socket.socketpair()
         waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        self._selector.register(woken, selectors.EVENT_READ, None)
+        woken.setblocking(False)  # noqa: FBT003 - the same
+        self._pipes.listen(woken, _emptied)
         before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
         wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         try:
@@ -373,4 +365,11 @@ class Supervisor:
                 is_late = told and signum != signal.SIGCHLD
                 signal.signal(signum, signal.SIG_IGN if is_late else handler)
             waker.close()
+            self._pipes.ignore(woken)
             woken.close()
+
+
+def _emptied(woken: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        woken.recv(4096)
+    return True

@@ -158,7 +158,7 @@ def reduced(tensor: torch.Tensor, op: str, who: Members) -> None:
 def reduced_at_once(data: Any, op: str, who: Members) -> bool:
     """Do what is left to do for a tensor that is like an earlier one; whether it was done.
 
-    A call of few bytes takes as long in Python as on its way, where each step is a function's.
+    In a call of few bytes Python costs as much as communication, so that all its steps stand here.
     """
     kept = who.kept
     if type(data) is not kept.get("tensor") or (op, data.dtype) not in kept:

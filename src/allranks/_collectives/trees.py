@@ -25,7 +25,7 @@ class TreeNode(NamedTuple):
         style: how a child is found, as a format for its label: a text key, another key or an
             index, or a field.
         labels: the children's names, sorted for a dict.
-        children: a Node for each child that is a container, None for each leaf.
+        children: a TreeNode for each child that is a container, None for each leaf.
     """
 
     kind: str
@@ -164,8 +164,8 @@ class _KeyOrder(NamedTuple):
     """The entries of a mapping, sorted.
 
     Attributes:
-        style: as in Node.
-        labels: as in Node.
+        style: as in TreeNode.
+        labels: as in TreeNode.
         sort: brings what stands in the mapping's order into this one.
         restore: the other way round.
     """
@@ -201,7 +201,7 @@ def size(node: TreeNode | None) -> int:
 
 
 def _size_of_keys(keys: tuple[Any, ...]) -> float:
-    """As above; what is no text may be of any size."""
+    """The size of keys for the cache; infinite, and not kept, unless all are text."""
     if all(isinstance(key, str) for key in keys):
         return sum(map(len, keys)) + PER_ENTRY * len(keys)
     return math.inf
@@ -216,7 +216,7 @@ def _order(keys: tuple[Any, ...]) -> _KeyOrder | None:
 
 
 def _order_as_printed(tree: Mapping[Any, Any]) -> _KeyOrder:
-    """Keys may be of any types, and equal ones such as 1 and True are others to the ranks."""
+    """Keys ordered by how they print: types may be mixed, and 1 and True count as different."""
     printed = list(map(repr, tree))
     if len(set(printed)) < len(printed):
         raise ValueError(f"two keys of a dict print alike: {sorted(printed)}")

@@ -97,7 +97,7 @@ def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoRe
     Args:
         program: what to run.
         environ: the rank's own variables.
-        report_to: a file descriptor for the Failure, as JSON.
+        report_to: a file descriptor for the FailureReport, as JSON.
 
     Raises:
         SystemExit: always, so that the interpreter ends as it does after any script.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 FILE: type = io.IOBase.__bases__[0]
-"""What all kinds of files derive from; io.IOBase itself takes 3 ms to ask all things (measured)."""
+"""The base class of all files. Checking all objects against io.IOBase takes 3 ms (measured)."""
 
 LENGTH = struct.Struct("=Q")
 """The length of what announces a result: its kind, and the sizes of its buffers."""

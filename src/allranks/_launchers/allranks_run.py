@@ -18,7 +18,7 @@ NAMES = VariableNames("ALLRANKS_RANK", "ALLRANKS_WORLD_SIZE", master_addr="", ma
 
 
 def read(environ: Environ) -> WorldFields | None:
-    """``allranks run`` and the test pool: all ranks on this host, with a file to meet in."""
+    """``allranks run`` and the pytest plugin: all ranks on this host, with a file to meet in."""
     if "ALLRANKS_RANK" not in environ and "ALLRANKS_WORLD_SIZE" not in environ:
         return None
     require(environ, *NAMES[:2], "ALLRANKS_STORE", "ALLRANKS_RUN_ID")

@@ -96,7 +96,7 @@ def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Reader, World
 
 
 def _outnumbered(row: Reader, here: WorldFields, environ: Environ) -> bool:
-    """Whether RANK and WORLD_SIZE number the children of a launcher's only process.
+    """Whether RANK and WORLD_SIZE number children of the only process that a launcher started.
 
     Raises:
         DetectionError: something contradicts a launcher of several processes.

@@ -20,9 +20,9 @@ class Reader(NamedTuple):
         read: the fields of this process's ``World``; None where it did not start the process.
             Pure. Raises DetectionError where its variables are incomplete or contradict each other.
         simulate: what it would give a process, for tests; None where another reader has it.
-        variables: those that tell most. The first is set wherever the launcher left any.
+        variables: shown as evidence; the first is set wherever the launcher left any.
         brings: the launchers whose variables it sets too.
-        prefixes: how the variables begin by which it tells a place.
+        prefixes: how the names of all variables begin by which it tells a place.
     """
 
     name: Launcher

@@ -44,7 +44,10 @@ def refuse_unknown_backend(backend: str | None) -> None:
 
 
 def prepare_gloo(layout: HostLayout, world_size: int) -> None:
-    """Else gloo listens on whatever address the host name resolves to, and joins every pair."""
+    """Choose gloo's interface, its ports, and in large worlds lazy connections.
+
+    Otherwise gloo listens where the host name resolves to, and connects every pair of ranks.
+    """
     if GLOO_INTERFACE not in os.environ:
         address = sockets.LOOPBACK if layout.num_nodes == 1 else layout.address
         interface = sockets.interface_of(address) if address else None
@@ -57,7 +60,7 @@ def prepare_gloo(layout: HostLayout, world_size: int) -> None:
 
 
 def _keep_to_the_range(local_rank: int) -> None:
-    """Else gloo and NCCL listen on ports that the kernel chooses."""
+    """Keep gloo and NCCL within ALLRANKS_PORT_RANGE; warn where that cannot be done."""
     asked, kernels = ports.allowed(os.environ), ports.of_the_kernel()
     if not asked or (kernels and kernels[0] in asked and kernels[-1] in asked):
         return

@@ -49,7 +49,7 @@ def own_record(wanted: Settings, found: World) -> RankRecord:
 
 
 def _to_be_agreed(wanted: Settings, *, assigned: bool) -> dict[str, str]:
-    """In what all ranks must agree, lest they wait for each other in vain."""
+    """The settings that must be equal on all ranks: otherwise they would wait for each other."""
     mode = checking()
     agreed = {"check": repr(mode if mode in (None, "lines") else True)}
     if wanted.distributed_backend:

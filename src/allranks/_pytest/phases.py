@@ -1,4 +1,4 @@
-"""The phases of an item that its ranks run, for whoever runs items in the session.
+"""Setup, call and teardown, as the session sees them, of a test that runs on ranks.
 
 That is pytest's own protocol, or a plugin's that runs an item again when it has failed. Either
 calls an item's hooks phase by phase: those of such an item run all its ranks at the first of

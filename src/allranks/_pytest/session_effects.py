@@ -64,7 +64,7 @@ def _warn(config: pytest.Config, ranks: Sequence[RankReports]) -> None:
 
 
 def _warning(facts: dict[str, Any], by: str) -> warnings.WarningMessage:
-    """A warning of a rank; one that is made of more than a text is shown by a class that is not."""
+    """A rank's warning. If its class needs more than a text, a class of the same name stands in."""
     text, category = f"{facts['text']}{by}", facts["category"]
     kind: Any = getattr(sys.modules.get(facts["module"]), category, None)
     try:

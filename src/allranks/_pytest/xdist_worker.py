@@ -1,4 +1,4 @@
-"""What the template is told so that plugins take it for a worker of pytest-xdist, which it is like.
+"""``config.workerinput``, which makes plugins treat the template as a worker of pytest-xdist.
 
 It collects as the session has, and leaves the session's files and its once-only work to it: for
 that, plugins and conftest files look for ``config.workerinput``. What they look up in it, they

@@ -60,7 +60,7 @@ def _replace(library: str) -> bool:
 
 
 def _bind(fd: int, at: int, size: int) -> int:
-    """As bind(2): 0, or -1 and an errno. What C is raised at, it would take for a 0."""
+    """Like bind(2): 0, or -1 with errno set. It must not raise: C would take an exception for 0."""
     try:
         return _bound(fd, at, size)
     except ConfigError as error:
@@ -99,7 +99,7 @@ def _of_any_port(address: bytes) -> str | None:
 
 
 def _is_stream(fd: int) -> bool:
-    """Else it can be bound, but not listen."""
+    """Whether it is a stream socket; others can be bound, but cannot listen."""
     with socket.socket(fileno=os.dup(fd)) as same:
         return same.type == socket.SOCK_STREAM
 

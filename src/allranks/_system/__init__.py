@@ -4,6 +4,6 @@ Everybody may enter; it uses nothing of the package but itself. Read ``waiting``
 left behind, deadlines) and ``processes`` first. Then, as you need them: ``sockets``, ``stacks``,
 ``streams`` and ``words`` (what people see), ``printable`` and ``untrusted`` (what others wrote),
 ``trusted_file`` and ``private_directory`` (files), ``accelerator``, ``graph_breaks``
-(torch.compile), ``bounded_cache``, ``interpreter``, ``parking``, and what reads memory:
+(torch.compile), ``bounded_cache``, ``interpreter``, ``parking``, and what deals with memory:
 ``peer_memory``, ``huge_pages``, ``elf``. ``version`` is this release's.
 """

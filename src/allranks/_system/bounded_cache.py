@@ -18,7 +18,7 @@ LARGEST = 65_536
 
 
 class _TooLargeError(Exception):
-    """What a cache of the standard library does not keep: a call that raises."""
+    """Raised so that lru_cache does not keep a result that is too large."""
 
 
 def remembered(size: Callable[..., float]) -> Callable[[F], F]:

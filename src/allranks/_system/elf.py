@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MACHINES = ("x86_64", "aarch64")
-"""Where numbers have 64 bits, the low ones first, and relocations are as below."""
+"""The supported machines: 64 bits, little-endian, with the relocations below."""
 
 RTLD_DI_LINKMAP = 2
 """Asks dlinfo(3) where a library is loaded."""

@@ -49,10 +49,11 @@ def _disable(function: Callable[..., Any], call: Callable[..., Any]) -> Callable
 
 
 def _leave_alone(call: Callable[..., Any]) -> None:
-    """Let the compiler pass over our wrapper, so that it may call a function as it is.
+    """Make the compiler skip our wrapper, so that other code calls a function as it is.
 
     What ``torch.compiler.disable`` adds costs 15 us a call (torch 2.13), and is needed in compiled
-    functions only. One code is all wrappers'. Where torch lacks either part, each call pays.
+    functions only. All wrappers share one code object, so once is enough. Where torch lacks one of
+    the two functions, each call pays.
     """
     global _compiling  # noqa: PLW0603 - known once, and for all wrappers
     try:

@@ -81,7 +81,7 @@ def _check(path: Path, facts: os.stat_result) -> None:
 
 
 def _own_id_in(directory: Path) -> int | None:
-    """As whom a file system knows this user: one over the network may know root as nobody."""
+    """The owner of this user's files here: a network file system may map root to nobody."""
     with suppress(OSError), tempfile.TemporaryFile(dir=directory) as made:
         return os.fstat(made.fileno()).st_uid
     return None

@@ -83,7 +83,7 @@ def equal_all_gather(
 
 
 def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
-    """Gather flat tensors of known sizes on a device: each member's part is there, goes to all."""
+    """Gather device tensors of known sizes by one broadcast from each member."""
     import torch.distributed as dist
 
     for rank, part in zip(who.ranks, parts, strict=True):

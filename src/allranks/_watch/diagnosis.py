@@ -15,7 +15,7 @@ ALL_WAIT = "All are in it"
 """What is concluded where no rank is missing from a call."""
 
 STACKS = 3
-"""Of how many ranks that hold the others up a verdict shows the stack."""
+"""How many of the ranks that hold the others up are shown with their stack."""
 
 DEEP = 6
 """How many lines of a stack it shows."""
@@ -27,7 +27,7 @@ class RecordedCall:
 
     Attributes:
         group: the group's name, the same on all its ranks.
-        number: the how manieth collective of the group it is; 0 where that is not known.
+        number: its sequence number in the group; 0 where that is not known.
         op: its name.
         data: dtypes and shapes.
         line: the program's line, or "".
@@ -167,7 +167,7 @@ def _conclusions(
 
 
 def _two_of_one_number(calls: Collection[tuple[int, str, str]]) -> bool:
-    """Whether ranks made different calls as their how manieth.
+    """Whether ranks made different calls with the same sequence number.
 
     A collective may end on some ranks while others wait in it: these are calls ahead, rightly.
     """

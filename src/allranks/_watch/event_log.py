@@ -106,7 +106,7 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class DepartureNote:
-    """What a rank says that leaves.
+    """What a rank writes when it leaves.
 
     Attributes:
         who: names it, with its process and host.

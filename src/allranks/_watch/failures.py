@@ -110,7 +110,7 @@ class Watch(Protocol):
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
 
     def verdict(self) -> str:
-        """What the ranks of a collective that does not complete do instead; "" if unknown."""
+        """What the ranks do instead of completing the collective; "" if unknown."""
 
 
 @dataclass(frozen=True)

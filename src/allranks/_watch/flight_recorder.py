@@ -88,7 +88,7 @@ class HostExchange:
 
     @property
     def group_id(self) -> str:
-        """As in Flown."""
+        """As in RecordedCollective."""
         return f"host {self.group}"
 
     def flown(self) -> RecordedCollective:
@@ -154,11 +154,10 @@ def why_blind() -> str | None:
 
 
 def progress() -> dict[str, tuple[int, int]]:
-    """Of each group: what changes with each call, in torch's own count, and the last that ended.
+    """Each group's last enqueued and last completed collective, in torch's own count.
 
-    Over gloo the count goes on with messages from rank to rank, so that it differs by rank.
-    Of two that run at once the second may end first, so that a group may be idle though the last
-    that ended is not the last that was called.
+    Over gloo the count includes point-to-point messages, so that it differs between ranks. Calls
+    that run at once may complete in another order, so that an idle group may seem to be behind.
     """
     seen = {one.group_id: (one.number, one.number - (not one.over)) for one in last_exchanges()}
     return seen | {

@@ -73,7 +73,7 @@ class PeerSearch:
         """Who has closed a connection to this rank: known, or found by asking all.
 
         Args:
-            among: the ranks that have a connection to this one there; all if not given.
+            among: the ranks to which the closed connection may lead; all if empty.
             hear_news: looks at the event log, and at the processes of this host.
         """
         end = Deadline.after(SEARCH)

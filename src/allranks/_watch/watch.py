@@ -100,7 +100,7 @@ class Watch:
         return found
 
     def verdict(self) -> str:
-        """What the ranks of a collective that does not complete do instead; "" if unknown."""
+        """What the ranks do instead of completing the collective; "" if unknown."""
         return self._ask(self._thread.judge) or ""
 
     def stop(self, how: str) -> None:

@@ -151,6 +151,7 @@ def _watched(
         local_peers=layout.local_peers,
         world_size=me.world_size,
         hosts_store=meeting.server is not None,
+        keeper=meeting.keeper,
         stall_after=stall_after,
         timeout=wanted.timeout.total_seconds(),
         rank_0=layout.rank_0,

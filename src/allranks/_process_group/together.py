@@ -23,7 +23,7 @@ from allranks._transport import headers, members
 from allranks._transport.headers import Header
 from allranks._watch import failures
 from allranks._watch.event_log import unless_lost
-from allranks.errors import PeerFailedError
+from allranks.errors import CollectiveError, PeerFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,9 +223,11 @@ def _wait_for_rank_0(place: dist.Store, what: str, who: RankRecord | None) -> No
         raise PeerFailedError(f"rank 0 failed in {what}: {told}", rank=0)
 
 
-def _store_lost(error: RuntimeError, what: str) -> PeerFailedError:
+def _store_lost(error: RuntimeError, what: str) -> CollectiveError:
     if culprit := failures.culprit(error):
         return failures.peer_failed(culprit, what)
+    if lost := failures.store_lost(error):
+        return CollectiveError(f"{what}: {lost}")
     told = f"the store of rank 0 is lost, in {what}: rank 0 has probably died ({error})"
     return PeerFailedError(told, rank=0)
 

@@ -36,6 +36,7 @@ class WatchConfig:
         stall_after: seconds in one collective after which the ranks are asked.
         timeout: seconds after which a collective fails.
         rank_0: rank 0's record, or None on rank 0 itself.
+        keeper: names the store where no rank serves it; else "".
     """
 
     store: dist.Store
@@ -46,6 +47,7 @@ class WatchConfig:
     stall_after: float
     timeout: float
     rank_0: RankRecord | None = None
+    keeper: str = ""
 
     @property
     def patience(self) -> float:

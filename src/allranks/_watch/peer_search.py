@@ -85,8 +85,9 @@ class PeerSearch:
                 break
             self._local_peers.sleep(0.02)  # A socket is closed a moment before its process ends.
         if self._client.lost:
-            of_rank_0 = not among or 0 in among
-            return self._store_gone() if of_rank_0 else self._the_only_one_gone(among)
+            if among and 0 not in among:
+                return self._the_only_one_gone(among)
+            return None if self._config.keeper else self._store_gone()
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
@@ -95,7 +96,7 @@ class PeerSearch:
         gone = [rank for rank in others if not self._local_peers.is_alive(rank)]
         if len(gone) != 1:
             return None
-        text = "has closed its connection: it has left, or died (the store of rank 0 is gone, too)"
+        text = "has closed its connection: it has left, or died (the store is gone, too)"
         return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
 
     def _store_gone(self) -> Failure:

@@ -127,12 +127,9 @@ class StallJudge:
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
-        how = self._local_peers.condition(0)
-        gone = (
-            "is gone, and so the others cannot be asked" if self._client.lost else "does not answer"
-        )
-        fates = dict.fromkeys(range(self._config.world_size), "cannot be asked, without the store")
-        fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
-        fates.update({rank: how for rank, how in self._local_peers.held().items() if rank})
+        size, keeper, lost = self._config.world_size, self._config.keeper, bool(self._client.lost)
+        fates = inquiry.fates_unasked(size, keeper, self._local_peers.condition(0), lost=lost)
+        held = self._local_peers.held().items()
+        fates.update({rank: how for rank, how in held if rank or keeper})
         me = self._inquiry.status()
         return verdict(me, {me.rank: me}, fates)

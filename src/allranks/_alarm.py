@@ -103,6 +103,10 @@ class Watch(Protocol):
     def last_verdict(self) -> str:
         """The last verdict that was told; "" if there is none."""
 
+    @property
+    def keeper(self) -> str:
+        """Names the store where no rank serves it; else ""."""
+
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
 
@@ -231,6 +235,18 @@ def is_lost(error: RuntimeError) -> bool:
     of_a_store = getattr(torchs, "DistNetworkError", ())
     told = str(error)
     return bool(GLOO_LOST.search(told)) or HOST_LOST in told or isinstance(error, of_a_store)
+
+
+def store_lost(error: BaseException) -> str:
+    """What to say of the loss of a store that no rank serves; "" where it is none."""
+    torchs = sys.modules.get("torch.distributed")
+    keeper = on_duty.keeper if on_duty is not None else ""
+    if not keeper or not isinstance(error, getattr(torchs, "DistNetworkError", ())):
+        return ""
+    return (
+        f"{keeper}, where the ranks have met, is gone ({error}). The ranks may be well; what keeps "
+        "that store has ended, or was ended."
+    )
 
 
 def has_timed_out(error: BaseException) -> bool:

@@ -230,6 +230,7 @@ def _watch_over(
             neighbours=layout.neighbours,
             world_size=me.world_size,
             hosts_store=meeting.server is not None,
+            keeper=meeting.keeper,
             stall_after=stall_after,
             timeout=timeout,
             rank_0=layout.rank_0,

@@ -203,7 +203,7 @@ def new_group(
         **more: as for ``torch.distributed.new_group``.
 
     Raises:
-        CollectiveError: torch has no function that names groups.
+        CollectiveError: torch has no function that names groups, or the store is gone.
         PeerFailedError: another rank has failed, or left.
         StalledError: it did not come up within the timeout.
     """
@@ -229,6 +229,8 @@ def new_group(
             told = _alarm.verdict() or "at least one rank did not make the same call."
             seconds = f"{limit.total_seconds():g} s"
             raise StalledError(f"{what} did not complete within {seconds}; {told}") from error
+        if lost := _alarm.store_lost(error):
+            raise CollectiveError(f"{what}: {lost}") from error
         raise
     finally:
         _alarm.leave()

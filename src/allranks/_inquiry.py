@@ -61,6 +61,23 @@ def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
     return {rank: _fate(store, rank) for rank in silent[:NAMED]}
 
 
+def fates_unasked(world_size: int, keeper: str, of_rank_0: str, *, lost: bool) -> dict[int, str]:
+    """What can be said of ranks that nobody can ask, since the store does not answer.
+
+    Args:
+        world_size: how many ranks there are.
+        keeper: names the store where no rank serves it; else "".
+        of_rank_0: what is seen of rank 0's process; "" if nothing.
+        lost: whether the store is gone.
+    """
+    if keeper:
+        gone = "is gone" if lost else "does not answer"
+        return dict.fromkeys(range(world_size), f"cannot be asked, since {keeper} {gone}")
+    fates = dict.fromkeys(range(world_size), "cannot be asked, without the store")
+    gone = "is gone, and so the others cannot be asked" if lost else "does not answer"
+    return {**fates, 0: f"its store {gone}{f'; {of_rank_0}' if of_rank_0 else ''}"}
+
+
 def _fate(store: dist.Store, rank: int) -> str:
     with suppress(MalformedError):
         if store.check([left_note(rank)]):

@@ -71,6 +71,7 @@ class Post:
         stall_after: seconds in one collective after which the ranks are asked.
         timeout: seconds after which a collective fails.
         rank_0: rank 0's record, or None on rank 0 itself.
+        keeper: names the store where no rank serves it; else "".
     """
 
     store: dist.Store
@@ -81,6 +82,7 @@ class Post:
     stall_after: float
     timeout: float
     rank_0: Record | None = None
+    keeper: str = ""
 
     @property
     def patience(self) -> float:
@@ -296,8 +298,9 @@ class Lookout:
                 break
             self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
         if self._line.lost:
-            of_rank_0 = not among or 0 in among
-            return self._store_gone() if of_rank_0 else self._the_only_one_gone(among)
+            if among and 0 not in among:
+                return self._the_only_one_gone(among)
+            return None if self._post.keeper else self._store_gone()
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
@@ -306,7 +309,7 @@ class Lookout:
         gone = [rank for rank in others if not self._neighbours.is_alive(rank)]
         if len(gone) != 1:
             return None
-        text = "has closed its connection: it has left, or died (the store of rank 0 is gone, too)"
+        text = "has closed its connection: it has left, or died (the store is gone, too)"
         return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
 
     def _store_gone(self) -> Failure:
@@ -414,13 +417,10 @@ class Lookout:
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
-        how = self._neighbours.condition(0)
-        gone = (
-            "is gone, and so the others cannot be asked" if self._line.lost else "does not answer"
-        )
-        fates = dict.fromkeys(range(self._post.world_size), "cannot be asked, without the store")
-        fates[0] = f"its store {gone}{f'; {how}' if how else ''}"
-        fates.update({rank: how for rank, how in self._neighbours.held().items() if rank})
+        size, keeper, lost = self._post.world_size, self._post.keeper, bool(self._line.lost)
+        fates = _inquiry.fates_unasked(size, keeper, self._neighbours.condition(0), lost=lost)
+        held = self._neighbours.held().items()
+        fates.update({rank: how for rank, how in held if rank or keeper})
         me = self._standing()
         return verdict(me, {me.rank: me}, fates)
 

@@ -65,6 +65,7 @@ class Meeting:
         board: where rank 0 posted its address and must take it down at the end, or None.
         server: what serves the store, on rank 0; nobody else may hold it, lest a process group
             that the program keeps should keep its port.
+        keeper: names the store where no rank serves it, so that its loss is no rank's fault.
         ended: set when the meeting is over.
     """
 
@@ -73,6 +74,7 @@ class Meeting:
     route: Route | None = None
     board: Board | None = None
     server: dist.Store | None = None
+    keeper: str = ""
     ended: threading.Event = field(default_factory=threading.Event)
 
     def take_down(self) -> None:
@@ -121,7 +123,7 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
         host, port, prefix = plan.agent
         place = f"torchrun's store at {host}:{port}"
         store, route = _agent_store(host, port, me, deadline)
-        return Meeting(dist.PrefixStore(prefix, store), place, route)
+        return Meeting(dist.PrefixStore(prefix, store), place, route, keeper=place)
     board = _board(plan, me, deadline)
     if me.rank == 0:
         return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
@@ -132,7 +134,7 @@ def _in_private_file(path: str, me: Record, deadline: Deadline) -> Meeting:
     ended, place = threading.Event(), plain(path)
     opening = Abandonable(lambda: private_store(path, me.world_size, ended))
     try:
-        return Meeting(opening.result(deadline.left), place, ended=ended)
+        return Meeting(opening.result(deadline.left), place, keeper=place, ended=ended)
     except (StillRunning, OSError, RuntimeError) as error:
         raise RendezvousError(
             f"{me}: {place} (ALLRANKS_STORE), where the ranks of one host meet, cannot be opened: "

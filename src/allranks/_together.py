@@ -21,7 +21,7 @@ from allranks._objects import broadcast_object
 from allranks._printable import brief_repr
 from allranks._terminal import tell
 from allranks._waiting import Abandonable
-from allranks.errors import PeerFailedError
+from allranks.errors import CollectiveError, PeerFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,9 +221,11 @@ def _wait_for_rank_0(place: dist.Store, what: str, who: Record | None) -> None:
         raise PeerFailedError(f"rank 0 failed in {what}: {told}", rank=0)
 
 
-def _store_lost(error: RuntimeError, what: str) -> PeerFailedError:
+def _store_lost(error: RuntimeError, what: str) -> CollectiveError:
     if culprit := _alarm.culprit(error):
         return _alarm.peer_failed(culprit, what)
+    if lost := _alarm.store_lost(error):
+        return CollectiveError(f"{what}: {lost}")
     told = f"the store of rank 0 is lost, in {what}: rank 0 has probably died ({error})"
     return PeerFailedError(told, rank=0)
 

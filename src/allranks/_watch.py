@@ -63,6 +63,11 @@ class Watch:
         return self._lookout.last_verdict
 
     @property
+    def keeper(self) -> str:
+        """Names the store where no rank serves it; else ""."""
+        return self._post.keeper
+
+    @property
     def cut_off(self) -> bool:
         """Whether the store does not answer, or is gone."""
         return self._lookout.cut_off

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from allranks import _inquiry, _processes
-from harness import wait_until
+from harness import PATIENCE, wait_until
 
 BEREFT = """
-import os, signal, sys, time
+import os, signal, sys
 from pathlib import Path
 import allranks
 from harness import wait_until
@@ -56,6 +56,7 @@ def bereft(place: Path, call: str) -> list[str]:
             "ALLRANKS_LOG_DIR": str(place),
         },
         capture_output=True,
+        timeout=PATIENCE,
     )
     told = [place / f"told{rank}" for rank in range(2)]
     wait_until(lambda: all(one.exists() for one in told))

@@ -241,9 +241,14 @@ def _is_the_stores(error: BaseException) -> bool:
     return isinstance(error, getattr(torchs, "DistNetworkError", ()))
 
 
+def store_keeper() -> str:
+    """Names the store of the world where no rank serves it; else ""."""
+    return on_duty.keeper if on_duty is not None else ""
+
+
 def store_lost(error: BaseException) -> str:
     """What to say of the loss of a store that no rank serves; "" where it is none."""
-    keeper = on_duty.keeper if on_duty is not None else ""
+    keeper = store_keeper()
     if not keeper or not _is_the_stores(error):
         return ""
     return (

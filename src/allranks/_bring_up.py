@@ -318,13 +318,15 @@ def assign_device(wanted: Settings, world: World) -> None:
 
 
 def _call_the_roll(meeting: Meeting, me: Record, deadline: Deadline) -> Layout:
-    roll_call = RollCall(meeting.store, me, meeting.place, deadline)
+    roll_call = RollCall(meeting.store, me, meeting.place, deadline, meeting.keeper)
     try:
         return Abandonable(roll_call.answer).result(deadline.left + 2 * LINGER)
     except StillRunning:
+        store = meeting.keeper or f"the store at {meeting.place}"
+        who = "what keeps it" if meeting.keeper else "rank 0"
         raise RendezvousError(
-            f"{me}: the store at {meeting.place} stopped answering during the roll call; is the "
-            "network cut, or rank 0 stopped?"
+            f"{me}: {store} stopped answering during the roll call; is the network cut, or {who} "
+            "stopped?"
         ) from None
 
 

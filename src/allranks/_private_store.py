@@ -48,7 +48,18 @@ def private_store(  # noqa: C901 - all of it is the class
 
         def __init__(self) -> None:
             super().__init__()
-            self._file = dist.FileStore(os.fsencode(path), world_size)  # type: ignore[arg-type]
+            self._opened = dist.FileStore(os.fsencode(path), world_size)  # type: ignore[arg-type]
+            self._held = Path(path).open("rb")  # noqa: SIM115 - see __del__
+
+        def __del__(self) -> None:
+            self._held.close()
+
+        @property
+        def _file(self) -> dist.Store:
+            # FileStore would make a new file, or try for minutes where the directory is gone too.
+            if not os.fstat(self._held.fileno()).st_nlink:
+                raise dist.DistNetworkError(f"{path} was removed")
+            return self._opened
 
         def get(self, key: str) -> bytes:
             self.wait([key])

@@ -238,11 +238,12 @@ class _Signs:
         self._rank_0 = rank_0
         self._here = rank_0 is not None and rank_0.pid_space == _processes.pid_space()
         self._sign = b""
-        self._since = time.monotonic()
+        self._since = self._asked = time.monotonic()
         self._next = 0.0
 
     def ask(self, question: Callable[[], T]) -> T:
         """The store's answer, however long it takes: what ends the wait is heard meanwhile."""
+        self._asked = time.monotonic()
         return Abandonable(question).result_unless(self._look_around, math.inf)
 
     def look(self, place: dist.Store) -> None:
@@ -263,6 +264,13 @@ class _Signs:
         now = time.monotonic()
         if now - self._since > SILENT:
             self._since = now
-            how = _processes.condition(first.pid) if first and self._here else ""
-            silent = f"silent for {SILENT:g} s{f'; {how}' if how else ''}"
-            tell(f"waiting for {first or 'rank 0'}, in {self._what}: {silent}")
+            tell(f"waiting for {self._silent(now)}")
+
+    def _silent(self, now: float) -> str:
+        keeper = _alarm.store_keeper()
+        if keeper and now - self._asked > LOOK:
+            return f"{keeper}, in {self._what}: it does not answer"
+        first = self._rank_0
+        how = _processes.condition(first.pid) if first and self._here else ""
+        silent = f"silent for {SILENT:g} s{f'; {how}' if how else ''}"
+        return f"{first or 'rank 0'}, in {self._what}: {silent}"

@@ -132,7 +132,7 @@ def meet(plan: Plan, me: Record, deadline: Deadline) -> Meeting:
 
 def _in_private_file(path: str, me: Record, deadline: Deadline) -> Meeting:
     ended, place = threading.Event(), plain(path)
-    opening = Abandonable(lambda: private_store(path, me.world_size, ended))
+    opening = Abandonable(lambda: private_store(path, ended))
     try:
         return Meeting(opening.result(deadline.left), place, keeper=place, ended=ended)
     except (StillRunning, OSError, RuntimeError) as error:

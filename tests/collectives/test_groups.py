@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
+from allranks._system.waiting import BackgroundCall
 from allranks._transport import members
 from allranks._watch import flight_recorder, torch_groups
 from allranks.errors import CollectiveError
@@ -157,10 +159,18 @@ def test_the_hosts_groups_go_with_their_world() -> None:
             allranks.leaders_group()
 
 
+def fill_the_pool_of_threads() -> None:
+    """Our threads for blocking calls stay: there are as many as have ever been busy at once."""
+    waiting = [BackgroundCall(lambda: time.sleep(0.1)) for _ in range(6)]
+    for one in waiting:
+        one.result(PATIENCE)
+
+
 def destroying_groups(rounds: int) -> list[tuple[int, int]]:
     """How many descriptors and threads there are after each round of a group's whole life."""
     held = []
     with allranks.session(cpu=True):
+        fill_the_pool_of_threads()
         for _ in range(rounds):
             pair = allranks.split(0)
             allranks.all_reduce({"loss": 1.0}, pair)

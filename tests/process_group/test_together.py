@@ -164,7 +164,7 @@ def test_silence_is_told_and_is_no_death(monkeypatch, capfd, tmp_path) -> None:
     from allranks._rendezvous.private_store import private_store
 
     monkeypatch.setattr(together, "SILENT", 0.3)
-    place = private_store(str(tmp_path / "store"), 1)
+    place = private_store(str(tmp_path / "store"))
     threading.Timer(1.0, place.set, (together.DONE, "")).start()
     together._wait_for_rank_0(place, "on_master(prepare)", None)
     assert "waiting for rank 0, in on_master(prepare): silent for 0.3 s" in capfd.readouterr().err

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import allranks
+from allranks._rendezvous import roll_call
 from allranks._system import processes
 from allranks._watch import inquiry
-from harness import wait_until
+from harness import PATIENCE, Ranks, private_environs, wait_until
 
 BEREFT = """
-import os, signal, sys, time
+import os, signal, sys
 from pathlib import Path
 import allranks
 from harness import wait_until
@@ -38,6 +40,31 @@ draft.write_text(told)
 draft.rename(place / f"told{{rank}}")
 """
 
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import allranks
+from allranks._process_group import together
+from harness import wait_until
+
+told, agent = Path(sys.argv[1]) / "told", os.getppid()
+
+def download():
+    os.kill(agent, signal.SIGSTOP)
+    wait_until(told.exists)
+    os.kill(agent, signal.SIGCONT)
+    return 7
+
+def tell(text):
+    if "store" in text:
+        told.write_text(text)
+
+together.tell, together.SILENT = tell, 0.3
+allranks.setup(cpu=True)
+assert allranks.on_master(download) == 7
+allranks.cleanup()
+"""
+
 STALL = """
     if rank == 1:
         wait_until((place / "verdict.txt").exists)
@@ -45,24 +72,57 @@ STALL = """
 """
 
 
-def bereft(place: Path, call: str) -> list[str]:
-    """What two ranks of torchrun come to whose agent is killed before a call."""
-    script = place / "bereft.py"
-    script.write_text(BEREFT.format(call=call.strip()))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", script, place],
+def under_torchrun(script: Path, text: str) -> int:
+    """How torchrun's agent ends that runs a script on two ranks."""
+    script.write_text(text)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            script,
+            script.parent,
+        ],
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
-            "ALLRANKS_LOG_DIR": str(place),
+            "ALLRANKS_LOG_DIR": str(script.parent),
         },
         capture_output=True,
-    )
+        timeout=PATIENCE,
+    ).returncode
+
+
+def bereft(place: Path, call: str) -> list[str]:
+    """What two ranks of torchrun come to whose agent is killed before a call."""
+    under_torchrun(place / "bereft.py", BEREFT.format(call=call.strip()))
     told = [place / f"told{rank}" for rank in range(2)]
     wait_until(lambda: all(one.exists() for one in told))
     pids = [int((place / f"pid{rank}").read_text()) for rank in range(2)]
     wait_until(lambda: all(map(processes.is_gone, pids)))
     return [one.read_text() for one in told]
+
+
+def remove_the_store() -> None:
+    Path(os.environ["ALLRANKS_STORE"]).unlink()
+
+
+def on_master_without_a_store() -> None:
+    allranks.setup(cpu=True)
+    allranks.on_master(remove_the_store)
+
+
+def a_roll_call_without_a_store() -> None:
+    judge = roll_call.RollCall._judge
+
+    def judge_without_a_store(self):
+        self._store.wait(["record/1/1"])  # Else rank 1 would make a store of its own.
+        remove_the_store()
+        return judge(self)
+
+    roll_call.RollCall._judge = judge_without_a_store
+    allranks.setup(cpu=True, rendezvous_timeout=2 * PATIENCE)
 
 
 def test_a_group_cannot_be_made_without_the_store(tmp_path) -> None:
@@ -75,6 +135,29 @@ def test_on_master_blames_no_rank_for_the_store(tmp_path) -> None:
     told = bereft(tmp_path, "allranks.on_master(lambda: 1)")
     assert told[1].startswith("CollectiveError: on_master(<lambda>): torchrun's store"), told[1]
     assert not told[0].startswith("PeerFailedError"), told[0]
+
+
+def test_a_store_that_does_not_answer_is_not_rank_0s_silence(tmp_path) -> None:
+    assert under_torchrun(tmp_path / "stopped.py", STOPPED) == 0
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("waiting for torchrun's store at "), told
+    assert told.endswith("in on_master(download): it does not answer")
+
+
+def test_a_private_store_that_was_removed_is_named_at_once() -> None:
+    with private_environs(2) as environs:
+        first, one = Ranks(on_master_without_a_store, environs).results()
+    assert "store, where the ranks have met, is gone" in one.text, one.text
+    assert "The ranks may be well" in one.text
+    assert "PeerFailedError" not in first.text, first.text
+
+
+def test_a_roll_call_whose_store_was_removed_blames_no_rank() -> None:
+    with private_environs(2) as environs:
+        for rank in Ranks(a_roll_call_without_a_store, environs).results():
+            assert rank.text.startswith("RendezvousError: rank "), rank.text
+            assert "store closed during the roll call; no rank serves it" in rank.text
+            assert "rank 0 has probably" not in rank.text
 
 
 def test_a_verdict_without_the_store_says_which_store(tmp_path) -> None:

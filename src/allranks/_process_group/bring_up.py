@@ -198,13 +198,15 @@ def _called(meeting: Meeting | None, me: RankRecord, deadline: Deadline) -> Host
     """Where the ranks are, by the roll call."""
     if meeting is None:
         return HostLayout(0, 1, 0, 1)
-    roll_call = RollCall(meeting.store, me, meeting.place, deadline)
+    roll_call = RollCall(meeting.store, me, meeting.place, deadline, meeting.keeper)
     try:
         return BackgroundCall(roll_call.answer).result(deadline.left + 2 * LINGER)
     except StillRunning:
+        store = meeting.keeper or f"the store at {meeting.place}"
+        who = "what keeps it" if meeting.keeper else "rank 0"
         raise RendezvousError(
-            f"{me}: the store at {meeting.place} stopped answering during the roll call; is the "
-            "network cut, or rank 0 stopped?"
+            f"{me}: {store} stopped answering during the roll call; is the network cut, or {who} "
+            "stopped?"
         ) from None
 
 

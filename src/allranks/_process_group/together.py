@@ -240,11 +240,12 @@ class _SignsOfLife:
         self._rank_0 = rank_0
         self._here = rank_0 is not None and rank_0.pid_space == processes.pid_space()
         self._sign = b""
-        self._since = time.monotonic()
+        self._since = self._asked = time.monotonic()
         self._next = 0.0
 
     def ask(self, question: Callable[[], T]) -> T:
         """The store's answer, however long it takes: what ends the wait is heard meanwhile."""
+        self._asked = time.monotonic()
         return BackgroundCall(question).result_unless(self._look_around, math.inf)
 
     def look(self, place: dist.Store) -> None:
@@ -265,6 +266,13 @@ class _SignsOfLife:
         now = time.monotonic()
         if now - self._since > SILENT:
             self._since = now
-            how = processes.condition(first.pid) if first and self._here else ""
-            silent = f"silent for {SILENT:g} s{f'; {how}' if how else ''}"
-            tell(f"waiting for {first or 'rank 0'}, in {self._what}: {silent}")
+            tell(f"waiting for {self._silent(now)}")
+
+    def _silent(self, now: float) -> str:
+        keeper = failures.store_keeper()
+        if keeper and now - self._asked > LOOK:
+            return f"{keeper}, in {self._what}: it does not answer"
+        first = self._rank_0
+        how = processes.condition(first.pid) if first and self._here else ""
+        silent = f"silent for {SILENT:g} s{f'; {how}' if how else ''}"
+        return f"{first or 'rank 0'}, in {self._what}: {silent}"

@@ -138,7 +138,7 @@ def meet(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> Meeting:
 
 def _in_private_file(path: str, me: RankRecord, deadline: Deadline) -> Meeting:
     ended, place = threading.Event(), plain(path)
-    opening = BackgroundCall(lambda: private_store(path, me.world_size, ended))
+    opening = BackgroundCall(lambda: private_store(path, ended))
     try:
         return Meeting(opening.result(deadline.left), place, keeper=place, ended=ended)
     except (StillRunning, OSError, RuntimeError) as error:

@@ -1,17 +1,24 @@
-"""The store of a world whose parent is ours: a file that only its ranks can reach."""
+"""The store of a world whose parent is ours: a file that only its ranks can reach.
+
+torch's own FileStore looks for a key every 10 ms only, which would be a third of the time that a
+small world takes to come up; where its directory is gone it tries for five minutes; and a rank
+that is killed while it writes leaves a half record there, at which all others spin for ever.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import threading
 import time
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from allranks._system.waiting import Deadline
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import timedelta
 
     import torch.distributed as dist
@@ -19,18 +26,117 @@ if TYPE_CHECKING:
 FIRST_LOOK = 0.0002
 LONGEST_PAUSE = 0.05
 
+LENGTHS = struct.Struct("<II")
+"""What a record begins with: the lengths of its key and of its value, which follow."""
+
+DELETED = 0xFFFFFFFF
+"""In the place of a value's length: the key is no more."""
+
+
+class StoreFile:
+    """Keys and values in a file, to which each change is added as a record."""
+
+    def __init__(self, path: str) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._values: dict[str, bytes] = {}
+        self._end_of_read = 0
+        self._thread = threading.Lock()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    @contextmanager
+    def read(self) -> Iterator[dict[str, bytes]]:
+        """All that was written so far."""
+        with self._errors(), self._thread:
+            if self._size() != self._end_of_read:
+                with self._locked(fcntl.LOCK_SH):
+                    self._catch_up()
+            yield self._values
+
+    @contextmanager
+    def write(self) -> Iterator[dict[str, bytes]]:
+        """All that was written so far, while nobody else writes."""
+        with self._errors(), self._thread, self._locked(fcntl.LOCK_EX):
+            self._catch_up()
+            yield self._values
+
+    def append(self, key: str, value: bytes | None) -> None:
+        """Change a key, or delete it; within ``write`` only."""
+        if self._size() > self._end_of_read:
+            os.ftruncate(self._file, self._end_of_read)  # A rank was killed while it wrote.
+        name, size = os.fsencode(key), DELETED if value is None else len(value)
+        rest = memoryview(LENGTHS.pack(len(name), size) + name + (value or b""))
+        at = self._end_of_read
+        while rest:
+            count = os.pwrite(self._file, rest, at)
+            rest, at = rest[count:], at + count
+        self._catch_up()
+
+    def _size(self) -> int:
+        import torch.distributed as dist
+
+        now = os.fstat(self._file)
+        if not now.st_nlink:
+            raise dist.DistNetworkError(f"{self._path} was removed")
+        return now.st_size
+
+    def _catch_up(self) -> None:
+        at = self._end_of_read
+        data = os.pread(self._file, self._size() - at, at)
+        for key, value, end in _records(data):
+            self._end_of_read = at + end
+            if value is None:
+                self._values.pop(key, None)
+            else:
+                self._values[key] = value
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        fcntl.flock(self._file, how)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The errors of a store are RuntimeErrors, as all that use one expect."""
+        try:
+            yield
+        except OSError as error:
+            import torch.distributed as dist
+
+            raise dist.DistError(f"{self._path}: {error.strerror or error}") from error
+
+
+def _records(data: bytes) -> Iterator[tuple[str, bytes | None, int]]:
+    """The whole records, each with where it ends; the last one may have been begun only."""
+    end = 0
+    while end + LENGTHS.size <= len(data):
+        key_size, value_size = LENGTHS.unpack_from(data, end)
+        key = end + LENGTHS.size
+        value = key + key_size
+        end = value if value_size == DELETED else value + value_size
+        if end > len(data):
+            return
+        yield os.fsdecode(data[key:value]), None if value_size == DELETED else data[value:end], end
+
 
 def private_store(  # noqa: C901 - all of it is the class
-    path: str, world_size: int, ended: threading.Event | None = None
+    path: str, ended: threading.Event | None = None
 ) -> dist.Store:
     """The ranks' common store in a file.
 
-    torch's own FileStore looks for a key every 10 ms only, which would be a third of the time
-    that a small world takes to come up.
-
     Args:
         path: of the file, on a local disk or in memory.
-        world_size: how many ranks share it; the last one removes it.
         ended: set when nobody shall wait for a key any longer. A thread of gloo's that does so at
             the interpreter's end would abort the process.
 
@@ -39,20 +145,17 @@ def private_store(  # noqa: C901 - all of it is the class
     """
     import torch.distributed as dist
 
-    # FileStore tries for 5 minutes where the directory is gone, and holds the interpreter's lock.
-    with Path(path).open("ab"):
-        pass
-
     class PrivateStore(dist.Store):
-        """A FileStore that is looked at often at first, and seldom later."""
+        """A file that is looked at often at first, and seldom later."""
 
         def __init__(self) -> None:
             super().__init__()
-            self._file = dist.FileStore(os.fsencode(path), world_size)  # type: ignore[arg-type]
+            self._file = StoreFile(path)
 
         def get(self, key: str) -> bytes:
             self.wait([key])
-            return self._file.get(key)
+            with self._file.read() as values:
+                return values[key]
 
         def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
             default: timedelta = self.timeout  # type: ignore[attr-defined]  # not in the stubs
@@ -64,23 +167,36 @@ def private_store(  # noqa: C901 - all of it is the class
                 time.sleep(pause)
                 pause = min(pause * 1.2, LONGEST_PAUSE)
 
-        def set(self, key: str, value: str) -> None:
-            self._file.set(key, value)
+        def set(self, key: str, value: str | bytes) -> None:
+            with self._file.write():
+                self._file.append(key, _as_bytes(value))
 
         def add(self, key: str, amount: int) -> int:
-            return self._file.add(key, amount)
+            with self._file.write() as values:
+                total = int(values.get(key, b"0")) + amount
+                self._file.append(key, b"%d" % total)
+            return total
 
-        def compare_set(self, key: str, expected: str, desired: str) -> bytes:
-            return self._file.compare_set(key, expected, desired)
+        def compare_set(self, key: str, expected: str | bytes, desired: str | bytes) -> bytes:
+            with self._file.write() as values:
+                if values.get(key, b"") == _as_bytes(expected):
+                    self._file.append(key, _as_bytes(desired))
+                return values.get(key, _as_bytes(expected))
 
         def check(self, keys: list[str]) -> bool:
-            return self._file.check(keys)
+            with self._file.read() as values:
+                return all(key in values for key in keys)
 
         def delete_key(self, key: str) -> bool:
-            return self._file.delete_key(key)
+            with self._file.write() as values:
+                there = key in values
+                if there:
+                    self._file.append(key, None)
+            return there
 
         def num_keys(self) -> int:
-            return self._file.num_keys()
+            with self._file.read() as values:
+                return len(values)
 
         def clone(self) -> PrivateStore:
             return self  # A file has no connection that one thread could hold from another.
@@ -89,3 +205,7 @@ def private_store(  # noqa: C901 - all of it is the class
             return False
 
     return PrivateStore()
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else os.fsencode(value)

@@ -59,7 +59,9 @@ PROGRESS_EVERY = 30.0
 class RollCall:
     """One rank's side of the roll call on one store."""
 
-    def __init__(self, store: dist.Store, me: RankRecord, place: str, deadline: Deadline) -> None:
+    def __init__(
+        self, store: dist.Store, me: RankRecord, place: str, deadline: Deadline, keeper: str = ""
+    ) -> None:
         """Prepare the roll call; nothing is sent yet.
 
         Args:
@@ -67,10 +69,12 @@ class RollCall:
             me: this rank's record.
             place: names the store in errors.
             deadline: when to give up.
+            keeper: names the store where no rank serves it, so that its loss is no rank's fault.
         """
         self._store = store
         self._me = me
         self._place = place
+        self._keeper = keeper
         self._deadline = deadline
         self._rank_0: RankRecord | None = None
 
@@ -232,10 +236,12 @@ class RollCall:
         return [read(RankRecord, text, key, self._place) for key, text in pairs]
 
     def _store_lost(self, error: RuntimeError) -> RendezvousError:
-        return RendezvousError(
-            f"{self._me}: the store at {self._place} closed during the roll call, so rank 0 has "
-            f"probably failed; its own log says why. ({error})"
+        lost = (
+            f"the store at {self._place} closed during the roll call, so rank 0 has probably failed"
         )
+        if self._keeper:
+            lost = f"{self._keeper} closed during the roll call; no rank serves it"
+        return RendezvousError(f"{self._me}: {lost}; its own log says why. ({error})")
 
     def _put(self, key: str, value: RankRecord | PackedError | RollCallResult) -> None:
         self._store.set(key, written(value))

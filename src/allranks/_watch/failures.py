@@ -231,17 +231,25 @@ def culprit(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
 
 def is_lost(error: RuntimeError) -> bool:
     """Whether a connection to a peer, or to rank 0's store, was closed from there."""
-    torchs = sys.modules.get("torch.distributed")
-    of_a_store = getattr(torchs, "DistNetworkError", ())
     told = str(error)
-    return bool(GLOO_LOST.search(told)) or HOST_LOST in told or isinstance(error, of_a_store)
+    return bool(GLOO_LOST.search(told)) or HOST_LOST in told or _is_the_stores(error)
+
+
+def _is_the_stores(error: BaseException) -> bool:
+    """Whether torch's client of a store says that the connection is lost."""
+    torchs = sys.modules.get("torch.distributed")
+    return isinstance(error, getattr(torchs, "DistNetworkError", ()))
+
+
+def store_keeper() -> str:
+    """Names the store of the world where no rank serves it; else ""."""
+    return on_duty.keeper if on_duty is not None else ""
 
 
 def store_lost(error: BaseException) -> str:
     """What to say of the loss of a store that no rank serves; "" where it is none."""
-    torchs = sys.modules.get("torch.distributed")
-    keeper = on_duty.keeper if on_duty is not None else ""
-    if not keeper or not isinstance(error, getattr(torchs, "DistNetworkError", ())):
+    keeper = store_keeper()
+    if not keeper or not _is_the_stores(error):
         return ""
     return (
         f"{keeper}, where the ranks have met, is gone ({error}). The ranks may be well; what keeps "

@@ -21,7 +21,7 @@ from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
 from allranks._system import interpreter, processes, streams
 from allranks._system.printable import printable
-from allranks._system.untrusted import plain
+from allranks._system.typed_json import plain
 from allranks._system.version import __version__
 from allranks._system.words import ranges
 from allranks.errors import AllranksError, ConfigError
@@ -91,7 +91,7 @@ def run(
             preload()
         with local_world(ranks) as environs:
             outcome = started.watch(
-                lambda warden: supervisor.start(program, environs, warden, spawn=spawn)
+                lambda reaper: supervisor.start(program, environs, reaper, spawn=spawn)
             )
     except AllranksError as error:
         raise click.ClickException(str(error)) from error

@@ -223,7 +223,7 @@ def test_a_session_is_ended_and_nothing_beside_it(tmp_path, started) -> None:
 
 @pytest.fixture
 def session_leader():
-    """A process whose id a warden may be told."""
+    """A process whose id a reaper may be told."""
     process = subprocess.Popen(["sleep", "600"], start_new_session=True)
     yield process
     process.kill()
@@ -232,19 +232,19 @@ def session_leader():
 
 def test_a_warden_that_is_dismissed_ends_nothing(session_leader) -> None:
     """By then the ranks' ids may be those of others."""
-    warden = SessionReaper()
-    warden.tell(session_leader.pid)
-    warden.dismiss()
+    reaper = SessionReaper()
+    reaper.tell(session_leader.pid)
+    reaper.dismiss()
     session_leader.terminate()  # The first signal that ends a process is what it ended of.
     assert session_leader.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_a_warden_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
-    warden = SessionReaper()
-    warden.tell(session_leader.pid)
-    warden.forget()  # All that it hears of a parent's end, however that comes.
+    reaper = SessionReaper()
+    reaper.tell(session_leader.pid)
+    reaper.forget()  # All that it hears of a parent's end, however that comes.
     assert session_leader.wait(PATIENCE) == -signal.SIGKILL
-    processes.reap(warden._pid)
+    processes.reap(reaper._pid)
 
 
 def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch) -> None:
@@ -253,8 +253,8 @@ def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch
     monkeypatch.setattr(processes, "reap", lambda _: done.append("reaped"))
     started = supervisor.Supervisor(lambda *_: None)
     started._ranks = [supervisor.RankProcess(0, -1, (0, 0, 0))]
-    warden: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
-    started._end_sessions(warden)
+    reaper: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
+    started._end_sessions(reaper)
     assert done == ["ended", "dismissed", "reaped"]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import allranks
-from allranks._process_group.unconnected import lost
+from allranks._process_group.connect_errors import lost
 from allranks._rendezvous import meet
 from allranks._system import sockets
 from allranks._system.waiting import Deadline

@@ -268,12 +268,12 @@ def test_what_can_be_read_only_in_part_is_an_error():
 
 def test_only_a_card_that_proves_right_is_believed(monkeypatch):
     """A pid may mean another process on another host, or be used again."""
-    card, secret = peer_memory.present("here")
-    assert peer_memory.readable(card, "here")
-    assert not peer_memory.readable(card, "on another host")
-    assert not peer_memory.readable(card._replace(secret="00" * len(secret)), "here")
-    assert not peer_memory.readable(card._replace(address=8), "here")
+    probe, secret = peer_memory.present("here")
+    assert peer_memory.readable(probe, "here")
+    assert not peer_memory.readable(probe, "on another host")
+    assert not peer_memory.readable(probe._replace(secret="00" * len(secret)), "here")
+    assert not peer_memory.readable(probe._replace(address=8), "here")
     assert not peer_memory.readable(peer_memory.MemoryProbe(), "here")
     monkeypatch.setenv("ALLRANKS_PEER_MEMORY", "0")
-    assert not peer_memory.readable(card, "here")
+    assert not peer_memory.readable(probe, "here")
     assert peer_memory.present("here") == (peer_memory.MemoryProbe(), None)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from allranks._system.untrusted import parsed, written
+from allranks._system.typed_json import parsed, written
 from allranks._watch.diagnosis import RankStatus, RecordedCall, verdict
 
 REDUCE = RecordedCall("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")

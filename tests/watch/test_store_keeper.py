@@ -12,7 +12,7 @@ import pytest
 import allranks
 from allranks._rendezvous import roll_call
 from allranks._system import processes
-from allranks._watch import inquiry
+from allranks._watch import status_answers
 from harness import PATIENCE, Ranks, private_environs, wait_until
 
 BEREFT = """
@@ -169,9 +169,11 @@ def test_a_verdict_without_the_store_says_which_store(tmp_path) -> None:
 
 @pytest.mark.parametrize(("lost", "gone"), [(True, "is gone"), (False, "does not answer")])
 def test_what_is_said_of_ranks_that_cannot_be_asked(lost, gone) -> None:
-    served_by_0 = inquiry.fates_unasked(3, "", "its process sleeps", lost=lost)
+    served_by_0 = status_answers.fates_unasked(3, "", "its process sleeps", lost=lost)
     assert served_by_0[0].startswith(f"its store {gone}")
     assert served_by_0[0].endswith("; its process sleeps")
     assert served_by_0[1] == served_by_0[2] == "cannot be asked, without the store"
-    kept = inquiry.fates_unasked(2, "torchrun's store at h:1", "its process sleeps", lost=lost)
+    kept = status_answers.fates_unasked(
+        2, "torchrun's store at h:1", "its process sleeps", lost=lost
+    )
     assert kept == dict.fromkeys(range(2), f"cannot be asked, since torchrun's store at h:1 {gone}")

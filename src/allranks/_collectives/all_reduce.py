@@ -132,12 +132,12 @@ def _reduce_float(number: Any, op: str, who: Members) -> Any:
 
 def _reduce_tree(data: Any, op: str, who: Members) -> Any:
     try:
-        parcel = _PackedLeaves(data, op)
+        packed = _PackedLeaves(data, op)
     except (CollectiveError, ValueError) as error:
         _refuse(who, f"all_reduce: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks
         _refuse(who, f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}")
-    return _rebuilt(data, parcel.exchanged(who), parcel.node)
+    return _rebuilt(data, packed.exchanged(who), packed.node)
 
 
 def _refuse(who: Members, why: str) -> NoReturn:

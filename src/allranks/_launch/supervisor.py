@@ -113,21 +113,21 @@ class JobOutcome:
 
 
 def start(
-    program: Program, environs: list[dict[str, str]], warden: SessionReaper, *, spawn: bool = False
+    program: Program, environs: list[dict[str, str]], reaper: SessionReaper, *, spawn: bool = False
 ) -> list[RankProcess]:
     """Start all ranks of a job on this host; in a forked rank this call does not return.
 
     Args:
         program: what they run.
         environs: each rank's own variables.
-        warden: is told of each.
+        reaper: is told of each.
         spawn: start fresh interpreters instead of forking this one.
     """
     begin = _spawn if spawn else _fork
     ranks = []
     for number, own in enumerate(environs):
-        ranks.append(begin(program, number, {**own, **_terminal()}, warden))
-        warden.tell(ranks[-1].pid)
+        ranks.append(begin(program, number, {**own, **_terminal()}, reaper))
+        reaper.tell(ranks[-1].pid)
     return ranks
 
 
@@ -140,7 +140,7 @@ def _terminal() -> dict[str, str]:
 
 
 def _fork(
-    program: Program, rank: int, environ: dict[str, str], warden: SessionReaper
+    program: Program, rank: int, environ: dict[str, str], reaper: SessionReaper
 ) -> RankProcess:
     pipes, writers = _pipes()
     parent = os.getpid()
@@ -150,7 +150,7 @@ def _fork(
     if pid == 0:
         os.setsid()
         rank_process.die_with_parent(parent)
-        warden.forget()
+        reaper.forget()
         for pipe in pipes:
             os.close(pipe)
         stdin = rank == 0 and sys.stdin is not None and not sys.stdin.isatty()
@@ -216,15 +216,15 @@ class Supervisor:
             begin: starts the ranks; signals are heard from before it is called.
         """
         with self._hearing_signals():
-            warden = SessionReaper()
-            self._ranks = begin(warden)
+            reaper = SessionReaper()
+            self._ranks = begin(reaper)
             for rank in self._ranks:
                 for stream, pipe in enumerate(rank.pipes, start=1):
                     os.set_blocking(pipe, False)
                     self._pipes.listen(pipe, partial(self._read, rank, stream))
             while any(rank.status is None for rank in self._ranks):
                 self._step(self._patience())
-            self._end_sessions(warden)
+            self._end_sessions(reaper)
             self._drain()
         self._pipes.close()
         return self._outcome()
@@ -318,15 +318,15 @@ class Supervisor:
             except PermissionError:
                 pass  # macOS says so of a group of zombies.
 
-    def _end_sessions(self, warden: SessionReaper) -> None:
+    def _end_sessions(self, reaper: SessionReaper) -> None:
         """End what the ranks have left running, and reap them when nobody uses their ids any more.
 
         Args:
-            warden: is dismissed.
+            reaper: is dismissed.
         """
         pids = [rank.pid for rank in self._ranks]
         processes.end_sessions(pids)
-        warden.dismiss()
+        reaper.dismiss()
         for pid in pids:
             processes.reap(pid)
 

@@ -26,7 +26,7 @@ from allranks._launchers.fields import fault, joined, shown, whole
 from allranks._launchers.ray import in_ray_worker
 from allranks._launchers.world import World
 from allranks._system.graph_breaks import outside_graphs
-from allranks._system.untrusted import plain
+from allranks._system.typed_json import plain
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

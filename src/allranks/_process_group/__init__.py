@@ -3,5 +3,6 @@
 Read ``lifecycle`` (the owner of the state), then ``bring_up`` (the way of ``setup``) and its steps,
 ``settings``, ``intended_world``, ``own_record``, ``init_group``; they set ``devices`` and
 ``environment``. ``ranks`` and ``host_groups`` say who is where; ``together`` is what ranks decide
-together; ``stop_signals`` is what a scheduler asks; ``unconnected`` says why gloo did not connect.
+together; ``stop_signals`` is what a scheduler asks; ``connect_errors`` says why gloo did not
+connect.
 """

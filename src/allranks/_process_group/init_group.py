@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from allranks._process_group import devices, environment
-from allranks._process_group.unconnected import GLOO_INTERFACE, lost, what_gloo_lacked
-from allranks._rendezvous import port_range, ports
+from allranks._process_group.connect_errors import GLOO_INTERFACE, lost, what_gloo_lacked
+from allranks._rendezvous import bind_hook, ports
 from allranks._system import sockets
 from allranks._system.accelerator import on_same_device
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
@@ -65,7 +65,7 @@ def _keep_to_the_range(local_rank: int) -> None:
     if not asked or (kernels and kernels[0] in asked and kernels[-1] in asked):
         return
     used = ("gloo", "NCCL") if devices.get_device_type() == "cuda" else ("gloo",)
-    others = [name for name in used if not port_range.keeps_to_the_range(name)]
+    others = [name for name in used if not bind_hook.keeps_to_the_range(name)]
     if others and local_rank == 0:
         tell(
             f"warning: {ports.PORT_RANGE}={asked[0]}-{asked[-1]} does not hold for "

@@ -53,8 +53,8 @@ def _with_given_ranks(environ: Mapping[str, str], wanted: Settings) -> dict[str,
 
 
 def _contradiction(name: str, asked: int, found: World) -> str:
-    teller = "the environment" if found.launcher == "single" else found.launcher
-    said = f"{name}={asked} was asked for, but {teller} says {getattr(found, name)}"
+    source = "the environment" if found.launcher == "single" else found.launcher
+    said = f"{name}={asked} was asked for, but {source} says {getattr(found, name)}"
     if found.launcher == "single":
         return (
             f"{said}: nothing started this process as one of several. Start the script with "

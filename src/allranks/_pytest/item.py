@@ -147,13 +147,13 @@ class _CollectedSession:
 
     items: dict[str, pytest.Item] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-    errand: ItemRequest | None = None
+    request: ItemRequest | None = None
     rank: int = 0
-    teller: ReportWriter | None = None
+    writer: ReportWriter | None = None
     junit_family: str = ""
 
 
-_double = _CollectedSession()
+_state = _CollectedSession()
 
 
 def _plan() -> TemplateOptions:
@@ -173,7 +173,7 @@ def pytest_load_initial_conftests() -> None:
 def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
     """Collect the files that hold items for ranks, and write nothing of the session's."""
     plan = _plan()
-    _double.junit_family = config.getini("junit_family") if config.option.xmlpath else ""
+    _state.junit_family = config.getini("junit_family") if config.option.xmlpath else ""
     for name, value in QUIET.items():
         if hasattr(config.option, name):
             setattr(config.option, name, value)
@@ -186,13 +186,13 @@ def pytest_cmdline_main(config: pytest.Config) -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep all items, under the names that they have before anyone changes them."""
-    _double.items = {item.nodeid: item for item in items}
+    _state.items = {item.nodeid: item for item in items}
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """Keep why a file could not be collected."""
     if report.failed:
-        _double.errors.append(f"{report.nodeid}:\n{report.longreprtext}")
+        _state.errors.append(f"{report.nodeid}:\n{report.longreprtext}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -225,39 +225,37 @@ def ready() -> None:
     """On a rank: answer, by which the session knows that all is imported and collected."""
 
 
-def run_item(errand: ItemRequest) -> None:
+def run_item(request: ItemRequest) -> None:
     """On a rank: run an item, fixtures included, in a fresh process group, and tell all of it.
 
     Raises:
         ItemFailed: the item failed, as has been told.
     """
-    _double.errand, _double.rank = errand, int(os.environ["ALLRANKS_RANK"])
-    item = _item(errand.nodeid)
+    _state.request, _state.rank = request, int(os.environ["ALLRANKS_RANK"])
+    item = _item(request.nodeid)
     faulthandler.enable(os.dup(2))
-    teller = _double.teller = ReportWriter(item.config, told_file(errand.captured, _double.rank))
-    _start_capturing(item.config, errand.captured)
-    _place_temporary_files(item.config, errand)
-    if _double.junit_family:
-        xml: Any = JunitProperties(_double.junit_family, teller.tell)
+    writer = _state.writer = ReportWriter(item.config, told_file(request.captured, _state.rank))
+    _start_capturing(item.config, request.captured)
+    _place_temporary_files(item.config, request)
+    if _state.junit_family:
+        xml: Any = JunitProperties(_state.junit_family, writer.tell)
         item.config.stash[xml_key] = xml
-    with _measured(errand.coverage):
+    with _measured(request.coverage):
         try:
             item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
         except pytest.exit.Exception as asked:
-            teller.tell("exit", reason=asked.msg, returncode=asked.returncode)
+            writer.tell("exit", reason=asked.msg, returncode=asked.returncode)
     if item.session.shouldstop:
-        teller.tell("stop", reason=item.session.shouldstop)
-    if teller.failed:
+        writer.tell("stop", reason=item.session.shouldstop)
+    if writer.failed:
         raise ItemFailed
 
 
 def _item(nodeid: str) -> pytest.Item:
-    if nodeid not in _double.items:
-        why = (
-            "\n".join(_double.errors) or "Do its parameters differ from one collection to another?"
-        )
+    if nodeid not in _state.items:
+        why = "\n".join(_state.errors) or "Do its parameters differ from one collection to another?"
         raise AllranksError(f"the ranks' own collection did not find {nodeid}. {why}")
-    return _double.items[nodeid]
+    return _state.items[nodeid]
 
 
 class _ReportingHooks(ItemHooks):
@@ -277,8 +275,8 @@ class _ReportingHooks(ItemHooks):
         item = self.item
         item.session.pytest_runtest_logreport(report)  # It counts failures, for --maxfail.
         item.config.hook.pytest_report_teststatus(report=report, config=item.config)
-        if _double.teller:
-            _double.teller.report(report, is_phase=report is self._made)
+        if _state.writer:
+            _state.writer.report(report, is_phase=report is self._made)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -293,8 +291,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool:
 
 def pytest_runtest_logreport(report: Any) -> None:
     """On a rank: tell a report that has been made beside the item's hooks."""
-    if _double.teller:
-        _double.teller.report(report, is_phase=False)
+    if _state.writer:
+        _state.writer.report(report, is_phase=False)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -309,17 +307,17 @@ def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, Any
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """On a rank: let Hypothesis draw what it draws on the others."""
-    if _double.errand and _double.teller:
+    if _state.request and _state.writer:
         gather = all_gather_objects if initialized() else None
-        hypothesis_examples.draw_alike(item, _double.errand.seed, _double.teller.tell, gather)
+        hypothesis_examples.draw_alike(item, _state.request.seed, _state.writer.tell, gather)
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_setup() -> Iterator[None]:
     """On a rank: bring the group up before any fixture."""
-    if _double.errand and _double.errand.setup:
-        deadline = timedelta(seconds=_double.errand.deadline)
+    if _state.request and _state.request.setup:
+        deadline = timedelta(seconds=_state.request.deadline)
         setup(cpu=True, check=True, timeout=deadline, rendezvous_timeout=deadline)
     return (yield)
 
@@ -337,17 +335,17 @@ def pytest_warning_recorded(
     warning_message: warnings.WarningMessage, when: str, nodeid: str, location: Any
 ) -> None:
     """On a rank: tell a warning. Those of the collection are the session's own too."""
-    if _double.teller:
-        _double.teller.warning(warning_message, when=when, nodeid=nodeid, location=location)
+    if _state.writer:
+        _state.writer.warning(warning_message, when=when, nodeid=nodeid, location=location)
 
 
 @pytest.fixture
 def tmp_path() -> Path:
     """A fresh directory, which all ranks of the test share."""
-    errand = _double.errand
-    if errand is None or errand.shared is None:
+    request = _state.request
+    if request is None or request.shared is None:
         raise AllranksError("tmp_path was asked for in a way that cannot be foreseen: name it")
-    return Path(errand.shared)
+    return Path(request.shared)
 
 
 def own_directory(name: str) -> Path:
@@ -356,18 +354,18 @@ def own_directory(name: str) -> Path:
     Raises:
         AllranksError: none was foreseen.
     """
-    errand = _double.errand
-    if errand is None or errand.private is None:
+    request = _state.request
+    if request is None or request.private is None:
         raise AllranksError(f"{name} was asked for in a way that cannot be foreseen: name it")
-    path = Path(errand.private) / f"rank{_double.rank}" / name
+    path = Path(request.private) / f"rank{_state.rank}" / name
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _place_temporary_files(config: pytest.Config, errand: ItemRequest) -> None:
+def _place_temporary_files(config: pytest.Config, request: ItemRequest) -> None:
     """Give the rank's ``tmp_path_factory`` a place within the session's."""
     factory: Any = getattr(config, "_tmp_path_factory", None)
-    if factory and errand.private:
+    if factory and request.private:
         factory._basetemp = own_directory("factory")  # noqa: SLF001 - no other way to share it
 
 
@@ -388,7 +386,7 @@ def _start_capturing(config: pytest.Config, directory: str) -> None:
     for stream, name in zip(("out", "err"), STREAMS, strict=True):
         capture = getattr(manager._global_capturing, stream, None)  # noqa: SLF001 - no other way
         if isinstance(capture, FDCapture):
-            _move(capture.tmpfile.fileno(), captured_file(directory, _double.rank, name))
+            _move(capture.tmpfile.fileno(), captured_file(directory, _state.rank, name))
 
 
 def captured_file(directory: str, rank: int, name: str) -> Path:

@@ -75,7 +75,7 @@ class RanksPlugin:
         """
         self._config = config
         self._timeout = timeout
-        self._double: SessionTemplate | None = None
+        self._state: SessionTemplate | None = None
         self._refusal: str | None = None
 
     @pytest.hookimpl(tryfirst=True)
@@ -86,7 +86,7 @@ class RanksPlugin:
         stays = self._config.option.collectonly or self._config.option.usepdb
         if alone and not distributes and not stays and _files(session):
             with suppress(Exception):  # Told by the tests that need it.
-                self._double = SessionTemplate(self._config, _files(session))
+                self._state = SessionTemplate(self._config, _files(session))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(
@@ -111,8 +111,8 @@ class RanksPlugin:
 
     def pytest_unconfigure(self) -> None:
         """End the template."""
-        if self._double:
-            self._double.close()
+        if self._state:
+            self._state.close()
 
     @property
     def _debugs(self) -> bool:
@@ -143,24 +143,24 @@ class RanksPlugin:
                 "or take its marker away, to use --pdb or --trace with it."
             )
         deadline = asked.timeout or self._timeout
-        errand = ItemRequest(_name(item), deadline, asked.setup, seed=hypothesis_examples.CHOSEN)
-        told = self._warm(item.session).run(item, ranks, errand)
+        request = ItemRequest(_name(item), deadline, asked.setup, seed=hypothesis_examples.CHOSEN)
+        told = self._warm(item.session).run(item, ranks, request)
         hear(item, told)
         merged = merge(item, told)
-        tell_seed(merged, told, errand.seed)
+        tell_seed(merged, told, request.seed)
         return merged
 
     def _warm(self, session: pytest.Session) -> SessionTemplate:
         if self._refusal:
             raise AllranksError(self._refusal)
-        if self._double is None or not self._double.alive:
-            self._double = SessionTemplate(self._config, _files(session))
+        if self._state is None or not self._state.alive:
+            self._state = SessionTemplate(self._config, _files(session))
         try:
-            self._double.greet()
+            self._state.greet()
         except RankFailedError:
-            self._refusal = self._double.problem()
+            self._refusal = self._state.problem()
             raise AllranksError(self._refusal) from None
-        return self._double
+        return self._state
 
 
 def _files(session: pytest.Session) -> list[str]:
@@ -278,19 +278,19 @@ class SessionTemplate:
         """End it."""
         self._template.close()
 
-    def run(self, item: pytest.Item, ranks: int, errand: ItemRequest) -> list[RankReports]:
+    def run(self, item: pytest.Item, ranks: int, request: ItemRequest) -> list[RankReports]:
         """Run an item on so many ranks."""
         shared, private = self._directories(item)
         captured = str(self._directory)
-        errand = replace(
-            errand, captured=captured, shared=shared, private=private, coverage=self._coverage
+        request = replace(
+            request, captured=captured, shared=shared, private=private, coverage=self._coverage
         )
         _clear(captured)
         output: dict[int, OutputEnds] = {}
         shown = self._config.option.capture == "no"
         write = CallerOutput().write if shown else functools.partial(_keep, output)
-        ended = self._order(ranks, functools.partial(run_item, errand), errand.deadline, write)
-        told = [self._told(one, ended, errand.deadline) for one in ended]
+        ended = self._order(ranks, functools.partial(run_item, request), request.deadline, write)
+        told = [self._told(one, ended, request.deadline) for one in ended]
         for one in told:
             one.output = _left(captured, one) + _stray(output.get(one.rank, OutputEnds()))
         return told

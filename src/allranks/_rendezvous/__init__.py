@@ -3,6 +3,6 @@
 Read in the order of the work: ``plan`` (where to meet), ``meet`` (the store), ``record`` and
 ``roll_call`` (who is there, and what is wrong). Beside them: ``address_board`` (rank 0 posts its
 address in a file or an agent's store), ``private_store`` (the ranks of ``allranks run``), ``mpi``
-and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and ``port_range`` (firewalls), and
+and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and ``bind_hook`` (firewalls), and
 ``init_method`` (URLs).
 """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from allranks._rendezvous.record import read
 from allranks._system import processes, sockets, trusted_file
 from allranks._system.printable import printable
-from allranks._system.untrusted import PIDS, PORTS, MalformedError, must_be_in, parsed, written
+from allranks._system.typed_json import PIDS, PORTS, MalformedError, must_be_in, parsed, written
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from allranks._rendezvous.roll_call import (
     signature,
 )
 from allranks._system import sockets
-from allranks._system.untrusted import plain
+from allranks._system.typed_json import plain
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell
 from allranks.errors import MissingRanksError, RendezvousError, WrongJobError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from allranks._rendezvous import mpi_worker
 from allranks._rendezvous.address_board import ADVICE
 from allranks._system import interpreter, sockets
-from allranks._system.untrusted import RANKS, MalformedError, must_be_in, parsed, written
+from allranks._system.typed_json import RANKS, MalformedError, must_be_in, parsed, written
 from allranks._system.waiting import BackgroundCall, StillRunning
 from allranks.errors import ConfigError, RendezvousError
 
@@ -28,7 +28,7 @@ FAREWELL = 5.0
 """Seconds that MPI may take to finalise; what it has told is told."""
 
 _told: list[MpiMessage] = []
-"""Rank 0's letter, for the further worlds of this process."""
+"""Rank 0's message, for the further worlds of this process."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class MpiAnswer:
     """What MPI answers, as ``mpi_worker`` writes it.
 
     Attributes:
-        letter: rank 0's.
+        message: rank 0's.
         rank: this process's rank, by MPI.
         size: how many ranks MPI knows.
         error: why there is none of these; else None.
     """
 
-    letter: str = ""
+    message: str = ""
     rank: int = -1
     size: int = -1
     error: str | None = None
@@ -82,8 +82,8 @@ def completed(world: World, deadline: Deadline) -> World:
     """
     if not _told:
         _told.append(_received(world, deadline))
-    (letter,) = _told
-    return replace(world, hosts=letter.addresses, job=f"{world.job}:{letter.nonce}")
+    (message,) = _told
+    return replace(world, hosts=message.addresses, job=f"{world.job}:{message.nonce}")
 
 
 def _received(world: World, deadline: Deadline) -> MpiMessage:
@@ -101,7 +101,7 @@ def _received(world: World, deadline: Deadline) -> MpiMessage:
             f"says where rank 0 runs: {ADVICE}."
         )
     try:
-        return parsed(MpiMessage, answer.letter)
+        return parsed(MpiMessage, answer.message)
     except MalformedError as error:
         raise RendezvousError(
             f"{me}: what rank 0 told through MPI is no address of allranks: {error}. Do all ranks "
@@ -113,12 +113,12 @@ def _letter() -> str:
     return written(MpiMessage(sockets.own_addresses(), uuid.uuid4().hex))
 
 
-def _asked_of_mpi(me: str, letter: str, deadline: Deadline) -> MpiAnswer:
+def _asked_of_mpi(me: str, message: str, deadline: Deadline) -> MpiAnswer:
     try:
         if _is_up():
-            asking = BackgroundCall(lambda: mpi_worker.exchanged(letter))
+            asking = BackgroundCall(lambda: mpi_worker.exchanged(message))
             return parsed(MpiAnswer, written(asking.result(deadline.left)))
-        return _asked_by_messenger(letter, deadline)
+        return _asked_by_worker(message, deadline)
     except StillRunning:
         raise RendezvousError(
             f"{me}: MPI did not answer within {deadline.seconds:g} s: MPI_Init, which mpi4py "
@@ -137,7 +137,7 @@ def _is_up() -> bool:
     return bool(mpi and mpi.Is_initialized() and not mpi.Is_finalized())
 
 
-def _asked_by_messenger(letter: str, deadline: Deadline) -> MpiAnswer:
+def _asked_by_worker(message: str, deadline: Deadline) -> MpiAnswer:
     import subprocess
 
     script = ascii(mpi_worker.__file__)
@@ -147,21 +147,21 @@ def _asked_by_messenger(letter: str, deadline: Deadline) -> MpiAnswer:
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=tuple(_inherited()),
-    ) as messenger:
+    ) as worker:
         try:
-            line = BackgroundCall(lambda: _answer(messenger, letter)).result(deadline.left)
+            line = BackgroundCall(lambda: _answer(worker, message)).result(deadline.left)
             answer = parsed(MpiAnswer, line)
             with suppress(subprocess.TimeoutExpired):
-                messenger.wait(FAREWELL)
+                worker.wait(FAREWELL)
             return answer
         finally:
-            messenger.kill()
+            worker.kill()
 
 
-def _answer(messenger: subprocess.Popen[str], letter: str) -> str:
+def _answer(worker: subprocess.Popen[str], message: str) -> str:
     with suppress(BrokenPipeError):  # Its silence says enough.
-        print(letter, file=messenger.stdin, flush=True)
-    return next(iter(messenger.stdout or ()), "")
+        print(message, file=worker.stdin, flush=True)
+    return next(iter(worker.stdout or ()), "")
 
 
 def _inherited() -> Iterator[int]:

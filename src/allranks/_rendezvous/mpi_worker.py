@@ -14,20 +14,20 @@ import sys
 from typing import Any
 
 
-def exchanged(letter: str) -> dict[str, Any]:
-    """Rank 0's letter, and who MPI says that this process is; or why there is none."""
+def exchanged(message: str) -> dict[str, Any]:
+    """Rank 0's message, and who MPI says that this process is; or why there is none."""
     try:
         from mpi4py import MPI
 
         world = MPI.COMM_WORLD
-        text = world.bcast(letter, root=0)
+        text = world.bcast(message, root=0)
     except (ImportError, RuntimeError) as error:
         return {"error": str(error)}
-    return {"letter": text, "rank": world.Get_rank(), "size": world.Get_size()}
+    return {"message": text, "rank": world.Get_rank(), "size": world.Get_size()}
 
 
 def main() -> None:
-    """Read this rank's letter, and write rank 0's; what MPI itself says goes to standard error."""
+    """Read this rank's message, and write rank 0's; what MPI itself says goes to standard error."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
         out.write(json.dumps(exchanged(sys.stdin.readline())) + "\n")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from allranks._system.printable import printable
-from allranks._system.untrusted import PIDS, RANKS, MalformedError, must_be_in, parsed
+from allranks._system.typed_json import PIDS, RANKS, MalformedError, must_be_in, parsed
 from allranks._system.version import __version__
 from allranks.errors import (
     DuplicateRankError,

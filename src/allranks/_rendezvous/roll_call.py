@@ -25,7 +25,7 @@ from allranks._rendezvous.record import (
 )
 from allranks._system import processes
 from allranks._system.printable import printable
-from allranks._system.untrusted import MalformedError, parsed, written
+from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._system.waiting import Deadline
 from allranks._system.words import ranges, tell
 from allranks.errors import (

@@ -2,8 +2,8 @@
 
 Everybody may enter; it uses nothing of the package but itself. Read ``waiting`` (calls that may be
 left behind, deadlines) and ``processes`` first. Then, as you need them: ``sockets``, ``stacks``,
-``streams`` and ``words`` (what people see), ``printable`` and ``untrusted`` (what others wrote),
+``streams`` and ``words`` (what people see), ``printable`` and ``typed_json`` (what others wrote),
 ``trusted_file`` and ``private_directory`` (files), ``accelerator``, ``graph_breaks``
-(torch.compile), ``bounded_cache``, ``interpreter``, ``parking``, and what deals with memory:
+(torch.compile), ``bounded_cache``, ``interpreter``, ``exit_threads``, and what deals with memory:
 ``peer_memory``, ``huge_pages``, ``elf``. ``version`` is this release's.
 """

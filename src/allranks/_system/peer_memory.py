@@ -45,7 +45,7 @@ class MemoryProbe(NamedTuple):
 
 
 def present(where: str) -> tuple[MemoryProbe, Any]:
-    """This process's card, and the secret, which must stay alive as long as the card is tried.
+    """This process's probe, and the secret, which must stay alive as long as the probe is tried.
 
     Args:
         where: within what a pid means one process.
@@ -57,21 +57,21 @@ def present(where: str) -> tuple[MemoryProbe, Any]:
     return MemoryProbe(where, os.getpid(), ctypes.addressof(held), secret.hex()), held
 
 
-def readable(card: MemoryProbe, where: str) -> bool:
-    """Whether the memory of the process that shows this card can be read by this one.
+def readable(probe: MemoryProbe, where: str) -> bool:
+    """Whether the memory of the process that made this probe can be read by this one.
 
     Args:
-        card: the other process's.
+        probe: the other process's.
         where: within what a pid means one process here.
     """
-    if card.where != where or not _is_on():
+    if probe.where != where or not _is_on():
         return False
-    found = ctypes.create_string_buffer(len(card.secret) // 2)
+    found = ctypes.create_string_buffer(len(probe.secret) // 2)
     try:
-        read(card.pid, card.address, ctypes.addressof(found), len(found))
+        read(probe.pid, probe.address, ctypes.addressof(found), len(found))
     except OSError:
         return False
-    return found.raw.hex() == card.secret
+    return found.raw.hex() == probe.secret
 
 
 def _is_on() -> bool:

@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from allranks._system import peer_memory, processes
-from allranks._system.untrusted import parsed, written
+from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import BackgroundCall
 from allranks._transport import members
 from allranks._transport.headers import Header, agree, exchange
@@ -91,13 +91,13 @@ def reach(who: Members) -> MemoryReach:
 
 def _tried(who: Members) -> MemoryReach:
     where = processes.pid_space()
-    card, secret = peer_memory.present(where)
-    told = exchange(who, Header("who may read my memory", written(card).encode()))
-    cards = [parsed(peer_memory.MemoryProbe, text) for text in told]
-    mine = bytes(i == who.rank or peer_memory.readable(c, where) for i, c in enumerate(cards))
+    probe, secret = peer_memory.present(where)
+    told = exchange(who, Header("who may read my memory", written(probe).encode()))
+    probes = [parsed(peer_memory.MemoryProbe, text) for text in told]
+    mine = bytes(i == who.rank or peer_memory.readable(c, where) for i, c in enumerate(probes))
     readable = exchange(who, Header("whose memory I can read", mine))
     del secret  # All have tried to read it.
-    return MemoryReach([card.pid for card in cards], readable)
+    return MemoryReach([probe.pid for probe in probes], readable)
 
 
 def transfer(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from allranks._system import stacks
 from allranks._system.bounded_cache import remembered
-from allranks._system.untrusted import parsed, written
+from allranks._system.typed_json import parsed, written
 from allranks._system.words import ranges
 from allranks._transport import members
 from allranks._transport.frame import UNMARKED, Frame

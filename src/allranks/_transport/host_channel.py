@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from allranks._system import sockets
-from allranks._system.untrusted import parsed, written
+from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import SLICE, Deadline, StillRunning
 from allranks._transport import members
 from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
@@ -206,10 +206,10 @@ def connected(
         where = _where() if who.rank or door else ""
         name = door.getsockname().hex() if door else ""
         mine = written(_SocketInvitation(where, name, secret.hex())).encode()
-        cards = [parsed(_SocketInvitation, one) for one in exchange(mine)]
-        if not where or len({card.where for card in cards}) > 1:
+        invitations = [parsed(_SocketInvitation, one) for one in exchange(mine)]
+        if not where or len({invitation.where for invitation in invitations}) > 1:
             return None
-        lines = _admitted(door, secret, who.size - 1) if door else _entered(cards[0], who)
+        lines = _admitted(door, secret, who.size - 1) if door else _entered(invitations[0], who)
         everybody = exchange(b"1" if lines else b"")
     if all(everybody):
         return lines
@@ -236,13 +236,13 @@ def _door(who: Members) -> Iterator[socket.socket | None]:
         yield door
 
 
-def _entered(card: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
+def _entered(invitation: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
     line: socket.socket | None = None
     try:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         line.settimeout(PATIENCE)
-        line.connect(bytes.fromhex(card.door))
-        line.send(ENTRY.pack(bytes.fromhex(card.secret), who.rank))
+        line.connect(bytes.fromhex(invitation.door))
+        line.send(ENTRY.pack(bytes.fromhex(invitation.secret), who.rank))
     except OSError:
         _close([line] if line else None)
         return None

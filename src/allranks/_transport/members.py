@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allranks._launchers.detect import detect
-from allranks._system import parking, stacks
+from allranks._system import exit_threads, stacks
 from allranks._system.accelerator import on_same_device
 from allranks._system.printable import brief_repr
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning, workers_in_calls
@@ -360,6 +360,6 @@ def rest_before_exit() -> None:
             time.sleep(0.001)  # Without the lock, which they may be waiting for.
             busy = _gloo_is_busy() or workers_in_calls() or stacks.others_in_calls()
             calm = 0 if busy else calm + 1
-    parking.park([*workers_in_calls(), *stacks.others_in_calls()])
+    exit_threads.park([*workers_in_calls(), *stacks.others_in_calls()])
     for group in _retired:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))

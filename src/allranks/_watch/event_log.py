@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from allranks._system.untrusted import MalformedError, parsed, written
+from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._watch.failures import Failure
 

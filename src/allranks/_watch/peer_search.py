@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from allranks._rendezvous.record import RankRecord
     from allranks._watch.config import WatchConfig
     from allranks._watch.event_log import StoreClient
+    from allranks._watch.event_log_reader import EventLogReader
     from allranks._watch.local_peers import LocalPeers
-    from allranks._watch.news import News
     from allranks._watch.status_inquiry import StatusInquiry
 
 SEARCH = 0.5
@@ -33,7 +33,7 @@ class PeerSearch:
         self,
         config: WatchConfig,
         client: StoreClient,
-        news: News,
+        log_reader: EventLogReader,
         inquiry: StatusInquiry,
         local_peers: LocalPeers,
     ) -> None:
@@ -42,13 +42,13 @@ class PeerSearch:
         Args:
             config: what the watch was given.
             client: leads to the store.
-            news: the event log.
+            log_reader: reads the event log.
             inquiry: asks all ranks.
             local_peers: the processes of this host.
         """
         self._config = config
         self._client = client
-        self._news = news
+        self._log_reader = log_reader
         self._inquiry = inquiry
         self._local_peers = local_peers
 
@@ -67,7 +67,7 @@ class PeerSearch:
         if told or (meant and is_up):
             return
         how = processes.ending(code)
-        self._news.publish(Failure(record.rank, str(record), time.time(), "", how))
+        self._log_reader.publish(Failure(record.rank, str(record), time.time(), "", how))
 
     def run(self, among: Sequence[int], hear_news: Callable[[], None]) -> Failure | None:
         """Who has closed a connection to this rank: known, or found by asking all.
@@ -79,7 +79,7 @@ class PeerSearch:
         end = Deadline.after(SEARCH)
         while True:
             hear_news()
-            if found := self._news.failure:
+            if found := self._log_reader.failure:
                 return found
             if end.passed or (self._client.lost and not self._local_peers.watch_over(0)):
                 break
@@ -107,21 +107,23 @@ class PeerSearch:
     def _who_has_left(self, among: Sequence[int]) -> Failure | None:
         left: Failure | None = None
         if left := self._client.ask(lambda store: first_left(store, among), left):
-            self._news.publish(left)  # Some ranks wait for one that waits for it.
-        return self._news.failure
+            self._log_reader.publish(left)  # Some ranks wait for one that waits for it.
+        return self._log_reader.failure
 
     def _who_is_missing(self, among: Sequence[int]) -> Failure | None:
         """A rank that closed a connection, gives no answer, and is not seen to live."""
-        if not self._inquiry.is_first(self._news):
-            self._news.wait_for(lambda: self._news.failure is not None, self._config.hearsay)
-            return self._news.failure
-        told = self._inquiry.answers(self._news)
+        if not self._inquiry.is_first(self._log_reader):
+            self._log_reader.wait_for(
+                lambda: self._log_reader.failure is not None, self._config.hearsay
+            )
+            return self._log_reader.failure
+        told = self._inquiry.answers(self._log_reader)
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         gone = [rank for rank in silent if not self._local_peers.is_alive(rank)]
         gone.sort(key=lambda rank: rank not in among)
         if gone and told:
-            self._news.publish(self._no_answer(gone))
-        return self._news.failure
+            self._log_reader.publish(self._no_answer(gone))
+        return self._log_reader.failure
 
     def _no_answer(self, gone: Sequence[int]) -> Failure:
         more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""

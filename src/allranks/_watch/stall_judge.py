@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from allranks._system.printable import printable
 from allranks._system.words import tell
-from allranks._watch import evidence, failures, inquiry
+from allranks._watch import evidence, failures, status_answers
 from allranks._watch.diagnosis import verdict
 from allranks._watch.event_log import LogEntry
 
 if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
     from allranks._watch.event_log import StoreClient
-    from allranks._watch.inquiry import RankAnswer
+    from allranks._watch.event_log_reader import EventLogReader
     from allranks._watch.local_peers import LocalPeers
-    from allranks._watch.news import News
     from allranks._watch.progress import CollectiveProgress, StuckCollective
+    from allranks._watch.status_answers import RankAnswer
     from allranks._watch.status_inquiry import StatusInquiry
 
 
@@ -54,36 +54,36 @@ class StallJudge:
         self._judged: tuple[tuple[object, ...] | None, float] | None = None
         self._patience: tuple[StuckCollective | None, float] = (None, config.patience)
 
-    def follow(self, news: News) -> None:
+    def follow(self, log_reader: EventLogReader) -> None:
         """See whether this rank goes on; ask all where they stand, if it has not for too long."""
         stuck = self._progress.stuck()
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
             self._patience = (stuck, patience if self._is_judged(stuck) else self._config.patience)
-        if stuck is None or news.failure is not None or stuck.age < self._patience[1]:
+        if stuck is None or log_reader.failure is not None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
         if not again or stuck.age + self._config.answers < self._config.timeout:
-            self.judge(news, again=again)
+            self.judge(log_reader, again=again)
 
-    def judge(self, news: News, *, again: bool = False) -> str:
+    def judge(self, log_reader: EventLogReader, *, again: bool = False) -> str:
         """Why this rank's collective does not go on, by what all ranks tell.
 
         Args:
-            news: the event log.
+            log_reader: reads the event log.
             again: whether they are asked once more, after an earlier verdict on it.
         """
         stuck, before = self._progress.stuck(), self.last_verdict
         if self._is_judged(stuck) and not again:
             return before
-        if self._inquiry.is_first(news):
-            told = self._inquiry.answers(news)
+        if self._inquiry.is_first(log_reader):
+            told = self._inquiry.answers(log_reader)
             if self._is_still(stuck) and told:
                 entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
-                news.post(entry, unless="")
+                log_reader.post(entry, unless="")
         else:
-            news.wait_for(lambda: self.last_verdict != before, self._config.hearsay)
-        if news.cut_off and self._is_still(stuck):
+            log_reader.wait_for(lambda: self.last_verdict != before, self._config.hearsay)
+        if log_reader.cut_off and self._is_still(stuck):
             self.hear(self._verdict_alone())
         return self.last_verdict
 
@@ -116,7 +116,7 @@ class StallJudge:
         statuses = {rank: one.status for rank, one in told.items()}
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         fates: dict[int, str] = {}
-        fates = self._client.ask(lambda store: inquiry.fates(store, silent), fates)
+        fates = self._client.ask(lambda store: status_answers.fates(store, silent), fates)
         held = {rank: how for one in told.values() for rank, how in one.held.items()}
         for rank in silent:
             how = held.get(rank) or self._local_peers.condition(rank)
@@ -128,7 +128,9 @@ class StallJudge:
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
         size, keeper, lost = self._config.world_size, self._config.keeper, bool(self._client.lost)
-        fates = inquiry.fates_unasked(size, keeper, self._local_peers.condition(0), lost=lost)
+        fates = status_answers.fates_unasked(
+            size, keeper, self._local_peers.condition(0), lost=lost
+        )
         held = self._local_peers.held().items()
         fates.update({rank: how for rank, how in held if rank or keeper})
         me = self._inquiry.status()

@@ -8,16 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from allranks._system.waiting import Deadline
-from allranks._watch import evidence, inquiry
+from allranks._watch import evidence, status_answers
 from allranks._watch.event_log import LogEntry
-from allranks._watch.inquiry import RankAnswer
+from allranks._watch.status_answers import RankAnswer
 
 if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
     from allranks._watch.diagnosis import RankStatus
     from allranks._watch.event_log import StoreClient
+    from allranks._watch.event_log_reader import EventLogReader
     from allranks._watch.local_peers import LocalPeers
-    from allranks._watch.news import News
     from allranks._watch.progress import CollectiveProgress
 
 HURRIED = 3.0
@@ -70,20 +70,20 @@ class StatusInquiry:
         self._hurry = Deadline.after(HURRIED)
         told = RankAnswer(self.status(), self._local_peers.held())
         self._client.ask(
-            lambda store: inquiry.answer(store, name, self._config.me.rank, told), None
+            lambda store: status_answers.answer(store, name, self._config.me.rank, told), None
         )
         self.keep("was asked where it stands")
 
-    def is_first(self, news: News) -> bool:
+    def is_first(self, log_reader: EventLogReader) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
         name = uuid.uuid4().hex
-        news.post(LogEntry("who", self._config.me.rank, inquiry=name), unless="who")
+        log_reader.post(LogEntry("who", self._config.me.rank, inquiry=name), unless="who")
         return self._name == name
 
-    def answers(self, news: News) -> dict[int, RankAnswer]:
+    def answers(self, log_reader: EventLogReader) -> dict[int, RankAnswer]:
         """What the ranks tell of themselves, by rank."""
         name, size = self._name, self._config.world_size
-        count = partial(inquiry.count, inquiry=name)
-        news.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answers)
+        count = partial(status_answers.count, inquiry=name)
+        log_reader.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answers)
         told: dict[int, RankAnswer] = {}
-        return self._client.ask(lambda store: inquiry.answers(store, name, size), told)
+        return self._client.ask(lambda store: status_answers.answers(store, name, size), told)

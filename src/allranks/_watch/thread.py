@@ -3,8 +3,8 @@
 It looks at the store once a second, over a connection of its own; in large worlds less often, so
 that all ranks together look at most ``LOOKS`` times a second. A death on this host wakes it.
 
-Each part has its own state: ``news`` follows the event log, ``status_inquiry`` asks all ranks where
-they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with a collective that
+Each part has its own state: ``event_log_reader`` follows the event log, ``status_inquiry``
+asks all ranks where they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with a collective that
 does not complete, ``blocked_program`` ends a process that cannot hear. The loop asks them in turn.
 """
 
@@ -20,8 +20,8 @@ from allranks._system.words import tell
 from allranks._watch import flight_recorder
 from allranks._watch.blocked_program import BlockedProgram
 from allranks._watch.event_log import StoreClient
+from allranks._watch.event_log_reader import EventHandlers, EventLogReader
 from allranks._watch.local_peers import LocalPeers
-from allranks._watch.news import News, Reactions
 from allranks._watch.peer_search import PeerSearch
 from allranks._watch.progress import CollectiveProgress
 from allranks._watch.stall_judge import StallJudge
@@ -56,9 +56,9 @@ class WatchThread:
         self._inquiry = inquiry = StatusInquiry(config, client, progress, peers)
         self._judge = StallJudge(config, client, inquiry, progress, peers)
         self._blocked = BlockedProgram(config, inquiry, progress)
-        reactions = Reactions(self._hear_failure, inquiry.answer, self._judge.hear)
-        self._news = News(config, client, reactions)
-        self._search = PeerSearch(config, client, self._news, inquiry, peers)
+        handlers = EventHandlers(self._hear_failure, inquiry.answer, self._judge.hear)
+        self._log_reader = EventLogReader(config, client, handlers)
+        self._search = PeerSearch(config, client, self._log_reader, inquiry, peers)
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._is_up = False
         self._has_looked = False
@@ -68,7 +68,7 @@ class WatchThread:
     @property
     def failure(self) -> Failure | None:
         """The first failure of the world that is known here."""
-        return self._news.failure
+        return self._log_reader.failure
 
     @property
     def last_verdict(self) -> str:
@@ -78,7 +78,7 @@ class WatchThread:
     @property
     def cut_off(self) -> bool:
         """Whether the store has not answered lately."""
-        return self._news.cut_off
+        return self._log_reader.cut_off
 
     @property
     def store(self) -> dist.Store:
@@ -112,7 +112,7 @@ class WatchThread:
 
     def judge(self) -> str:
         """Why this rank's collective does not go on; to be requested."""
-        return self._judge.judge(self._news)
+        return self._judge.judge(self._log_reader)
 
     def keep(self, why: str, **more: Any) -> None:
         """Keep where this rank stands, for those who come later, where that is wanted."""
@@ -120,7 +120,7 @@ class WatchThread:
 
     def stop(self) -> None:
         """End the thread; one that is held up by the store is left behind."""
-        self._news.stopping = True
+        self._log_reader.stopping = True
         self._local_peers.call()
         self._thread.join(1.0)
         if not self._thread.is_alive():
@@ -128,9 +128,9 @@ class WatchThread:
 
     def _run(self) -> None:
         try:
-            while not self._news.stopping:
+            while not self._log_reader.stopping:
                 self._local_peers.sleep(self._pause())
-                if not self._news.stopping:
+                if not self._log_reader.stopping:
                     self._look()
         except CancelledError:
             return
@@ -145,7 +145,7 @@ class WatchThread:
         return self._config.hurry if in_hurry else self._config.tick
 
     def _look(self) -> None:
-        self._judge.follow(self._news)
+        self._judge.follow(self._log_reader)
         self._hear_news()
         while not self._requests.empty():
             self._requests.get()()
@@ -155,7 +155,7 @@ class WatchThread:
     def _hear_news(self) -> None:
         if self._has_looked or not self._is_up:  # A world of a moment needs none.
             self._client.take_own()
-        self._news.fetch()
+        self._log_reader.fetch()
         for record, code in self._local_peers.ended():
             self._search.see_end(record, code, is_up=self._is_up)
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from allranks._system.untrusted import written
+from allranks._system.typed_json import written
 from allranks._system.words import tell
 from allranks._watch import failures
 from allranks._watch.event_log import (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from allranks._watch.failures import Failure
 
 
-class Reactions(NamedTuple):
+class EventHandlers(NamedTuple):
     """What is to be done at an entry of the log.
 
     Attributes:
@@ -32,7 +32,7 @@ class Reactions(NamedTuple):
     verdict: Callable[[str], None]
 
 
-class News:
+class EventLogReader:
     """What this rank has read in the event log.
 
     Attributes:
@@ -40,20 +40,20 @@ class News:
         stopping: whether nobody needs to hear any more.
     """
 
-    def __init__(self, config: WatchConfig, client: StoreClient, reactions: Reactions) -> None:
+    def __init__(self, config: WatchConfig, client: StoreClient, handlers: EventHandlers) -> None:
         """Begin to read; nothing is sent yet.
 
         Args:
             config: what the watch was given.
             client: leads to the store.
-            reactions: what is to be done at each kind of entry.
+            handlers: what is to be done at each kind of entry.
         """
         self.failure: Failure | None = None
         self.stopping = False
         self._config = config
         self._client = client
         self._log = EventLog()
-        self._react = reactions
+        self._handlers = handlers
 
     @property
     def cut_off(self) -> bool:
@@ -99,11 +99,11 @@ class News:
             if entry.failure:
                 self._hear_failure(entry.failure)
             elif entry.kind == "who":
-                self._react.question(entry.inquiry)
+                self._handlers.question(entry.inquiry)
             elif entry.kind == "closing":
                 self._client.lost = "rank 0 has left, and its store with it"
             elif entry.kind == "verdict":
-                self._react.verdict(entry.text)
+                self._handlers.verdict(entry.text)
             else:
                 tell(f"warning: an entry of the watches' log cannot be read: {entry.text}")
 
@@ -112,4 +112,4 @@ class News:
             return
         self.failure = failure
         self._client.ask(lambda store: store.add(HEARD, 1), 0)
-        self._react.failure(failure)
+        self._handlers.failure(failure)

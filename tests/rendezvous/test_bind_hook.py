@@ -16,7 +16,7 @@ from test_world import TORCHRUN
 
 from allranks._launchers.detect import detect
 from allranks._launchers.world import World
-from allranks._rendezvous import port_range
+from allranks._rendezvous import bind_hook
 from allranks._rendezvous.plan import plan
 from allranks._system import elf, sockets
 from allranks.errors import ConfigError
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 STORE = """
 import random, sys
 import torch.distributed as dist
-from allranks._rendezvous import port_range
-assert port_range.keeps_to_the_range("gloo")
-assert port_range.keeps_to_the_range("gloo"), "a second time changes nothing"
+from allranks._rendezvous import bind_hook
+assert bind_hook.keeps_to_the_range("gloo")
+assert bind_hook.keeps_to_the_range("gloo"), "a second time changes nothing"
 before = random.getstate()
 try:
     dist.TCPStore("127.0.0.1", int(sys.argv[1]), is_master=True, wait_for_workers=False)
@@ -91,9 +91,9 @@ def test_nothing_is_raised_into_c(monkeypatch, error) -> None:
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(port_range, "_bound", refuse)
+    monkeypatch.setattr(bind_hook, "_bound", refuse)
     monkeypatch.setattr(sys, "stderr", None)
-    assert port_range.Bind(port_range._bind)(0, 0, 0) == -1
+    assert bind_hook.Bind(bind_hook._bind)(0, 0, 0) == -1
 
 
 @pytest.mark.parametrize(
@@ -107,20 +107,20 @@ def test_nothing_is_raised_into_c(monkeypatch, error) -> None:
     ],
 )
 def test_an_address_of_any_port_is_read(address, host) -> None:
-    assert port_range._of_any_port(address) == host
+    assert bind_hook._of_any_port(address) == host
 
 
 def test_what_cannot_listen_is_bound_as_it_was() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        assert not port_range._is_stream(datagrams.fileno())
+        assert not bind_hook._is_stream(datagrams.fileno())
     with socket.socket() as stream:
-        assert port_range._is_stream(stream.fileno())
+        assert bind_hook._is_stream(stream.fileno())
 
 
 def test_a_library_calls_the_c_library_through_its_slots() -> None:
     import torch  # noqa: F401 - it loads the library
 
-    found = {slot.value for slot in elf.slots(port_range.LIBRARIES["gloo"], "listen")}
+    found = {slot.value for slot in elf.slots(bind_hook.LIBRARIES["gloo"], "listen")}
     assert found == {ctypes.cast(ctypes.CDLL(None).listen, ctypes.c_void_p).value}
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from allranks._rendezvous import port_range, ports
+from allranks._rendezvous import bind_hook, ports
 from allranks._watch import failures
 from allranks._watch.diagnosis import ALL_WAIT
 from allranks._watch.failures import CONNECTING
@@ -48,7 +48,7 @@ def what_gloo_lacked(
             f"rank {rank}: all ranks answered the roll call, but one of them left "
             f"{CONNECTING}; its own log says why."
         )
-    if "bind: Address already in use" in str(error) and port_range.range_of_gloo():
+    if "bind: Address already in use" in str(error) and bind_hook.range_of_gloo():
         return (
             f"rank {rank} on {socket.gethostname()}: gloo found no free port to listen on. "
             f"{ports.PORT_RANGE} must have one for each rank of a host and each gloo group, and "
@@ -69,7 +69,7 @@ def _unconnected(rank: int, deadline: Deadline) -> str:
 
 def _of_the_network() -> str:
     interface = os.environ.get(GLOO_INTERFACE)
-    known = port_range.range_of_gloo() or ports.of_the_kernel()
+    known = bind_hook.range_of_gloo() or ports.of_the_kernel()
     where = f"ports {known[0]}-{known[-1]}" if known else "any port"
     return (
         f"gloo listens on {where}; does a firewall let the hosts reach each other there? Is "

@@ -23,13 +23,13 @@ from allranks._rendezvous.record import PackedError, RankRecord, RollCallResult,
 from allranks._rendezvous.roll_call import RollCall, answered, read_verdict, signature
 from allranks._system import sockets
 from allranks._system.peer_memory import MemoryProbe
-from allranks._system.untrusted import MalformedError, parsed, plain, written
+from allranks._system.typed_json import MalformedError, parsed, plain, written
 from allranks._system.waiting import Deadline
 from allranks._transport.host_channel import _SocketInvitation
-from allranks._watch import inquiry
+from allranks._watch import status_answers
 from allranks._watch.event_log import DepartureNote, EventLog, LogEntry, first_left
-from allranks._watch.inquiry import RankAnswer
 from allranks._watch.local_peers import LocalPeers
+from allranks._watch.status_answers import RankAnswer
 from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
 from harness import Ranks
 
@@ -180,8 +180,8 @@ def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: in
             use()
     answered(store, 1)
     first_left(store)
-    inquiry.fates(store, [1])
-    inquiry.answers(store, "i", 2)
+    status_answers.fates(store, [1])
+    status_answers.answers(store, "i", 2)
 
 
 @settings(deadline=None, max_examples=100)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allranks._rendezvous.roll_call import answered
-from allranks._system.untrusted import MalformedError, parsed, written
+from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._watch.diagnosis import RankStatus
 from allranks._watch.event_log import DepartureNote, left_note
 

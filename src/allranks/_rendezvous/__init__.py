@@ -1,8 +1,8 @@
 """From a ``World`` to a store that all its ranks share, and to what they know of each other.
 
-Read in the order of the work: ``plan`` (where to meet), ``meet`` (the store), ``record`` and
-``roll_call`` (who is there, and what is wrong). Beside them: ``address_board`` (rank 0 posts its
-address in a file or an agent's store), ``private_store`` (the ranks of ``allranks run``), ``mpi``
-and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and ``bind_hook`` (firewalls), and
-``init_method`` (URLs).
+Read in the order of the work: ``plan`` (where to meet), ``meet`` (the store), ``record``,
+``attendance`` and ``roll_call`` (who is there, and what is wrong). Beside them: ``address_board``
+(rank 0 posts its address in a file or an agent's store), ``private_store`` (the ranks of
+``allranks run``), ``mpi`` and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and
+``bind_hook`` (firewalls), and ``init_method`` (URLs).
 """

@@ -14,6 +14,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from allranks._rendezvous.attendance import ARRIVED, Attendance
 from allranks._rendezvous.record import (
     HostLayout,
     PackedError,
@@ -23,7 +24,6 @@ from allranks._rendezvous.record import (
     read,
     revive,
 )
-from allranks._system import processes
 from allranks._system.printable import printable
 from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._system.waiting import Deadline
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 IDENTITY = "identity"
-ARRIVED = "arrived"
 FAILURE = "failure"
 VERDICT = "verdict"
 READ = "read"
@@ -76,6 +75,7 @@ class RollCall:
         self._place = place
         self._keeper = keeper
         self._deadline = deadline
+        self._attendance = Attendance(store, me, place)
         self._rank_0: RankRecord | None = None
 
     def answer(self) -> HostLayout:
@@ -91,7 +91,9 @@ class RollCall:
             self._present_myself()
             verdict = self._judge() if self._me.rank == 0 else self._await_verdict()
             layout = _place(self._me.rank, verdict.layout, self._me.world_size)
-            local_peers = tuple(self._records(r for r in layout.here if r != self._me.rank))
+            local_peers = tuple(
+                self._attendance.records(r for r in layout.here if r != self._me.rank)
+            )
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
@@ -107,9 +109,9 @@ class RollCall:
             self._rank_0 = signature(self._store, self._place, self._deadline)
             self._agree_with(self._rank_0)
         claims = self._store.add(f"claim/{self._me.rank}", 1)
-        self._put(f"record/{self._me.rank}/{claims}", self._me)
+        self._attendance.put(f"record/{self._me.rank}/{claims}", self._me)
         if self._me.rank == 0 and claims == 1:
-            self._put(IDENTITY, self._me)
+            self._attendance.put(IDENTITY, self._me)
         if claims > 1:
             self._refuse_duplicate()
         if self._me.error:
@@ -128,19 +130,21 @@ class RollCall:
 
     def _refuse_duplicate(self) -> None:
         object_to(self._store, self._me, self._place, self._deadline)
-        first = self._get(RankRecord, f"record/{self._me.rank}/1")
+        first = self._attendance.get(RankRecord, f"record/{self._me.rank}/1")
         self._fail(duplicate(first, self._me))
 
     def _judge(self) -> RollCallResult:
         if not self._await_all():
             if self._store.check([FAILURE]):
-                self._condemn(revive(self._get(PackedError, FAILURE)), self._me.world_size - 1)
-            self._condemn(self._missing(), self._store.add(ARRIVED, 0) - 1)
-        records = self._records(range(self._me.world_size))
+                self._condemn(
+                    revive(self._attendance.get(PackedError, FAILURE)), self._me.world_size - 1
+                )
+            self._condemn(self._attendance.missing(self._deadline), self._store.add(ARRIVED, 0) - 1)
+        records = self._attendance.records(range(self._me.world_size))
         if told := _disagreement(records):
             self._condemn(RendezvousError(told), self._me.world_size - 1)
         verdict = RollCallResult(_run_lengths(records), _doubts(records), _as_others_reach(records))
-        self._put(VERDICT, verdict)
+        self._attendance.put(VERDICT, verdict)
         return verdict
 
     def _await_all(self) -> bool:
@@ -149,9 +153,7 @@ class RollCall:
             if self._deadline.passed or self._store.check([FAILURE]):
                 return False
             if self._deadline.elapsed > report:
-                tell(
-                    f"still waiting: {self._who_is_missing(self._absent(), self._deadline.elapsed)}"
-                )
+                tell(f"still waiting: {self._attendance.summary(self._deadline.elapsed)}")
                 report += PROGRESS_EVERY
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
@@ -160,15 +162,15 @@ class RollCall:
     def _await_verdict(self) -> RollCallResult:
         if not comes(self._store, VERDICT, self._deadline.left):
             # Rank 0's clock may have started later: tell it, then hear what it makes of it.
-            error = self._missing()
-            self._put(FAILURE, pack(error))
+            error = self._attendance.missing(self._deadline)
+            self._attendance.put(FAILURE, pack(error))
             if not comes(self._store, VERDICT, LINGER):
                 raise error
         return read_verdict(self._store, self._place)
 
     def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
         """Write rank 0's verdict, and keep the store open until the others have read it."""
-        self._put(VERDICT, RollCallResult(error=pack(error)))
+        self._attendance.put(VERDICT, RollCallResult(error=pack(error)))
         end = Deadline.after(LINGER)
         while self._store.add(READ, 0) < readers and not end.passed:
             time.sleep(0.005)
@@ -178,62 +180,9 @@ class RollCall:
         """Tell everybody, through rank 0's verdict, and raise."""
         if self._me.rank == 0:
             self._condemn(error, self._me.world_size - 1)
-        self._put(FAILURE, pack(error))
+        self._attendance.put(FAILURE, pack(error))
         self._store.add(READ, 1)
         raise error
-
-    def _missing(self) -> MissingRanksError:
-        absent = self._absent()
-        silent = {} if absent else self._silent()
-        told = "; ".join([self._who_is_missing(absent, self._deadline.seconds), *silent.values()])
-        return MissingRanksError(
-            f"{told}. Seen by {self._me}, at {self._place}. The missing ranks' own logs, or their "
-            "launcher's, say why.",
-            missing=absent or silent,
-        )
-
-    def _silent(self) -> dict[int, str]:
-        """Who of those that came does not answer, as far as this rank can know, and why."""
-        records = self._records(range(self._me.world_size))
-        near = [record for record in records if record.pid_space == self._me.pid_space]
-        held = [one for one in near if processes.is_held(one.pid)]
-        if held:
-            return {one.rank: f"{one}: {processes.condition(one.pid)}" for one in held}
-        all_arrived = self._store.add(ARRIVED, 0) == self._me.world_size
-        waits_for_0 = all_arrived and self._me.rank
-        return {0: f"{records[0]} gives no answer"} if waits_for_0 else {}
-
-    def _who_is_missing(self, absent: list[int], seconds: float) -> str:
-        size = self._me.world_size
-        others = set(range(size)) - {*absent, self._me.rank}
-        seen = [(printable(record.host), record.rank) for record in self._records(others)]
-        seen = sorted([*seen, (self._me.host, self._me.rank)])
-        hosts = "; ".join(
-            f"{ranges(rank for _, rank in pairs)} on {host}"
-            for host, pairs in groupby(seen, lambda pair: pair[0])
-        )
-        if not absent:
-            return f"all {size} ranks came, but not all finished answering within {seconds:.3g} s"
-        return (
-            f"{len(absent)} of {size} ranks did not come within {seconds:.3g} s: {ranges(absent)}. "
-            f"Present: {hosts}"
-        )
-
-    def _absent(self) -> list[int]:
-        return [
-            rank
-            for rank in range(self._me.world_size)
-            if rank != self._me.rank and not self._store.check([f"record/{rank}/1"])
-        ]
-
-    def _records(self, ranks: Iterable[int]) -> list[RankRecord]:
-        keys = [f"record/{rank}/1" for rank in ranks]
-        if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
-            texts = self._store.multi_get(keys)
-        else:
-            texts = [self._store.get(key) for key in keys]
-        pairs = zip(keys, texts, strict=True)
-        return [read(RankRecord, text, key, self._place) for key, text in pairs]
 
     def _store_lost(self, error: RuntimeError) -> RendezvousError:
         lost = (
@@ -242,12 +191,6 @@ class RollCall:
         if self._keeper:
             lost = f"{self._keeper} closed during the roll call; no rank serves it"
         return RendezvousError(f"{self._me}: {lost}; its own log says why. ({error})")
-
-    def _put(self, key: str, value: RankRecord | PackedError | RollCallResult) -> None:
-        self._store.set(key, written(value))
-
-    def _get(self, kind: type[T], key: str) -> T:
-        return read(kind, self._store.get(key), key, self._place)
 
 
 TWO_JOBS = (

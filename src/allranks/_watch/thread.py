@@ -4,8 +4,9 @@ It looks at the store once a second, over a connection of its own; in large worl
 that all ranks together look at most ``LOOKS`` times a second. A death on this host wakes it.
 
 Each part has its own state: ``event_log_reader`` follows the event log, ``status_inquiry``
-asks all ranks where they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with a collective that
-does not complete, ``blocked_program`` ends a process that cannot hear. The loop asks them in turn.
+asks all ranks where they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with
+a collective that does not complete, ``blocked_program`` ends a process that cannot hear. The loop
+asks them in turn.
 """
 
 from __future__ import annotations

@@ -49,6 +49,16 @@ class Attendance:
         """Read a value of a type under a key, which is waited for."""
         return read(kind, self._store.get(key), key, self._place)
 
+    def records(self, ranks: Iterable[int]) -> list[RankRecord]:
+        """The records of ranks, which must be there or are waited for."""
+        keys = [f"record/{rank}/1" for rank in ranks]
+        if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
+            texts = self._store.multi_get(keys)
+        else:
+            texts = [self._store.get(key) for key in keys]
+        pairs = zip(keys, texts, strict=True)
+        return [read(RankRecord, text, key, self._place) for key, text in pairs]
+
     def missing(self, deadline: Deadline) -> MissingRanksError:
         """The error for ranks that have not come, or do not finish, by a deadline."""
         absent = self._absent()
@@ -97,13 +107,3 @@ class Attendance:
             for rank in range(self._me.world_size)
             if rank != self._me.rank and not self._store.check([f"record/{rank}/1"])
         ]
-
-    def records(self, ranks: Iterable[int]) -> list[RankRecord]:
-        """The records of ranks, which must be there or are waited for."""
-        keys = [f"record/{rank}/1" for rank in ranks]
-        if keys and self._store.has_extended_api():  # type: ignore[attr-defined]  # not in the stubs
-            texts = self._store.multi_get(keys)
-        else:
-            texts = [self._store.get(key) for key in keys]
-        pairs = zip(keys, texts, strict=True)
-        return [read(RankRecord, text, key, self._place) for key, text in pairs]

@@ -29,7 +29,8 @@ from allranks.errors import AllranksError, ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from allranks._launch.supervisor import JobOutcome, RankProcess
+    from allranks._launch.child_rank import ChildRank
+    from allranks._launch.supervisor import JobOutcome
 
 CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
 UNSEEN = 4096
@@ -80,18 +81,19 @@ def run(
     if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
     interpreter.forget_first_place()
-    from allranks._launch import supervisor
+    from allranks._launch import child_rank
+    from allranks._launch.supervisor import Supervisor
     from allranks._launch.template import preload
 
     program = Program(target, arguments, module, interpreter.has_safe_path())
     output = RankOutput(ranks, quiet=quiet_ranks)
-    started = supervisor.Supervisor(output.write)
+    supervisor = Supervisor(output.write)
     try:
         if not spawn:
             preload()
         with local_world(ranks) as environs:
-            outcome = started.watch(
-                lambda reaper: supervisor.start(program, environs, reaper, spawn=spawn)
+            outcome = supervisor.watch(
+                lambda reaper: child_rank.start(program, environs, reaper, spawn=spawn)
             )
     except AllranksError as error:
         raise click.ClickException(str(error)) from error
@@ -193,12 +195,12 @@ def _explain(outcome: JobOutcome) -> None:
         console.print(printable(outcome.first.failure.traceback), end="")
 
 
-def _told_done(done: tuple[RankProcess, ...]) -> str:
+def _told_done(done: tuple[ChildRank, ...]) -> str:
     gone = ranges(rank.rank for rank in done)
     return f"rank{'s' * (len(done) > 1)} {gone} had left with exit code 0, which the others missed"
 
 
-def _told_once(first: RankProcess, others: tuple[RankProcess, ...]) -> list[str]:
+def _told_once(first: ChildRank, others: tuple[ChildRank, ...]) -> list[str]:
     """How the others failed; those that failed in one way in one sentence."""
     by_way: dict[str, list[int]] = {}
     for rank in others:
@@ -210,7 +212,7 @@ def _told_once(first: RankProcess, others: tuple[RankProcess, ...]) -> list[str]
     ]
 
 
-def _how(rank: RankProcess) -> str:
+def _how(rank: ChildRank) -> str:
     if rank.failure and not rank.is_leaving:
         return f"failed: {printable(rank.failure.summary)}"
     status = rank.exit_code if rank.is_leaving else rank.status or 0

@@ -16,6 +16,7 @@ import pytest
 
 import allranks
 from allranks._launch import launch, supervisor
+from allranks._launch.child_rank import ChildRank
 from allranks._launch.session_reaper import SessionReaper
 from allranks._system import processes
 from allranks.errors import RankFailedError, StalledError
@@ -252,7 +253,7 @@ def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch
     monkeypatch.setattr(processes, "end_sessions", lambda _: done.append("ended"))
     monkeypatch.setattr(processes, "reap", lambda _: done.append("reaped"))
     started = supervisor.Supervisor(lambda *_: None)
-    started._ranks = [supervisor.RankProcess(0, -1, (0, 0, 0))]
+    started._ranks = [ChildRank(0, -1, (0, 0, 0))]
     reaper: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
     started._end_sessions(reaper)
     assert done == ["ended", "dismissed", "reaped"]

@@ -2,6 +2,7 @@
 
 Read ``template`` (a process that holds torch, and forks ranks), ``job`` (orders ranks of it, and
 sees them end) and ``launch`` with ``remote_call``, a rank's side. ``supervisor`` watches over the
-ranks of ``allranks run``, with ``rank_process`` on a rank's side and ``session_reaper`` beside
-it. Both read their ranks' output through ``pipes``; ``local_world`` is where the ranks meet.
+ranks of ``allranks run``: ``child_rank`` starts them, ``rank_process`` is a rank's side,
+``received_signals`` wakes the supervisor, and ``session_reaper`` stands beside it. Both read their
+ranks' output through ``pipes``; ``local_world`` is where the ranks meet.
 """

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from allranks._launch import rank_process
 from allranks._launch.pipes import Pipes
-from allranks._launch.rank_process import FailureReport, Program
+from allranks._launch.rank_process import FailureReport
+from allranks._launch.received_signals import received_signals
 from allranks._launch.session_reaper import SessionReaper
-from allranks._launch.template import HEARD, become_a_fresh_process
-from allranks._system import interpreter, processes
-from allranks._watch.failures import LOST_PEERS
+from allranks._system import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from allranks._launch.child_rank import ChildRank
 
 TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
@@ -38,56 +34,6 @@ OUTER_TERM_GRACE = 30.0
 CHUNK = 65536
 
 
-@dataclass
-class RankProcess:
-    """A rank's process, as its parent sees it.
-
-    Attributes:
-        rank: its rank.
-        pid: its process id, which is its process group's too.
-        pipes: where it writes: standard output, standard error, its failure.
-        status: how it ended: an exit code, or minus a signal's number; None while it runs.
-        ended: when it ended, on the monotonic clock.
-        failure: what it reported.
-    """
-
-    rank: int
-    pid: int
-    pipes: tuple[int, int, int]
-    status: int | None = None
-    ended: float = 0.0
-    failure: FailureReport | None = None
-    report: bytes = field(default=b"", repr=False)
-
-    @property
-    def exit_code(self) -> int:
-        """Its exit code, as a shell shows it."""
-        if self.failure:
-            return self.failure.code  # Even if a signal met it on its way out.
-        status = self.status or 0
-        return 128 - status if status < 0 else status
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether its program has asked to leave, with an exit code that tells of a failure."""
-        return self.failure is not None and not self.failure.traceback
-
-    @property
-    def has_raised(self) -> bool:
-        """Whether its program has failed with an exception."""
-        return self.failure is not None and not self.is_leaving
-
-    @property
-    def lost_peers(self) -> bool:
-        """Whether it failed because another rank was gone."""
-        return bool(self.failure and LOST_PEERS.search(self.failure.summary))
-
-    @property
-    def failed_at(self) -> float:
-        """When it failed, on the monotonic clock: as it reported, else when it ended."""
-        return self.failure.at if self.failure else self.ended
-
-
 @dataclass(frozen=True)
 class JobOutcome:
     """How a job ended.
@@ -99,9 +45,9 @@ class JobOutcome:
         signal: the signal that ended the job from outside, or None.
     """
 
-    first: RankProcess | None
-    others: tuple[RankProcess, ...]
-    done: tuple[RankProcess, ...]
+    first: ChildRank | None
+    others: tuple[ChildRank, ...]
+    done: tuple[ChildRank, ...]
     signal: int | None
 
     @property
@@ -110,84 +56,6 @@ class JobOutcome:
         if self.signal is not None:
             return 128 + self.signal
         return self.first.exit_code if self.first else 0
-
-
-def start(
-    program: Program, environs: list[dict[str, str]], reaper: SessionReaper, *, spawn: bool = False
-) -> list[RankProcess]:
-    """Start all ranks of a job on this host; in a forked rank this call does not return.
-
-    Args:
-        program: what they run.
-        environs: each rank's own variables.
-        reaper: is told of each.
-        spawn: start fresh interpreters instead of forking this one.
-    """
-    begin = _spawn if spawn else _fork
-    ranks = []
-    for number, own in enumerate(environs):
-        ranks.append(begin(program, number, {**own, **_terminal()}, reaper))
-        reaper.tell(ranks[-1].pid)
-    return ranks
-
-
-def _terminal() -> dict[str, str]:
-    """Lets rich draw progress bars in a rank, whose output is a pipe to our terminal."""
-    if not sys.stderr.isatty():
-        return {}
-    columns = shutil.get_terminal_size().columns
-    return {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(columns)}
-
-
-def _fork(
-    program: Program, rank: int, environ: dict[str, str], reaper: SessionReaper
-) -> RankProcess:
-    pipes, writers = _pipes()
-    parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        rank_process.die_with_parent(parent)
-        reaper.forget()
-        for pipe in pipes:
-            os.close(pipe)
-        stdin = rank == 0 and sys.stdin is not None and not sys.stdin.isatty()
-        become_a_fresh_process(int(environ["WORLD_SIZE"]), writers[:2], keep_stdin=stdin)
-        rank_process.become(program, environ, writers[2])
-    for pipe in writers:
-        os.close(pipe)
-    return RankProcess(rank, pid, pipes)
-
-
-def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    (out_r, out_w), (err_r, err_w), (report_r, report_w) = os.pipe(), os.pipe(), os.pipe()
-    return (out_r, err_r, report_r), (out_w, err_w, report_w)
-
-
-def _spawn(program: Program, rank: int, environ: dict[str, str], _: SessionReaper) -> RankProcess:
-    pipes, writers = _pipes()
-    order = {
-        "parent": os.getpid(),
-        "program": asdict(program),
-        "environ": environ,
-        "report_to": writers[2],
-    }
-    main = "from allranks._launch import rank_process; rank_process.main()"
-    process = subprocess.Popen(  # noqa: S603 - this very interpreter
-        interpreter.command(main, json.dumps(order), options=["-u"]),
-        env={**os.environ, **environ},
-        stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
-        stdout=writers[0],
-        stderr=writers[1],
-        pass_fds=[writers[2]],
-        start_new_session=True,
-    )
-    process.returncode = 0  # It is reaped by its pid, with the others.
-    for pipe in writers:
-        os.close(pipe)
-    return RankProcess(rank, process.pid, pipes)
 
 
 class Supervisor:
@@ -201,7 +69,7 @@ class Supervisor:
                 text ends the stream.
         """
         self._write = write
-        self._ranks: list[RankProcess] = []
+        self._ranks: list[ChildRank] = []
         self._pipes = Pipes()
         self._signals: list[int] = []
         self._outside: int | None = None
@@ -209,13 +77,13 @@ class Supervisor:
         self._kill_at: float | None = None
         self._ending: set[int] = set()
 
-    def watch(self, begin: Callable[[SessionReaper], list[RankProcess]]) -> JobOutcome:
+    def watch(self, begin: Callable[[SessionReaper], list[ChildRank]]) -> JobOutcome:
         """Start the ranks, and wait until all have ended.
 
         Args:
             begin: starts the ranks; signals are heard from before it is called.
         """
-        with self._hearing_signals():
+        with received_signals(self._pipes) as self._signals:
             reaper = SessionReaper()
             self._ranks = begin(reaper)
             for rank in self._ranks:
@@ -245,7 +113,7 @@ class Supervisor:
             self._signal_all(signal.SIGKILL)
             self._kill_at = None
 
-    def _read(self, rank: RankProcess, stream: int, pipe: int) -> bool:
+    def _read(self, rank: ChildRank, stream: int, pipe: int) -> bool:
         try:
             text = os.read(pipe, CHUNK)
         except BlockingIOError:
@@ -253,13 +121,13 @@ class Supervisor:
         self._take(rank, stream, text)
         return bool(text)
 
-    def _take(self, rank: RankProcess, stream: int, text: bytes) -> None:
+    def _take(self, rank: ChildRank, stream: int, text: bytes) -> None:
         if stream == 3:
             self._hear_failure(rank, text)
         else:
             self._write(rank.rank, stream, text)
 
-    def _hear_failure(self, rank: RankProcess, text: bytes) -> None:
+    def _hear_failure(self, rank: ChildRank, text: bytes) -> None:
         """Take a report, which ends with its line; the rank itself may take long to leave."""
         rank.report += text
         if rank.failure is None and rank.report.endswith(b"\n"):
@@ -267,7 +135,7 @@ class Supervisor:
             if rank.has_raised:
                 self._one_failed(rank)
 
-    def _one_failed(self, rank: RankProcess) -> None:
+    def _one_failed(self, rank: ChildRank) -> None:
         """End all, but after a victim give the culprit time to be seen."""
         if self._ending:
             return
@@ -276,7 +144,7 @@ class Supervisor:
         else:
             self._end(signal.SIGTERM, TERM_GRACE, spared=rank)
 
-    def _look_after(self, rank: RankProcess) -> None:
+    def _look_after(self, rank: ChildRank) -> None:
         """See whether a rank has ended; it is reaped with all others, when its session is over."""
         if rank.status is not None:
             return
@@ -286,7 +154,7 @@ class Supervisor:
         if rank.status:
             self._one_failed(rank)
 
-    def _end(self, signum: int, grace: float, spared: RankProcess | None = None) -> None:
+    def _end(self, signum: int, grace: float, spared: ChildRank | None = None) -> None:
         """Ask the ranks that still run to end, and make them after a grace period."""
         self._end_at = None
         self._ending |= {r.rank for r in self._ranks if r.status is None and not r.is_leaving}
@@ -303,7 +171,7 @@ class Supervisor:
         else:
             self._end(signum, TERM_GRACE if signum == signal.SIGINT else OUTER_TERM_GRACE)
 
-    def _signal_all(self, signum: int, spared: RankProcess | None = None) -> None:
+    def _signal_all(self, signum: int, spared: ChildRank | None = None) -> None:
         """Signal every rank's process group, and so what the rank has started."""
         for rank in self._ranks:
             gone = rank is spared or rank.status is not None or rank.is_leaving
@@ -345,31 +213,3 @@ class Supervisor:
         first = ordered[0] if ordered else None
         done = tuple(rank for rank in self._ranks if rank.status == 0)
         return JobOutcome(first, tuple(ordered[1:]), done, self._outside)
-
-    @contextmanager
-    def _hearing_signals(self) -> Iterator[None]:
-        """Let signals wake the loop, rather than interrupt it anywhere."""
-        waker, woken = socket.socketpair()
-        waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        woken.setblocking(False)  # noqa: FBT003 - the same
-        self._pipes.listen(woken, _emptied)
-        before = {s: signal.signal(s, lambda s, _: self._signals.append(s)) for s in HEARD}
-        wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            # Who is impatient signals twice, and may meet us on our way out with its exit code.
-            told = self._outside is not None
-            for signum, handler in before.items():
-                is_late = told and signum != signal.SIGCHLD
-                signal.signal(signum, signal.SIG_IGN if is_late else handler)
-            waker.close()
-            self._pipes.ignore(woken)
-            woken.close()
-
-
-def _emptied(woken: socket.socket) -> bool:
-    with suppress(BlockingIOError):
-        woken.recv(4096)
-    return True

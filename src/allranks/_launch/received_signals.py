@@ -1,0 +1,60 @@
+"""Signals that wake the loop of a parent, rather than interrupt it anywhere."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from allranks._launch.template import HEARD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from allranks._launch.pipes import Pipes
+
+
+@contextmanager
+def received_signals(pipes: Pipes) -> Iterator[list[int]]:
+    """Collect signals in a list, and wake whoever waits for the pipes at each.
+
+    Who is impatient signals twice, and may meet us on our way out with the exit code of the first:
+    after one of them that asks for the end, those are ignored for good.
+
+    Args:
+        pipes: wait for what comes.
+
+    Yields:
+        The signals that have come; whoever reacts to one may remove it.
+    """
+    received: list[int] = []
+    asked_to_end = False
+
+    def receive(signum: int, _: object) -> None:
+        nonlocal asked_to_end
+        asked_to_end |= signum != signal.SIGCHLD
+        received.append(signum)
+
+    waker, woken = socket.socketpair()
+    waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    woken.setblocking(False)  # noqa: FBT003 - the same
+    pipes.listen(woken, _emptied)
+    before = {signum: signal.signal(signum, receive) for signum in HEARD}
+    wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    try:
+        yield received
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for signum, handler in before.items():
+            is_late = asked_to_end and signum != signal.SIGCHLD
+            signal.signal(signum, signal.SIG_IGN if is_late else handler)
+        waker.close()
+        pipes.ignore(woken)
+        woken.close()
+
+
+def _emptied(woken: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        woken.recv(4096)
+    return True

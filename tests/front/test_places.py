@@ -110,6 +110,14 @@ def test_a_file_stays_readable(file: str) -> None:
     assert len((PACKAGE / file).read_text().splitlines()) <= 450
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_class_can_be_held_in_mind(file: str) -> None:
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
+        if isinstance(node, ast.ClassDef):
+            methods = [one.name for one in node.body if isinstance(one, ast.FunctionDef)]
+            assert len(methods) <= 15, (node.name, methods)
+
+
 def test_the_drawing_shows_the_arrows_that_there_are() -> None:
     drawn = {
         (one, other)

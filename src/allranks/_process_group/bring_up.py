@@ -22,7 +22,8 @@ from allranks._transport import members
 from allranks._transport.headers import CHECK
 from allranks._watch import flight_recorder
 from allranks._watch.config import WatchConfig
-from allranks._watch.event_log import UP, unless_lost
+from allranks._watch.event_log import UP
+from allranks._watch.store_client import unless_lost
 from allranks._watch.watch import Watch
 from allranks.errors import ConfigError, RendezvousError
 

@@ -24,7 +24,8 @@ from allranks._system import stacks
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import members
 from allranks._watch import failures
-from allranks._watch.event_log import PATIENCE, UP, counted
+from allranks._watch.event_log import UP, counted
+from allranks._watch.store_client import PATIENCE
 from allranks.errors import CollectiveError, ConfigError, DetectionError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from allranks._system.words import tell
 from allranks._transport import headers, members
 from allranks._transport.headers import Header
 from allranks._watch import failures
-from allranks._watch.event_log import unless_lost
+from allranks._watch.store_client import unless_lost
 from allranks.errors import CollectiveError, PeerFailedError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from allranks._watch.config import WatchConfig
-    from allranks._watch.event_log import StoreClient
     from allranks._watch.failures import Failure
+    from allranks._watch.store_client import StoreClient
 
 
 class EventHandlers(NamedTuple):
@@ -55,11 +55,6 @@ class EventLogReader:
         self._log = EventLog()
         self._handlers = handlers
 
-    @property
-    def cut_off(self) -> bool:
-        """Whether the store has not answered lately."""
-        return bool(self._client.lost) or self._client.silent
-
     def fetch(self) -> None:
         """Read the entries since the last look, and react to them."""
         self._client.ask(self._log.fetch, None)
@@ -88,7 +83,7 @@ class EventLogReader:
                 would be of too few ranks.
         """
         end = Deadline.after(seconds)
-        while not is_there() and not end.passed and not self.cut_off:
+        while not is_there() and not end.passed and not self._client.cut_off:
             if self.stopping:
                 raise CancelledError
             time.sleep(self._config.hurry)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from allranks._rendezvous.record import RankRecord
     from allranks._watch.config import WatchConfig
-    from allranks._watch.event_log import StoreClient
     from allranks._watch.event_log_reader import EventLogReader
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.status_inquiry import StatusInquiry
+    from allranks._watch.store_client import StoreClient
 
 SEARCH = 0.5
 """Seconds in which a rank that has gone may be told of, before all ranks are asked."""

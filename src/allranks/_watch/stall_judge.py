@@ -13,12 +13,12 @@ from allranks._watch.event_log import LogEntry
 
 if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
-    from allranks._watch.event_log import StoreClient
     from allranks._watch.event_log_reader import EventLogReader
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress, StuckCollective
     from allranks._watch.status_answers import RankAnswer
     from allranks._watch.status_inquiry import StatusInquiry
+    from allranks._watch.store_client import StoreClient
 
 
 class StallJudge:
@@ -83,7 +83,7 @@ class StallJudge:
                 log_reader.post(entry, unless="")
         else:
             log_reader.wait_for(lambda: self.last_verdict != before, self._config.hearsay)
-        if log_reader.cut_off and self._is_still(stuck):
+        if self._client.cut_off and self._is_still(stuck):
             self.hear(self._verdict_alone())
         return self.last_verdict
 

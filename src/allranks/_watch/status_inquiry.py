@@ -15,10 +15,10 @@ from allranks._watch.status_answers import RankAnswer
 if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
     from allranks._watch.diagnosis import RankStatus
-    from allranks._watch.event_log import StoreClient
     from allranks._watch.event_log_reader import EventLogReader
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress
+    from allranks._watch.store_client import StoreClient
 
 HURRIED = 3.0
 """Seconds in which a rank looks more often, after it was asked: a verdict will follow."""

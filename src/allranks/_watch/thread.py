@@ -20,18 +20,16 @@ from typing import TYPE_CHECKING, Any
 from allranks._system.words import tell
 from allranks._watch import flight_recorder
 from allranks._watch.blocked_program import BlockedProgram
-from allranks._watch.event_log import StoreClient
 from allranks._watch.event_log_reader import EventHandlers, EventLogReader
 from allranks._watch.local_peers import LocalPeers
 from allranks._watch.peer_search import PeerSearch
 from allranks._watch.progress import CollectiveProgress
 from allranks._watch.stall_judge import StallJudge
 from allranks._watch.status_inquiry import StatusInquiry
+from allranks._watch.store_client import StoreClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import torch.distributed as dist
 
     from allranks._watch.config import WatchConfig
     from allranks._watch.failures import Failure
@@ -41,7 +39,11 @@ FIRST = 0.1
 
 
 class WatchThread:
-    """The thread, and what the program asks of it."""
+    """The thread, and what the program asks of it.
+
+    Attributes:
+        client: leads to the store, over the connection that is sooner free.
+    """
 
     def __init__(self, config: WatchConfig) -> None:
         """Begin to look.
@@ -50,7 +52,7 @@ class WatchThread:
             config: what the watch was given.
         """
         self._config = config
-        self._client = client = StoreClient(config.store)
+        self.client = client = StoreClient(config.store)
         self._local_peers = peers = LocalPeers()
         peers.meet(one for one in config.local_peers if one.pid_space == config.me.pid_space)
         progress = CollectiveProgress(blind=_is_blind(config))
@@ -76,20 +78,10 @@ class WatchThread:
         """The last verdict that was told; "" if there is none."""
         return self._judge.last_verdict
 
-    @property
-    def cut_off(self) -> bool:
-        """Whether the store has not answered lately."""
-        return self._log_reader.cut_off
-
-    @property
-    def store(self) -> dist.Store:
-        """The store, over the connection that is sooner free."""
-        return self._client.store
-
     def come_up(self) -> None:
         """From now on the process group is up, and other ranks may end as they mean to."""
         self._is_up = True
-        self._client.share()
+        self.client.share()
 
     def request(self, question: Callable[[], Any]) -> Future[Any]:
         """Have a question answered by the thread."""
@@ -142,7 +134,7 @@ class WatchThread:
         """Seconds to the next look."""
         if not self._has_looked:
             return FIRST
-        in_hurry = self._inquiry.in_hurry or not self._client.is_open or self._client.silent
+        in_hurry = self._inquiry.in_hurry or not self.client.is_open or self.client.silent
         return self._config.hurry if in_hurry else self._config.tick
 
     def _look(self) -> None:
@@ -155,7 +147,7 @@ class WatchThread:
 
     def _hear_news(self) -> None:
         if self._has_looked or not self._is_up:  # A world of a moment needs none.
-            self._client.take_own()
+            self.client.take_own()
         self._log_reader.fetch()
         for record, code in self._local_peers.ended():
             self._search.see_end(record, code, is_up=self._is_up)

@@ -19,9 +19,9 @@ from allranks._watch.event_log import (
     LogEntry,
     counted,
     left_note,
-    unless_lost,
 )
 from allranks._watch.failures import Failure
+from allranks._watch.store_client import unless_lost
 from allranks._watch.thread import WatchThread
 from allranks.errors import PeerFailedError
 
@@ -70,7 +70,7 @@ class Watch:
     @property
     def cut_off(self) -> bool:
         """Whether the store does not answer, or is gone."""
-        return self._thread.cut_off
+        return self._thread.client.cut_off
 
     def come_up(self) -> None:
         """The process group is up."""
@@ -97,7 +97,7 @@ class Watch:
 
     def _tell(self, entry: LogEntry, unless: str) -> None:
         """Post to the log from the program's own thread."""
-        unless_lost(lambda: EventLog().post(self._thread.store, entry, unless))
+        unless_lost(lambda: EventLog().post(self._thread.client.store, entry, unless))
 
     def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -116,10 +116,10 @@ class Watch:
         """
         failures.leave_duty()
         self._thread.stop()
-        if self._thread.cut_off:
+        if self._thread.client.cut_off:
             return
         note = DepartureNote(str(self._config.me), time.time(), how)
-        store = self._thread.store
+        store = self._thread.client.store
 
         def leave() -> None:
             store.set(left_note(self._rank), written(note))
@@ -130,7 +130,7 @@ class Watch:
 
     def see_others_off(self) -> None:
         """Keep the store until the others have left, for a moment at most."""
-        if self._config.hosts_store and not self._thread.cut_off:
+        if self._config.hosts_store and not self._thread.client.cut_off:
             failed = self._announced or self.failure is not None
             ranks = self._config.world_size - failed  # One that fails may never say that it leaves.
             if not self._keep_store(LEFT, ranks, LEAVING):
@@ -139,7 +139,7 @@ class Watch:
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
         """Keep the store until so many ranks have counted themselves; whether they have."""
-        return counted(self._thread.store, count, ranks, seconds)
+        return counted(self._thread.client.store, count, ranks, seconds)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The thread's answer; None if it takes too long."""

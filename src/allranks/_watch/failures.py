@@ -92,7 +92,7 @@ class Failure:
         return max(0.0, time.time() - self.at)
 
 
-class Watch(Protocol):
+class WatchInterface(Protocol):
     """What a rank asks of its watch."""
 
     @property
@@ -134,7 +134,7 @@ class WaitingCall:
     ranks: tuple[int, ...] = ()
 
 
-on_duty: Watch | None = None
+on_duty: WatchInterface | None = None
 waiting: WaitingCall | None = None
 told = False
 """Whether the program has heard that another rank failed."""
@@ -142,7 +142,7 @@ told = False
 _hook_before: Callable[..., object] | None = None
 
 
-def take_duty(watch: Watch) -> None:
+def take_duty(watch: WatchInterface) -> None:
     """From now on this watch answers."""
     global on_duty, told
     on_duty, told = watch, False

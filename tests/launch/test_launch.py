@@ -19,7 +19,7 @@ import torch
 
 import allranks
 from allranks._launch import launch
-from allranks._launch.job import Template
+from allranks._launch.job import TemplateClient
 from allranks._launch.remote_call import RemoteCall
 from allranks._system import interpreter
 from allranks.errors import ConfigError, RankFailedError, StalledError
@@ -387,7 +387,7 @@ def test_a_template_ends_with_its_parent_though_a_fork_of_it_lives(program, tmp_
 
 
 def test_a_template_is_closed_at_once_though_a_fork_of_its_parent_lives() -> None:
-    template = Template(
+    template = TemplateClient(
         interpreter.command("from allranks._launch import remote_call; remote_call.main()")
     )
     fork = os.fork()

@@ -310,7 +310,7 @@ def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
         visits.join()
 
 
-def flown(group_id: str, group: str, numbers: range, begin: float) -> list[RecordedCollective]:
+def recorded(group_id: str, group: str, numbers: range, begin: float) -> list[RecordedCollective]:
     return [
         RecordedCollective(
             group_id, group, number, f"{group_id}{number}", "", "", begin + number, over=True
@@ -321,8 +321,11 @@ def flown(group_id: str, group: str, numbers: range, begin: float) -> list[Recor
 
 def test_calls_are_counted_whoever_sees_them() -> None:
     """Both remember their last calls only: the numbers are those of all that were made."""
-    seen = [*flown("fr0", "WORLD", range(5, 8), 0.0), *flown("host", "WORLD", range(3, 6), 2.5)]
-    seen = sorted(seen, key=lambda one: one.at) + flown("fr1", "half", range(1, 3), 99)
+    seen = [
+        *recorded("fr0", "WORLD", range(5, 8), 0.0),
+        *recorded("host", "WORLD", range(3, 6), 2.5),
+    ]
+    seen = sorted(seen, key=lambda one: one.at) + recorded("fr1", "half", range(1, 3), 99)
     calls = _numbered(seen, Counter({"WORLD": 12, "half": 2}), since=5.5)
     assert [(call.op, call.number) for call in calls] == [
         ("fr05", 0),
@@ -363,7 +366,9 @@ def exchanges() -> list[tuple[str, str, bool]]:
     with session() as world:
         for _ in range(2):
             allranks.all_reduce(world.rank)
-        made = [one for one in flight_recorder.remembered().flown if one.group_id == "host WORLD"]
+        made = [
+            one for one in flight_recorder.remembered().collectives if one.group_id == "host WORLD"
+        ]
         return [(one.op, one.line.partition(":")[0], one.over) for one in made]
 
 

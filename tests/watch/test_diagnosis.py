@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from allranks._system.typed_json import parsed, written
-from allranks._watch.diagnosis import RankStatus, RecordedCall, verdict
+from allranks._watch.diagnosis import RankStatus, ReportedCollective, verdict
 
-REDUCE = RecordedCall("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
+REDUCE = ReportedCollective("WORLD", 41, "all_reduce", "float32[1024]", "train.py:88")
 
 
-def waiting(rank: int, call: RecordedCall = REDUCE, **more) -> RankStatus:
+def waiting(rank: int, call: ReportedCollective = REDUCE, **more) -> RankStatus:
     told = {
         "seconds": 60.4,
         "at": call.line,
@@ -73,7 +73,7 @@ def test_different_collectives_that_nobody_remembers() -> None:
 
 def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
     first = [
-        RecordedCall("WORLD", n, "all_reduce", "float32[8]", f"train.py:{40 + n}")
+        ReportedCollective("WORLD", n, "all_reduce", "float32[8]", f"train.py:{40 + n}")
         for n in (1, 2, 3)
     ]
     skipped = [first[0], replace(first[2], number=2)]
@@ -85,10 +85,10 @@ def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
     )
 
 
-def on_lines(*lines: int) -> list[RecordedCall]:
+def on_lines(*lines: int) -> list[ReportedCollective]:
     calls = enumerate(lines, start=1)
     return [
-        RecordedCall("WORLD", n, "all_reduce", "float32[8]", f"train.py:{line}")
+        ReportedCollective("WORLD", n, "all_reduce", "float32[8]", f"train.py:{line}")
         for n, line in calls
     ]
 

@@ -92,7 +92,7 @@ class RankResult:
         return self.stacks.decode(errors="replace") or "no answer: it is stopped, or cut off\n"
 
 
-class Template:
+class TemplateClient:
     """A template, as the parent sees it."""
 
     def __init__(self, command: Sequence[str]) -> None:

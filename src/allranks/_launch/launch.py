@@ -11,7 +11,7 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from allranks._launch.job import RankResult, Template
+from allranks._launch.job import RankResult, TemplateClient
 from allranks._launch.local_world import local_world
 from allranks._launch.remote_call import RemoteCall
 from allranks._system import interpreter, streams
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_warm: Template | None = None
+_warm: TemplateClient | None = None
 _owner = os.getpid()
 _one_at_a_time = threading.Lock()
 
@@ -77,13 +77,13 @@ def launch(
     return [one.value for one in ended]
 
 
-def _template() -> Template:
+def _template() -> TemplateClient:
     """The warm template of this process, started at first use."""
     global _warm, _owner  # noqa: PLW0603 - one template a process
     if _owner != os.getpid():
         _warm, _owner = None, os.getpid()  # The parent's, which a fork of it must not use.
     if _warm is None or not _warm.alive:
-        _warm = Template(
+        _warm = TemplateClient(
             interpreter.command("from allranks._launch import remote_call; remote_call.main()")
         )
     return _warm

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from allranks._launch.job import GRACE, RankResult, Template
+from allranks._launch.job import GRACE, RankResult, TemplateClient
 from allranks._launch.launch import CallerOutput
 from allranks._launch.local_world import local_world
 from allranks._launch.remote_call import RemoteCall
@@ -232,7 +232,7 @@ class SessionTemplate:
         self._directory = _factory(config).mktemp("allranks-template")
         plan = self._directory / "plan"
         plan.write_bytes(pickle.dumps(self._plan(files)))
-        self._template = Template(interpreter.command(BOOT, str(plan)))
+        self._template = TemplateClient(interpreter.command(BOOT, str(plan)))
         self._greeted = False
         self._coverage = _coverage_settings()
 

@@ -22,7 +22,7 @@ DEEP = 6
 
 
 @dataclass(frozen=True)
-class RecordedCall:
+class ReportedCollective:
     """A collective that a rank has made.
 
     Attributes:
@@ -65,11 +65,11 @@ class RankStatus:
     who: str
     seconds: float
     at: str
-    call: RecordedCall | None = None
+    call: ReportedCollective | None = None
     ours: str = ""
     group: str = ""
     members: tuple[int, ...] = ()
-    recent: tuple[RecordedCall, ...] = ()
+    recent: tuple[ReportedCollective, ...] = ()
     made: dict[str, int] = field(default_factory=dict)
     stack: tuple[str, ...] = ()
 
@@ -197,11 +197,13 @@ def _first_difference(group: str, here: Mapping[int, RankStatus]) -> str:
     return f"Their calls are alike, but {on_lines}." if lines else ""
 
 
-def _differ(calls: Mapping[int, RecordedCall], told: Callable[[RecordedCall], str]) -> bool:
+def _differ(
+    calls: Mapping[int, ReportedCollective], told: Callable[[ReportedCollective], str]
+) -> bool:
     return len(set(map(told, calls.values()))) > 1
 
 
-def _each(made: Mapping[int, RecordedCall]) -> str:
+def _each(made: Mapping[int, ReportedCollective]) -> str:
     """Which ranks made which call."""
     by_call: dict[str, list[int]] = {}
     for rank, call in made.items():
@@ -209,7 +211,7 @@ def _each(made: Mapping[int, RecordedCall]) -> str:
     return "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
 
 
-def _with_line(call: RecordedCall) -> str:
+def _with_line(call: ReportedCollective) -> str:
     return f"{call} at {call.line}" if call.line else str(call)
 
 

@@ -91,7 +91,7 @@ class HostExchange:
         """As in RecordedCollective."""
         return f"host {self.group}"
 
-    def flown(self) -> RecordedCollective:
+    def recorded(self) -> RecordedCollective:
         """As what torch's recorders tell."""
         line = str(self.line or "")
         return RecordedCollective(
@@ -181,17 +181,17 @@ class FlightRecord(NamedTuple):
     """What is remembered, and what of the rest is known.
 
     Attributes:
-        flown: the collectives and exchanges, oldest first.
+        collectives: the collectives and exchanges, oldest first.
         made: how many each group has made, by the group's id; None where that is not known.
     """
 
-    flown: list[RecordedCollective]
+    collectives: list[RecordedCollective]
     made: dict[str, int | None]
 
 
 def remembered() -> FlightRecord:
     """The collectives and exchanges, but no messages from rank to rank."""
-    told = [one.flown() for one in list(_exchanges)]
+    told = [one.recorded() for one in list(_exchanges)]
     made: dict[str, int | None] = {one.group_id: one.number for one in last_exchanges()}
     with _inductor_unasked():
         for name, _, whole in _recorders():

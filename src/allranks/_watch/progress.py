@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system import stacks
 from allranks._watch import failures, flight_recorder, torch_groups
-from allranks._watch.diagnosis import RankStatus, RecordedCall
+from allranks._watch.diagnosis import RankStatus, ReportedCollective
 from allranks._watch.flight_recorder import FlightRecord, HostExchange, RecordedCollective
 
 if TYPE_CHECKING:
@@ -105,24 +105,24 @@ class CollectiveProgress:
         """The calls of this world, and the counts."""
         if self._blind:
             return FlightRecord([], {})
-        flown, made = flight_recorder.remembered()
-        return FlightRecord([one for one in flown if one.at >= self._began], made)
+        collectives, made = flight_recorder.remembered()
+        return FlightRecord([one for one in collectives if one.at >= self._began], made)
 
     def _flown(self) -> list[RecordedCollective]:
-        return self._remembered().flown
+        return self._remembered().collectives
 
-    def _open(self, flown: list[RecordedCollective]) -> list[RecordedCollective]:
+    def _open(self, collectives: list[RecordedCollective]) -> list[RecordedCollective]:
         """Those that have not ended, but for the ones that were given up."""
         left = self._abandoned
-        return [one for one in flown if not (one.over or (one.group_id, one.number) in left)]
+        return [one for one in collectives if not (one.over or (one.group_id, one.number) in left)]
 
     def status(self, rank: int, who: str) -> RankStatus:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), failures.waiting
-        flown, by_id = self._remembered()
-        here = next(iter(self._open(flown)), None)
+        collectives, by_id = self._remembered()
+        here = next(iter(self._open(collectives)), None)
         made = self._made(by_id)
-        calls = _numbered(flown, made, flight_recorder.horizon())
+        calls = _numbered(collectives, made, flight_recorder.horizon())
         lines = stacks.program()
         at = stacks.of_the_program(lines)
         group = ours.group if ours else here.group if here else ""
@@ -131,7 +131,7 @@ class CollectiveProgress:
             who=who,
             seconds=self._seconds(stuck, here),
             at=str(at or ""),
-            call=calls[flown.index(here)] if here else None,
+            call=calls[collectives.index(here)] if here else None,
             ours=ours.call if ours else "",
             group=group,
             members=ours.ranks if ours and ours.ranks else torch_groups.ranks_of(group),
@@ -147,19 +147,19 @@ class CollectiveProgress:
 
 
 def _numbered(
-    flown: list[RecordedCollective], made: Counter[str], since: float
-) -> list[RecordedCall]:
+    collectives: list[RecordedCollective], made: Counter[str], since: float
+) -> list[ReportedCollective]:
     """Calls with numbers that count what torch sees and what it does not, of each group.
 
     Args:
-        flown: what is remembered of both, oldest first.
+        collectives: what is remembered of both, oldest first.
         made: how many were made on each group; the calls of others have the number 0.
         since: before which some may be forgotten: such calls have the number 0.
     """
     left = made.copy()
     calls = []
-    for one in reversed(flown):
+    for one in reversed(collectives):
         number = left[one.group] if one.at >= since and one.group in made else 0
-        calls.append(RecordedCall(one.group, number, one.op, one.data, one.line))
+        calls.append(ReportedCollective(one.group, number, one.op, one.data, one.line))
         left[one.group] -= 1
     return calls[::-1]

@@ -371,6 +371,7 @@ def _why_no_leaf(signature: Signature, op: str) -> str | None:
 
 
 def _why_no_array(dtype: Any, kind: type, op: str) -> str | None:
+    """Why an array cannot be reduced; None if it can. Torch is asked with an empty one."""
     import numpy as np
     import torch
 

@@ -169,6 +169,7 @@ def _sender(call: str, src: object, who: Members) -> tuple[int, str | None]:
 def _broadcast(
     call: str, data: Any, src: int, group: dist.ProcessGroup | None, error: str | None = None
 ) -> Any:
+    """Small objects travel with the headers; all ranks know from those how much is to follow."""
     who = members.members(call, group)
     buffers: list[Any] = []
     src, no_sender = _sender(call, src, who)
@@ -191,6 +192,7 @@ def _broadcast(
 def _gather(
     call: str, data: T, group: dist.ProcessGroup | None, receivers: Collection[int] | None
 ) -> list[T] | None:
+    """As ``_broadcast``, from all: whoever is no receiver sends, and gets nothing."""
     who = members.members(call, group)
     buffers, error = _dump(data)
     body = _body(buffers, inline=_fits_inline(who, buffers))

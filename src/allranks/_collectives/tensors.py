@@ -358,6 +358,7 @@ def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
 
 
 def _scattered(parts: list[torch.Tensor], op: str, who: Members) -> torch.Tensor:
+    """This rank's part: by the backend of its device, or by messages on the CPU."""
     mine = parts[who.rank]
     if who.group is None or who.size == 1:
         return mine.clone()

@@ -85,6 +85,7 @@ def flatten(tree: Any) -> FlatTree:
 
 
 def _take(tree: Any, leaves: list[Any]) -> TreeNode | None:
+    """Collect the leaves of a tree; a container of leaves alone is taken at once."""
     kind = _kind(type(tree))  # type: ignore[arg-type]  # mypy takes types for unhashable
     if kind is None:
         leaves.append(tree)

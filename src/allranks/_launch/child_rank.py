@@ -98,6 +98,7 @@ def _terminal() -> dict[str, str]:
 
 
 def _fork(program: Program, rank: int, environ: dict[str, str], reaper: SessionReaper) -> ChildRank:
+    """What is in our own streams is written first, else each child would write it again."""
     pipes, writers = _pipes()
     parent = os.getpid()
     sys.stdout.flush()

@@ -225,6 +225,7 @@ class _ForkedJob:
         self._pipes.step(None if seconds == math.inf else seconds)
 
     def _hear(self, control: socket.socket) -> bool:
+        """Take one message of the template: a rank has begun, or ended."""
         try:
             text = control.recv(MESSAGE)
         except ConnectionResetError:

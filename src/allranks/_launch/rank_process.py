@@ -55,6 +55,7 @@ class Program:
             sys.path.insert(0, str(directory))
 
     def _load_module(self, main: types.ModuleType) -> types.CodeType:
+        """As ``python -m`` does: a package is run by its ``__main__``."""
         self._look_in(Path.cwd())
         spec = importlib.util.find_spec(self.target)
         if spec and spec.submodule_search_locations is not None:

@@ -96,6 +96,7 @@ def run(order: dict[str, int], files: list[int]) -> NoReturn:
 
 
 def _answer(connection: socket.socket, call: RemoteCall, rank: int) -> int:
+    """Make the call, and send what comes of it; the exit code of this rank's process."""
     try:
         buffers = dump_anything(call.make())
     except SystemExit as leaving:

@@ -102,6 +102,7 @@ class Supervisor:
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _step(self, patience: float | None) -> None:
+        """Read before looking who has ended: what a rank reports comes before its end."""
         self._pipes.step(patience)
         while self._signals:
             self._hear(self._signals.pop(0))

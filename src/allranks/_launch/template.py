@@ -167,6 +167,7 @@ class TemplateServer:
         return []
 
     def _obey(self) -> bool:
+        """Do what the parent asks; False when it is gone, and the template with it."""
         try:
             text, files, _, _ = socket.recv_fds(self._control, MESSAGE, 16)
         except ConnectionResetError:
@@ -181,6 +182,7 @@ class TemplateServer:
         return True
 
     def _fork(self, order: dict[str, int], files: list[int]) -> None:
+        """Fork a rank. The parent hears its pid at once: it may have to end the rank."""
         refuse_threads()
         template = os.getpid()
         pid = os.fork()

@@ -36,6 +36,7 @@ def read(environ: Environ) -> WorldFields | None:
 
 
 def _check_complete(environ: Environ) -> None:
+    """RANK without WORLD_SIZE, or an address without its port, is a mistake and no world of one."""
     pairs = (("RANK", "WORLD_SIZE"), ("MASTER_ADDR", "MASTER_PORT"))
     missing = [name for name in pairs[0] if not environ.get(name)]
     if len({bool(environ.get(name)) for name in pairs[1]}) == 2:

@@ -42,6 +42,7 @@ def is_launchers(name: str) -> bool:
 
 
 def _check(launcher: Launcher, rank: int, ranks: int, each: int) -> None:
+    """Refuse what this launcher would never set."""
     fixed = {"single": ranks, "allranks": ranks, "kubernetes": 1}.get(launcher, each)
     problem = None
     if launcher not in get_args(Launcher):

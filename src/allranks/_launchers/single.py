@@ -24,6 +24,7 @@ def read(environ: Environ) -> WorldFields:
 
 
 def _hints(environ: Environ) -> Iterator[str]:
+    """Traces of a launcher that did not start this process: a world of one may not be meant."""
     if environ.get("SLURM_JOB_ID") and not in_slurm_step(environ):
         count = f", {environ['SLURM_NTASKS']} in all" if "SLURM_NTASKS" in environ else ""
         yield (

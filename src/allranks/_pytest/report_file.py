@@ -178,6 +178,7 @@ def read(config: pytest.Config, path: Path, rank: int) -> RankReports:
 
 
 def _take(config: pytest.Config, told: RankReports, facts: dict[str, Any]) -> None:
+    """A phase that is reported again (a flaky test) replaces the earlier report, which is kept."""
     kind = facts.pop("kind")
     if kind != "report":
         told.others.setdefault(kind, []).append(facts)

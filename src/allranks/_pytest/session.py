@@ -119,6 +119,7 @@ class RanksPlugin:
         return bool(self._config.option.usepdb or self._config.option.trace)
 
     def _reports(self, item: pytest.Item) -> MergedReports:
+        """The time that the ranks took to start belongs to the setup of the test."""
         began = time.time()
         run: pytest.CallInfo[Any] = pytest.CallInfo.from_call(
             lambda: self._run(item), "setup", (pytest.exit.Exception, KeyboardInterrupt)

@@ -179,6 +179,7 @@ def _board(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> AddressB
 
 
 def _host_and_post(plan: RendezvousPlan, board: AddressBoard, deadline: Deadline) -> Meeting:
+    """Host the store at any port, and post where it is."""
     addresses = (sockets.LOOPBACK,) if plan.one_host else board.own_addresses()
     on = addresses[0] if len(addresses) == 1 else ""
     listener = ports.listen_on_any(on, plan.port_range)
@@ -412,6 +413,7 @@ class _StoreSearch:
         return not (elsewhere and isinstance(error, (WrongJobError, MissingRanksError)))
 
     def _meeting_at(self, address: StoreAddress) -> Meeting:
+        """Join a store only after it has shown whose it is: ports are used again."""
         store, route = _connect(address.host, address.port, self._deadline)
         signed = signature(store, str(address), self._deadline)
         notice = address.notice

@@ -87,6 +87,7 @@ def completed(world: World, deadline: Deadline) -> World:
 
 
 def _received(world: World, deadline: Deadline) -> MpiMessage:
+    """Rank 0's message, by an MPI that agrees with the launcher about who this is."""
     me = f"rank {world.rank} of {world.world_size}"
     answer = _asked_of_mpi(me, _letter(), deadline)
     if answer.error is not None:
@@ -114,6 +115,7 @@ def _letter() -> str:
 
 
 def _asked_of_mpi(me: str, message: str, deadline: Deadline) -> MpiAnswer:
+    """Through an MPI that is up already, else in a process of its own: MPI_Init may end it."""
     try:
         if _is_up():
             asking = BackgroundCall(lambda: mpi_worker.exchanged(message))
@@ -138,6 +140,7 @@ def _is_up() -> bool:
 
 
 def _asked_by_worker(message: str, deadline: Deadline) -> MpiAnswer:
+    """The worker inherits what the launcher left open for MPI; one that lingers is killed."""
     import subprocess
 
     script = ascii(mpi_worker.__file__)

@@ -102,6 +102,7 @@ def nth(first: RendezvousPlan, earlier: int) -> RendezvousPlan:
 
 
 def _plan_url(url: str, world: World, port_range: range | None) -> RendezvousPlan:
+    """The file of a ``file://`` URL is where rank 0 posts its address."""
     url_parts = parse(url)
     one_host = world.num_nodes == 1
     if world.world_size == 1:

@@ -105,6 +105,7 @@ class RollCall:
         return replace(known, address=own, address_of_0=verdict.address_of_0)
 
     def _present_myself(self) -> None:
+        """The first that claims a rank has it; of two, the second one tells all, and fails."""
         if self._me.rank != 0:
             self._rank_0 = signature(self._store, self._place, self._deadline)
             self._agree_with(self._rank_0)
@@ -134,6 +135,7 @@ class RollCall:
         self._fail(duplicate(first, self._me))
 
     def _judge(self) -> RollCallResult:
+        """Rank 0's part: compare the records, once all are there, and answer for all."""
         if not self._await_all():
             if self._store.check([FAILURE]):
                 self._condemn(
@@ -148,6 +150,7 @@ class RollCall:
         return verdict
 
     def _await_all(self) -> bool:
+        """Whether all ranks have answered in time, and none has failed."""
         pause, report = 0.001, PROGRESS_FIRST
         while self._store.add(ARRIVED, 0) < self._me.world_size:
             if self._deadline.passed or self._store.check([FAILURE]):
@@ -340,6 +343,7 @@ def _doubts(records: Sequence[RankRecord]) -> tuple[str, ...]:
 
 
 def _doubted(records: Sequence[RankRecord]) -> Iterable[str]:
+    """Different versions, and one GPU for two ranks: allowed, but seldom meant."""
     by_versions: dict[str, list[int]] = {}
     by_device: dict[tuple[str, str], list[int]] = {}
     for record in records:

@@ -69,6 +69,7 @@ def _check_directory(directory: Path) -> None:
 
 
 def _check(path: Path, facts: os.stat_result) -> None:
+    """Refuse a file through which somebody else could pose as rank 0."""
     if not stat.S_ISREG(facts.st_mode):
         raise UntrustedError(f"{path} is no regular file; remove it")
     if facts.st_uid != os.geteuid() and facts.st_uid != _own_id_in(path.parent):

@@ -104,6 +104,7 @@ class HostChannel:
     def _asked(
         self, mine: Frame, answer: Answer, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
+        """Two ranks swap frames; of more, the first hears all and tells each what comes of it."""
         if len(self._ranks) == 2:
             return answer(self._swapped(mine, meanwhile))
         if self._rank:
@@ -163,6 +164,7 @@ class HostChannel:
         raise CollectiveError(f"{self._what}: {peer} {told}") from lost
 
     def _in_slices(self, call: Callable[[], T]) -> T:
+        """Repeat a call that blocks for a slice, and hear of failures in between."""
         with suppress(TimeoutError):
             return call()
         if self._end is None:
@@ -237,6 +239,7 @@ def _door(who: Members) -> Iterator[socket.socket | None]:
 
 
 def _entered(invitation: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
+    """Connect to the first member; None where its socket cannot be reached from here."""
     line: socket.socket | None = None
     try:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -132,6 +132,7 @@ def _check_usable(call: str, group: dist.ProcessGroup) -> None:
 
 
 def _alone(call: str, group: Any) -> Members:
+    """Calls of a world of one work without a process group; several ranks need ``setup`` first."""
     if group is not None:
         raise CollectiveError(f"{call}: no process group is up, so nobody is in this group")
     found = detect(os.environ)

@@ -90,6 +90,7 @@ class EventLogReader:
             self.fetch()
 
     def _hear(self) -> None:
+        """React to each entry once, in the order that is the same on all ranks."""
         for entry in self._log.unheard():
             if entry.failure:
                 self._hear_failure(entry.failure)

@@ -197,7 +197,7 @@ def remembered() -> FlightRecord:
         for name, _, whole in _recorders():
             dump = pickle.loads(whole(includeStackTraces=True))  # noqa: S301 - of our own process
             entries = dump.get("entries", ())
-            collectives = [_flown(name, one) for one in entries if not one["is_p2p"]]
+            collectives = [_as_recorded(name, one) for one in entries if not one["is_p2p"]]
             told += collectives
             made |= {f"{name}{group}": count for group, count in _forgotten(dump).items()}
             made |= {one.group_id: one.number for one in collectives}
@@ -243,7 +243,8 @@ def _inductor_unasked() -> Iterator[None]:
             del torch._inductor  # noqa: SLF001
 
 
-def _flown(recorder: str, entry: dict[str, Any]) -> RecordedCollective:
+def _as_recorded(recorder: str, entry: dict[str, Any]) -> RecordedCollective:
+    """What matters of an entry of torch's recorder."""
     name, kind = entry["process_group"]
     frames = entry.get("frames", ())
     line = stacks.of_the_program(SourceLine(f["filename"], f["line"], f["name"]) for f in frames)

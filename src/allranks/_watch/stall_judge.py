@@ -113,6 +113,7 @@ class StallJudge:
         )
 
     def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
+        """Of a silent rank, what the store knows and what is seen of its process are both told."""
         statuses = {rank: one.status for rank, one in told.items()}
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         fates: dict[int, str] = {}

@@ -120,6 +120,7 @@ class WatchThread:
             self._local_peers.close()
 
     def _run(self) -> None:
+        """Look, until the rank leaves; an error of the watch is told and ends nothing else."""
         try:
             while not self._log_reader.stopping:
                 self._local_peers.sleep(self._pause())

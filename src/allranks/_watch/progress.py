@@ -73,12 +73,12 @@ class CollectiveProgress:
                 self._learn_names()
         if torch_groups.number_given_up() != self._given_up:
             self._given_up = torch_groups.number_given_up()
-            self._abandoned |= {(one.group_id, one.number) for one in self._open(self._flown())}
+            self._abandoned |= {(one.group_id, one.number) for one in self._open(self._recorded())}
         behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
         self._idle &= behind
         self._seen = {what: self._seen.get(what, now) for what in behind - self._idle}
         if any(since < now for since in self._seen.values()):
-            open_ = {one.group_id for one in self._open(self._flown())}
+            open_ = {one.group_id for one in self._open(self._recorded())}
             self._idle |= {what for what in self._seen if what[0] not in open_}
             self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
 
@@ -86,7 +86,7 @@ class CollectiveProgress:
         """Of the groups, while their calls are remembered."""
         seen: list[HostExchange | RecordedCollective] = [
             *flight_recorder.last_exchanges(),
-            *self._flown(),
+            *self._recorded(),
         ]
         told = {one.group_id: one.group for one in seen}
         self._names |= dict.fromkeys(self._counts, "") | self._names | told
@@ -108,7 +108,7 @@ class CollectiveProgress:
         collectives, made = flight_recorder.remembered()
         return FlightRecord([one for one in collectives if one.at >= self._began], made)
 
-    def _flown(self) -> list[RecordedCollective]:
+    def _recorded(self) -> list[RecordedCollective]:
         return self._remembered().collectives
 
     def _open(self, collectives: list[RecordedCollective]) -> list[RecordedCollective]:

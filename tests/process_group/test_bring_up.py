@@ -310,7 +310,8 @@ def test_a_shared_directory_brings_ranks_up_and_stays_clean(tmp_path: Path) -> N
 
 def leave_a_notice(directory: str) -> None:
     allranks.setup(rendezvous_timeout=TIMEOUT, init_method="file", shared_file_dir=directory)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if allranks.get_rank() == 0:  # Another one that goes first would be its error, at times.
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_stale_file_is_passed_by_or_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import allranks
 from allranks import _bring_up, _sockets
 from allranks.errors import RendezvousError
-from harness import Ranks, env_environs, private_environs
+from harness import PATIENCE, Ranks, env_environs, private_environs
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def keeping_what_is_left() -> list[int]:
     """The process groups of each session outlive it, in what the program keeps of them."""
     kept, sums = [], []
     for _ in range(3):
-        with allranks.session(cpu=True, rendezvous_timeout=20, **where()):
+        with allranks.session(cpu=True, rendezvous_timeout=PATIENCE, **where()):
             model = DistributedDataParallel(torch.nn.Linear(2, 1))
             model(torch.ones(1, 2)).sum().backward()
             kept += [model, allranks.split(0), dist.group.WORLD]
@@ -79,7 +79,7 @@ def failing_twice() -> list[str]:
             why = f"no device at attempt {attempt}" if attempt < 2 else None
             _bring_up._record = lambda *given, why=why: replace(record(*given), error=why)
         try:
-            allranks.setup(cpu=True, rendezvous_timeout=20, **where())
+            allranks.setup(cpu=True, rendezvous_timeout=PATIENCE, **where())
         except RendezvousError as error:
             kept.append(error)  # And with it all that its frames hold.
     told = [str(error).partition("take part: ")[2] for error in kept]

@@ -153,7 +153,7 @@ def test_the_hosts_groups_go_with_their_world() -> None:
     for name in [name for name in os.environ if name.startswith("ALLRANKS_")]:
         del os.environ[name]
     for _ in range(3):
-        with allranks.session(cpu=True, rendezvous_timeout=15):
+        with allranks.session(cpu=True, rendezvous_timeout=PATIENCE):
             assert allranks.all_reduce(1, allranks.node_group()) == 2
             allranks.leaders_group()
 

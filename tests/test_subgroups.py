@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -160,7 +160,9 @@ def test_the_hosts_groups_go_with_their_world() -> None:
 
 def fill_the_pool_of_threads() -> None:
     """Our threads for blocking calls stay: there are as many as have ever been busy at once."""
-    waiting = [Abandonable(lambda: time.sleep(0.1)) for _ in range(6)]
+    over = threading.Event()
+    waiting = [Abandonable(over.wait) for _ in range(6)]
+    over.set()
     for one in waiting:
         one.result(PATIENCE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -154,14 +154,16 @@ def test_the_hosts_groups_go_with_their_world() -> None:
     for name in [name for name in os.environ if name.startswith("ALLRANKS_")]:
         del os.environ[name]
     for _ in range(3):
-        with allranks.session(cpu=True, rendezvous_timeout=15):
+        with allranks.session(cpu=True, rendezvous_timeout=PATIENCE):
             assert allranks.all_reduce(1, allranks.node_group()) == 2
             allranks.leaders_group()
 
 
 def fill_the_pool_of_threads() -> None:
     """Our threads for blocking calls stay: there are as many as have ever been busy at once."""
-    waiting = [BackgroundCall(lambda: time.sleep(0.1)) for _ in range(6)]
+    over = threading.Event()
+    waiting = [BackgroundCall(over.wait) for _ in range(6)]
+    over.set()
     for one in waiting:
         one.result(PATIENCE)
 

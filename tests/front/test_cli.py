@@ -205,13 +205,15 @@ def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
 INTERRUPTED = """
 import sys, time, allranks
 allranks.setup(cpu=True)
-open(sys.argv[1] + str(allranks.get_rank()), "w").close()
+up = sys.argv[1] + str(allranks.get_rank())
 if allranks.get_rank() == 0:
     try:
+        open(up, "w").close()
         allranks.all_reduce(1)
     except KeyboardInterrupt:
         open(sys.argv[1] + "heard", "w").close()
         raise
+open(up, "w").close()
 time.sleep(600)
 """
 

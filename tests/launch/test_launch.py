@@ -199,8 +199,7 @@ def test_nothing_is_left_of_the_ranks(tmp_path: Path) -> None:
 
     before = unlocked_directories()
     pids = allranks.launch(work, ranks=2)
-    time.sleep(0.2)
-    assert not any(map(alive, pids))
+    wait_until(lambda: not any(map(alive, pids)))
     assert unlocked_directories() <= before
     assert children_of(launch._template().pid) == []
 

@@ -16,7 +16,7 @@ import allranks
 from allranks._process_group import bring_up
 from allranks._system import sockets
 from allranks.errors import RendezvousError
-from harness import Ranks, env_environs, private_environs
+from harness import PATIENCE, Ranks, env_environs, private_environs
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def keeping_what_is_left() -> list[int]:
     """The process groups of each session outlive it, in what the program keeps of them."""
     kept, sums = [], []
     for _ in range(3):
-        with allranks.session(cpu=True, rendezvous_timeout=20, **where()):
+        with allranks.session(cpu=True, rendezvous_timeout=PATIENCE, **where()):
             model = DistributedDataParallel(torch.nn.Linear(2, 1))
             model(torch.ones(1, 2)).sum().backward()
             kept += [model, allranks.split(0), dist.group.WORLD]
@@ -80,7 +80,7 @@ def failing_twice() -> list[str]:
             why = f"no device at attempt {attempt}" if attempt < 2 else None
             bring_up.own_record = lambda *given, why=why: replace(record(*given), error=why)
         try:
-            allranks.setup(cpu=True, rendezvous_timeout=20, **where())
+            allranks.setup(cpu=True, rendezvous_timeout=PATIENCE, **where())
         except RendezvousError as error:
             kept.append(error)  # And with it all that its frames hold.
     told = [str(error).partition("take part: ")[2] for error in kept]

@@ -27,15 +27,17 @@ from allranks.errors import (
     WorldMismatchError,
     WrongJobError,
 )
-from harness import PATIENCE, Ranks, env_environs, private_environs, run_ranks
+from harness import PATIENCE, Ranks, env_environs, private_environs, run_ranks, wait_until
 
-TIMEOUT = 10.0
+TIMEOUT = 10.0  # Of ranks that wait for what never comes.
 LIMIT = 60.0  # Seconds that it may take on a busy machine; torch would wait for minutes.
 
 
-def total(value: int = 1, **settings) -> tuple[int, allranks.World]:
+def total(
+    value: int = 1, rendezvous_timeout: float = PATIENCE, **settings
+) -> tuple[int, allranks.World]:
     """Bring the group up, add a number up, and leave."""
-    allranks.setup(rendezvous_timeout=TIMEOUT, **settings)
+    allranks.setup(rendezvous_timeout=rendezvous_timeout, **settings)
     found = allranks.all_reduce(value), allranks.world()
     allranks.cleanup()
     return found
@@ -43,6 +45,10 @@ def total(value: int = 1, **settings) -> tuple[int, allranks.World]:
 
 def total_of(value: int, settings: dict) -> tuple[int, allranks.World]:
     return total(value, **settings)
+
+
+def total_in_vain() -> None:
+    total(rendezvous_timeout=TIMEOUT)
 
 
 def late_total(seconds: float) -> tuple[int, allranks.World]:
@@ -123,7 +129,7 @@ def waiting_jobs():
             environs[f"missing {missing}"] = whole[:missing] + whole[missing + 1 :]
         with private_environs(3) as private:
             environs["private"] = private[:2]
-            started = {name: Ranks(total, some) for name, some in environs.items()}
+            started = {name: Ranks(total_in_vain, some) for name, some in environs.items()}
             yield {name: ranks.results() for name, ranks in started.items()}
 
 
@@ -173,9 +179,9 @@ def test_a_file_system_that_is_stuck_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def files_while_up(directory: Path) -> list[str]:
-    with allranks.session(cpu=True, rendezvous_timeout=TIMEOUT):
+    with allranks.session(cpu=True, rendezvous_timeout=PATIENCE):
         found = sorted(os.listdir(directory))
-        allranks.all_reduce(1)  # The last that leaves removes the file.
+        allranks.all_reduce(1)  # Nobody leaves before all have looked.
     return found
 
 
@@ -211,10 +217,15 @@ def test_ranks_that_disagree_on_the_world_size_hear_both() -> None:
         assert "says 3" in one.text
 
 
-def hold_open(value: int) -> int:
-    allranks.setup(rendezvous_timeout=TIMEOUT)
+def hold_open(value: int, timeout: float, directory: Path | None = None) -> int:
+    """A job that lasts three seconds, or until a file says that it is over."""
+    allranks.setup(rendezvous_timeout=timeout)
     summed = allranks.all_reduce(value)
-    time.sleep(3)
+    if directory:
+        (directory / f"up{allranks.get_rank()}").touch()
+        wait_until((directory / "over").exists)
+    else:
+        time.sleep(3)
     allranks.cleanup()
     return summed
 
@@ -223,9 +234,9 @@ def hold_open(value: int) -> int:
 def test_two_jobs_on_one_port_never_mix(late: float) -> None:
     """Each job forms its own group, or hears that the port is the other's."""
     port = sockets.free_port()
-    first = Ranks(hold_open, env_environs(2, port, ALLRANKS_JOB="first"), 1)
+    first = Ranks(hold_open, env_environs(2, port, ALLRANKS_JOB="first"), 1, TIMEOUT)
     time.sleep(late)
-    second = Ranks(hold_open, env_environs(2, port, ALLRANKS_JOB="second"), 100)
+    second = Ranks(hold_open, env_environs(2, port, ALLRANKS_JOB="second"), 100, TIMEOUT)
     jobs = {2: first.results(), 200: second.results()}
     for total_of_job, ended in jobs.items():
         assert_in_time(ended)
@@ -234,11 +245,12 @@ def test_two_jobs_on_one_port_never_mix(late: float) -> None:
     assert any(one.value for ended in jobs.values() for one in ended)
 
 
-def test_a_second_job_without_identity_is_refused_by_a_complete_one() -> None:
+def test_a_second_job_without_identity_is_refused_by_a_complete_one(tmp_path: Path) -> None:
     environs = env_environs(2, sockets.free_port())
-    first = Ranks(hold_open, environs, 1)
-    time.sleep(1.0)
-    second = Ranks(hold_open, environs, 100).results()
+    first = Ranks(hold_open, environs, 1, PATIENCE, tmp_path)
+    wait_until(lambda: all((tmp_path / f"up{rank}").exists() for rank in range(2)))
+    second = Ranks(hold_open, environs, 100, TIMEOUT).results()
+    (tmp_path / "over").touch()
     assert_in_time(second)
     assert all(isinstance(one.error, WrongJobError) for one in second), [s.text for s in second]
     assert [one.value for one in first.results()] == [2, 2]
@@ -261,7 +273,7 @@ def slurm_environs(job: int, ranks: int = 2) -> list[dict[str, str]]:
 
 def test_two_slurm_jobs_on_a_host_find_ports_of_their_own() -> None:
     """Both start at the same candidate port; each rank ends up in its own job."""
-    jobs = [Ranks(hold_open, slurm_environs(job), job) for job in (100, 200, 300)]
+    jobs = [Ranks(hold_open, slurm_environs(job), job, PATIENCE) for job in (100, 200, 300)]
     sums = [[one.value for one in job.results()] for job in jobs]
     assert sums == [[200, 200], [400, 400], [600, 600]]
 
@@ -309,7 +321,7 @@ def test_a_shared_directory_brings_ranks_up_and_stays_clean(tmp_path: Path) -> N
 
 
 def leave_a_notice(directory: str) -> None:
-    allranks.setup(rendezvous_timeout=TIMEOUT, init_method="file", shared_file_dir=directory)
+    allranks.setup(rendezvous_timeout=PATIENCE, init_method="file", shared_file_dir=directory)
     if allranks.get_rank() == 0:  # Another one that goes first would be its error, at times.
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -319,7 +331,8 @@ def test_a_stale_file_is_passed_by_or_named(tmp_path: Path) -> None:
     Ranks(leave_a_notice, environs, str(tmp_path)).results()
     (stale,) = tmp_path.iterdir()
     pid = json.loads(stale.read_text())["pid"]
-    alone = Ranks(total_of, environs[1:], 1, file_settings(tmp_path)).results()
+    in_vain = {**file_settings(tmp_path), "rendezvous_timeout": TIMEOUT}
+    alone = Ranks(total_of, environs[1:], 1, in_vain).results()
     assert_in_time(alone)
     assert isinstance(alone[0].error, MissingRanksError)
     assert f"pid {pid}" in alone[0].text

@@ -385,7 +385,7 @@ def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: i
 AGAIN = """
 import allranks
 for _ in range(3):
-    with allranks.session(cpu=True, rendezvous_timeout=20) as world:
+    with allranks.session(cpu=True, rendezvous_timeout=300) as world:
         assert allranks.all_reduce(1, allranks.split(0)) == world.world_size == 2
 """
 
@@ -413,7 +413,7 @@ def many_worlds(own_store: bool) -> tuple[int, int, float]:
             del os.environ[name]
     early = 0
     for cycle in range(50):
-        with allranks.session(cpu=True, rendezvous_timeout=20) as world:
+        with allranks.session(cpu=True, rendezvous_timeout=300) as world:
             for _ in range(20):
                 assert allranks.all_reduce(1) == world.world_size
             group = allranks.split(world.rank % 2)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 import click
 
@@ -19,22 +18,11 @@ from allranks._launchers.detect import detect, told_by
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
-from allranks._system import interpreter, processes, streams
+from allranks._system import interpreter, streams
 from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
-from allranks._system.words import ranges
 from allranks.errors import AllranksError, ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from allranks._launch.child_rank import ChildRank
-    from allranks._launch.supervisor import JobOutcome
-
-CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
-UNSEEN = 4096
-COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 
 class _FailingClosed(click.Group):
@@ -82,6 +70,8 @@ def run(
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
     interpreter.forget_first_place()
     from allranks._launch import child_rank
+    from allranks._launch.job_outcome import explain
+    from allranks._launch.rank_output import RankOutput
     from allranks._launch.supervisor import Supervisor
     from allranks._launch.template import preload
 
@@ -101,125 +91,8 @@ def run(
         raise SystemExit(128 + signal.SIGINT) from None
     if outcome.first:
         output.show_unseen(outcome.first.rank)
-    _explain(outcome)
+    explain(outcome)
     raise SystemExit(outcome.exit_code)
-
-
-class RankOutput:
-    """Passes on what the ranks write, line by line, each with its rank before it."""
-
-    def __init__(self, ranks: int, *, quiet: bool = False) -> None:
-        """Prepare the two streams.
-
-        Args:
-            ranks: how many ranks there are.
-            quiet: pass on rank 0's output only.
-        """
-        self._quiet = quiet
-        self._width = len(str(ranks - 1))
-        self._lines = streams.LineSplitter()
-        self._unseen: dict[tuple[int, int], bytes] = {}
-        self._prefixes = {
-            (rank, stream): self._prefix(rank, console)
-            for stream, console in ((1, _console(stderr=False)), (2, _console(stderr=True)))
-            for rank in range(ranks)
-        }
-
-    def _prefix(self, rank: int, console: Console) -> bytes:
-        bar = streams.bar(console.file)
-        with console.capture() as capture:
-            style = COLOURS[rank % len(COLOURS)]
-            console.print(f"{rank:>{self._width}}{bar} ", style=style, end="", highlight=False)
-        return capture.get().encode(console.encoding)
-
-    def write(self, rank: int, stream: int, text: bytes) -> None:
-        """Take what a rank wrote to a stream; an empty text ends the stream."""
-        key = (rank, stream)
-        if self._quiet and rank > 0:
-            self._unseen[key] = (self._unseen.get(key, b"") + text)[-UNSEEN:]
-            return
-        out = sys.stdout.buffer if stream == 1 else sys.stderr.buffer
-        for line in self._lines.split(key, text):
-            self._put(out, key, line)
-        rest = self._lines.unfinished[key]
-        if b"\r" in rest:
-            rest[:] = self._show_progress(out, bytes(rest))
-        out.flush()
-
-    def show_unseen(self, rank: int) -> None:
-        """Show the end of what a quiet rank wrote to its standard error, since it failed."""
-        for line in self._unseen.pop((rank, 2), b"").splitlines():
-            self._put(sys.stderr.buffer, (rank, 2), line)
-        sys.stderr.buffer.flush()
-
-    def _put(self, out: BinaryIO, key: tuple[int, int], line: bytes) -> None:
-        """A line that was redrawn, as by a progress bar, is shown as it stood at last."""
-        *_, last = line.rstrip(b"\r\n").split(b"\r")
-        text = CURSOR_MOVES.sub(b"", last)
-        if last and not text:
-            return
-        clear = b"\r\x1b[2K" if out.isatty() else b""
-        out.write(clear + self._prefixes[key] + text + b"\n")
-
-    def _show_progress(self, out: BinaryIO, rest: bytes) -> bytes:
-        """Redraw an unfinished line, on a terminal; nothing but its last state is kept."""
-        before, carriage_return, last = rest.rpartition(b"\r")
-        if out.isatty() and carriage_return and (last or before):
-            out.write(b"\r" + (last or before.rpartition(b"\r")[2]))
-        if not carriage_return:
-            return rest
-        return b"\r" + last if last else before.rpartition(b"\r")[2] + b"\r"
-
-
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def _explain(outcome: JobOutcome) -> None:
-    """Say how the job failed; the first failing rank's traceback stands last."""
-    console = _console(stderr=True)
-    if outcome.signal is not None:
-        name = signal.Signals(outcome.signal).name
-        console.print(f"allranks: all ranks ended, after {name}", style="yellow")
-    if outcome.first is None or (outcome.signal is not None and not outcome.first.failure):
-        return
-    if outcome.first.lost_peers and outcome.done:
-        console.print(f"allranks: before, {_told_done(outcome.done)}")
-    for told in _told_once(outcome.first, outcome.others):
-        console.print(f"allranks: {told}")
-    first = f"rank {outcome.first.rank} (pid {outcome.first.pid})"
-    console.print(f"allranks: {first} {_how(outcome.first)}", style="bold red")
-    if outcome.first.failure:
-        console.print(printable(outcome.first.failure.traceback), end="")
-
-
-def _told_done(done: tuple[ChildRank, ...]) -> str:
-    gone = ranges(rank.rank for rank in done)
-    return f"rank{'s' * (len(done) > 1)} {gone} had left with exit code 0, which the others missed"
-
-
-def _told_once(first: ChildRank, others: tuple[ChildRank, ...]) -> list[str]:
-    """How the others failed; those that failed in one way in one sentence."""
-    by_way: dict[str, list[int]] = {}
-    for rank in others:
-        way = "failed in the same way" if _how(rank) == _how(first) else _how(rank)
-        by_way.setdefault(way, []).append(rank.rank)
-    return [
-        f"after rank {first.rank}, rank{'s' * (len(who) > 1)} {ranges(who)} {way}"
-        for way, who in by_way.items()
-    ]
-
-
-def _how(rank: ChildRank) -> str:
-    if rank.failure and not rank.is_leaving:
-        return f"failed: {printable(rank.failure.summary)}"
-    status = rank.exit_code if rank.is_leaving else rank.status or 0
-    if status < 0:
-        hint = "; out of memory?" if status == -signal.SIGKILL else ""
-        return f"was ended by {processes.signal_name(-status)}{hint}"
-    return f"left with exit code {status}"
 
 
 @main.command()
@@ -254,7 +127,7 @@ def env(as_json: bool, export: bool) -> None:
     for name, value in asdict(world).items():
         if name not in ("launcher", "notes") and value not in (None, "", ()):
             table.add_row(name, Text(printable(str(value))))
-    console = _console(stderr=False)
+    console = streams.console(stderr=False)
     console.print(table)
     if told:
         pairs = ", ".join(f"{name}={plain(os.environ[name]):.60}" for name in told)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from allranks._cli import RankOutput
 from allranks._launch import launch
+from allranks._launch.rank_output import RankOutput
 from allranks._system import streams
 from harness import PATIENCE
 

@@ -3,6 +3,7 @@
 Read ``template`` (a process that holds torch, and forks ranks), ``job`` (orders ranks of it, and
 sees them end) and ``launch`` with ``remote_call``, a rank's side. ``supervisor`` watches over the
 ranks of ``allranks run``: ``child_rank`` starts them, ``rank_process`` is a rank's side,
-``received_signals`` wakes the supervisor, and ``session_reaper`` stands beside it. Both read their
-ranks' output through ``pipes``; ``local_world`` is where the ranks meet.
+``received_signals`` wakes the supervisor, ``session_reaper`` stands beside it, and ``job_outcome``
+says how it ended. Both read their ranks' output through ``pipes`` and show it by ``rank_output``;
+``local_world`` is where the ranks meet.
 """

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks._launch.job import RankResult, TemplateClient
 from allranks._launch.local_world import local_world
+from allranks._launch.rank_output import CallerOutput
 from allranks._launch.remote_call import RemoteCall
-from allranks._system import interpreter, streams
+from allranks._system import interpreter
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.words import ranges
 from allranks.errors import ConfigError, PeerFailedError, StalledError
@@ -93,20 +94,6 @@ def _template() -> TemplateClient:
 def _end_template() -> None:
     if _warm is not None and _owner == os.getpid():
         _warm.close()
-
-
-class CallerOutput:
-    """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
-
-    def __init__(self) -> None:
-        self._lines = streams.LineSplitter()
-
-    def write(self, rank: int, stream: int, text: bytes) -> None:
-        """Take what a rank wrote to a stream; an empty text ends the stream."""
-        out = sys.stdout if stream == 1 else sys.stderr
-        before = f"{rank}{streams.bar(out)} "
-        for line in self._lines.split((rank, stream), text):
-            streams.show(out, f"{before}{line.decode(errors='replace')}\n")
 
 
 def _raise_failures(ended: Sequence[RankResult], timeout: float | None) -> None:

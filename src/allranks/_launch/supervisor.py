@@ -7,10 +7,10 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from allranks._launch.job_outcome import JobOutcome
 from allranks._launch.pipes import Pipes
 from allranks._launch.rank_process import FailureReport
 from allranks._launch.received_signals import received_signals
@@ -32,30 +32,6 @@ OUTER_TERM_GRACE = 30.0
 """Seconds for ranks to save their work when ``allranks run`` itself gets SIGTERM."""
 
 CHUNK = 65536
-
-
-@dataclass(frozen=True)
-class JobOutcome:
-    """How a job ended.
-
-    Attributes:
-        first: the rank that failed first, or None.
-        others: the other ranks that failed by themselves.
-        done: the ranks that left with exit code 0.
-        signal: the signal that ended the job from outside, or None.
-    """
-
-    first: ChildRank | None
-    others: tuple[ChildRank, ...]
-    done: tuple[ChildRank, ...]
-    signal: int | None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the whole job: the first failing rank's."""
-        if self.signal is not None:
-            return 128 + self.signal
-        return self.first.exit_code if self.first else 0
 
 
 class Supervisor:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from allranks._launch.job import GRACE, RankResult, TemplateClient
-from allranks._launch.launch import CallerOutput
 from allranks._launch.local_world import local_world
+from allranks._launch.rank_output import CallerOutput
 from allranks._launch.remote_call import RemoteCall
 from allranks._process_group.lifecycle import cleanup, setup
 from allranks._pytest import hypothesis_examples, marker

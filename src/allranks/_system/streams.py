@@ -11,6 +11,8 @@ from typing import IO, TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from rich.console import Console
+
 BAR = "│"
 """Between a rank and what it wrote."""
 
@@ -94,3 +96,10 @@ class LineSplitter:
             lines.append(bytes(rest))
             rest.clear()
         return lines
+
+
+def console(*, stderr: bool) -> Console:
+    """A console of rich's that shows texts as they are: nothing in them is markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -99,7 +99,7 @@ def test_a_record_with_any_number_can_be_watched_over(number: int, field: str) -
     neighbours = LocalPeers()
     try:
         record = parsed(RankRecord, with_number(RECORD, field, number))
-        neighbours.meet([record])
+        neighbours.add([record])
         neighbours.condition(record.rank)
         neighbours.is_alive(record.rank)
         neighbours.held()

@@ -123,7 +123,7 @@ def _moved(tensor: Any, device: Any) -> tuple[Any, str | None]:
 
 
 def _reduce_float(number: Any, op: str, who: Members) -> Any:
-    """What ``_reduce_tree`` does, for what is reduced most often."""
+    """The fast path of ``_reduce_tree`` for one Python float."""
     packed = scalars.floats([number])
     header = Header(f"all_reduce({op}) of number", packed.body)
     [result] = packed.results(agree(who, header, lambda all_: scalars.reduce_packed(op, all_, 1)))
@@ -264,7 +264,11 @@ class _PackedLeaves:
         return join(tensors, batch.shape)
 
     def exchanged(self, who: Members) -> list[Any]:
-        """The leaves of the result: of one collective, or one more for each large flat tensor."""
+        """Exchange the leaves, and return the reduced ones.
+
+        All travel in the headers if the flat tensors are small together and on the CPU; otherwise
+        each flat tensor is reduced by torch.
+        """
         small = fits_inline(who, sum(flat.nbytes for flat in self._flats))
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []

@@ -141,7 +141,7 @@ def why_in_graph(tensor: torch.Tensor) -> str | None:
 
 @cache
 def torchs_op(op: str) -> Any:
-    """A reduction as torch names it; a mean is a sum at first."""
+    """Return the ReduceOp of torch. For a mean it is SUM; the caller divides."""
     import torch.distributed as dist
 
     return getattr(dist.ReduceOp, {"mean": "SUM", "prod": "PRODUCT"}.get(op, op.upper()))

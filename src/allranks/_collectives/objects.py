@@ -192,7 +192,10 @@ def _broadcast(
 def _gather(
     call: str, data: T, group: dist.ProcessGroup | None, receivers: Collection[int] | None
 ) -> list[T] | None:
-    """As ``_broadcast``, from all: whoever is no receiver sends, and gets nothing."""
+    """Gather each rank's object on all receivers.
+
+    Every rank sends; one that does not receive returns None.
+    """
     who = members.members(call, group)
     buffers, error = _dump(data)
     body = _body(buffers, inline=_fits_inline(who, buffers))

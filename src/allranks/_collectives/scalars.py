@@ -17,7 +17,7 @@ NAMES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 )
-"""The numpy types of scalars that 64 bits hold, or two times 64; Python's own is the empty one."""
+"""The numpy types of scalars, by their code in a message; "" stands for a number of Python."""
 
 FLOATS, MIXED = b"f", b"m"
 

@@ -300,7 +300,7 @@ def reduce_scatter(
     *,
     op: str = "sum",
 ) -> torch.Tensor:
-    """Combine the parts that all ranks hold for each rank, and give each its own. Collective.
+    """Reduce part i over all ranks, and return it on member i. Collective.
 
     Args:
         data: a list with one tensor for each rank of the group, of any sizes, but the same ones

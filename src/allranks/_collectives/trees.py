@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TreeNode(NamedTuple):
-    """One container of a tree, without its leaves; equal for containers that fit together.
+    """The structure of one container. Containers with equal nodes can be reduced together.
 
     Attributes:
         kind: for people.

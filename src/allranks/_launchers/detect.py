@@ -128,12 +128,12 @@ def _contradiction(
 
 def _leftovers(chosen: Reader, environ: Environ, ignore: Collection[str]) -> Iterator[str]:
     """A sentence on each launcher whose variables are there and are not believed."""
-    silent = {chosen.name, *chosen.brings, "env"}
+    silent = {chosen.name, *chosen.sets_too, "env"}
     for row in READERS:
         if row.name in silent or not row.left_traces(environ):
             continue
         if row.name in ignore or chosen.name != "single":
-            silent |= {row.name, *row.brings}
+            silent |= {row.name, *row.sets_too}
             left = [name for name in row.variables if name in environ and name not in env.NAMES]
             why = "asked to" if row.name in ignore else chosen.reason
             yield f"Ignored {shown(environ, left)} ({row.name}): {why}."

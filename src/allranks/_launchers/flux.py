@@ -40,5 +40,5 @@ def simulate(process: SimulatedProcess) -> dict[str, str]:
 
 
 READER = Reader(
-    "flux", read, simulate, NAMES[:2], brings=("pals", "mpich", "pmix"), prefixes=("FLUX_",)
+    "flux", read, simulate, NAMES[:2], sets_too=("pals", "mpich", "pmix"), prefixes=("FLUX_",)
 )

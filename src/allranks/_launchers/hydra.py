@@ -36,6 +36,6 @@ READER = Reader(
     read,
     simulate,
     ("MPI_LOCALRANKID", *NAMES[:2]),
-    brings=("pmix",),
+    sets_too=("pmix",),
     prefixes=("HYDI_", "MPI_LOCAL", "PMI_"),
 )

@@ -47,6 +47,6 @@ READER = Reader(
     read,
     simulate,
     NAMES[:2],
-    brings=("openmpi", "mpich", "pmix"),
+    sets_too=("openmpi", "mpich", "pmix"),
     prefixes=("JSM_", "LSB_"),
 )

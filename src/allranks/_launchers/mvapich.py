@@ -41,5 +41,5 @@ def simulate(process: SimulatedProcess) -> dict[str, str]:
 
 
 READER = Reader(
-    "mvapich", read, simulate, NAMES[:2], brings=("mpich", "pmix"), prefixes=("MV2_COMM_WORLD_",)
+    "mvapich", read, simulate, NAMES[:2], sets_too=("mpich", "pmix"), prefixes=("MV2_COMM_WORLD_",)
 )

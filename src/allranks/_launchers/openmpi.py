@@ -51,4 +51,4 @@ def simulate(process: SimulatedProcess) -> dict[str, str]:
     }
 
 
-READER = Reader("openmpi", read, simulate, NAMES[:2], brings=("pmix",), prefixes=("OMPI_",))
+READER = Reader("openmpi", read, simulate, NAMES[:2], sets_too=("pmix",), prefixes=("OMPI_",))

@@ -42,5 +42,5 @@ def simulate(process: SimulatedProcess) -> dict[str, str]:
 
 
 READER = Reader(
-    "pals", read, simulate, ("PALS_RANKID",), brings=("mpich", "pmix"), prefixes=("PALS_",)
+    "pals", read, simulate, ("PALS_RANKID",), sets_too=("mpich", "pmix"), prefixes=("PALS_",)
 )

@@ -32,4 +32,4 @@ def read_pmi(environ: Environ, names: VariableNames) -> WorldFields | None:
     return here
 
 
-READER = Reader("mpich", read, None, NAMES[:2], brings=("pmix",))
+READER = Reader("mpich", read, None, NAMES[:2], sets_too=("pmix",))

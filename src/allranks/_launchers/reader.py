@@ -21,7 +21,7 @@ class Reader(NamedTuple):
             Pure. Raises DetectionError where its variables are incomplete or contradict each other.
         simulate: what it would give a process, for tests; None where another reader has it.
         variables: shown as evidence; the first is set wherever the launcher left any.
-        brings: the launchers whose variables it sets too.
+        sets_too: the launchers whose variables it sets too.
         prefixes: how the names of all variables begin by which it tells a place.
     """
 
@@ -29,7 +29,7 @@ class Reader(NamedTuple):
     read: Callable[[Environ], WorldFields | None]
     simulate: Callable[[SimulatedProcess], dict[str, str]] | None
     variables: tuple[str, ...] = ()
-    brings: tuple[Launcher, ...] = ()
+    sets_too: tuple[Launcher, ...] = ()
     prefixes: tuple[str, ...] = ()
 
     @property

@@ -124,6 +124,6 @@ READER = Reader(
     read,
     simulate,
     ("SLURM_JOB_ID", *NAMES[:2]),
-    brings=("pals", "mpich", "pmix"),
+    sets_too=("pals", "mpich", "pmix"),
     prefixes=("SLURM",),
 )

@@ -67,7 +67,7 @@ def _agree_on_each(function: Any, gather: Callable[[str], Sequence[str]]) -> Non
 
 
 def _agreed(test: Callable[..., Any], gather: Callable[[str], Sequence[str]]) -> Any:
-    """A test that goes on all ranks as it went on any."""
+    """Wrap a test so that an example that fails or is rejected on one rank does so on all."""
     from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
     @functools.wraps(test)

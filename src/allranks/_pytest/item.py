@@ -91,7 +91,7 @@ STREAMS = ("stdout", "stderr")
 
 
 class TemplateOptions(TypedDict):
-    """What makes the template the session's double.
+    """What the template needs to start a session like the one that it serves.
 
     Attributes:
         arguments: pytest's command line.
@@ -222,7 +222,7 @@ def _serve(order: dict[str, int], files: list[int]) -> NoReturn:
 
 
 def ready() -> None:
-    """On a rank: answer, by which the session knows that all is imported and collected."""
+    """Do nothing. Its return tells the session that all is imported and collected."""
 
 
 def run_item(request: ItemRequest) -> None:

@@ -24,7 +24,10 @@ hooks_of = pytest.StashKey["ItemHooks"]()
 
 
 class ItemHooks:
-    """An item's hooks: what a derived class does not have are those of all plugins."""
+    """Wraps the hook caller of an item.
+
+    A derived class overrides some hooks; all others go to the plugins.
+    """
 
     def __init__(self, item: pytest.Item) -> None:
         """Take them from the item."""
@@ -63,7 +66,7 @@ class RankPhases(ItemHooks):
         self._raise("call")
 
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """Tear down what the session's own tests have left up, and the next one does not want."""
+        """Tear down fixtures of the session's own tests that the next item does not need."""
         self._log_extras()
         state: Any = item.session._setupstate  # noqa: SLF001 - pytest checks it at the next test
         state.teardown_exact(nextitem)
@@ -108,7 +111,7 @@ class RankPhases(ItemHooks):
         raise ending
 
     def _raise(self, when: str) -> None:
-        """Raise what the ranks raised, as far as it can be told: reruns may depend on it."""
+        """Raise a stand-in of the class and text that the ranks raised: reruns depend on it."""
         report = self._merged.phases.get(when)
         if report is None or not report.failed:
             return

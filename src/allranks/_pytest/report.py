@@ -35,14 +35,14 @@ ERROR = "_allranks_error"
 
 @dataclass
 class RankReports:
-    """What one rank told, and why not more.
+    """The reports that one rank sent, and how its process ended if not normally.
 
     Attributes:
         rank: its rank.
         reports: the reports of its phases.
         extras: its other reports, of whatever kind.
         others: what else it told, by kind.
-        fault: how it ended, where it did not end by itself.
+        fault: how it ended, if not normally.
         at: what orders the failures: the causes first.
         output: what it wrote and pytest did not report, as sections of a report.
     """
@@ -124,7 +124,7 @@ def _phases(
 
 
 def _decisive(item: pytest.Item, told: RankReports) -> list[_RankPart]:
-    """What decides about a rank: its call, or the setup that prevented it, and how it ended."""
+    """What decides about a rank: its call, or the setup that failed, and an abnormal end."""
     report = told.reports.get("call", told.reports.get("setup"))
     told_nothing = "told nothing" if report is None and not told.left else None
     parts, at = [], told.at
@@ -139,7 +139,7 @@ def _decisive(item: pytest.Item, told: RankReports) -> list[_RankPart]:
 
 
 def _merged_extras(ranks: Sequence[RankReports]) -> list[pytest.TestReport]:
-    """Reports of kinds that are not ours, each one of all ranks that made the same."""
+    """Merge further reports, such as those of subtests: one for all ranks that made the same."""
     alike: dict[Any, list[_RankPart]] = {}
     for told in ranks:
         made: Counter[str] = Counter()
@@ -252,7 +252,7 @@ def _shown(failed: Sequence[_RankPart], parts: Sequence[_RankPart] = ()) -> Any:
 
 
 def _groups(failed: Sequence[_RankPart]) -> list[list[_RankPart]]:
-    """Ranks that failed alike; those that only lost a rank which had failed are told briefly."""
+    """Group ranks whose failures look alike. One that only lost a failed rank gets a short line."""
     groups: dict[Any, list[_RankPart]] = {}
     ordered = sorted(failed, key=lambda part: part.at)
     causes = [part for part in ordered if not LOST_PEERS.search(_message(part))]

@@ -92,7 +92,7 @@ class RanksPlugin:
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> bool | None:
-        """Let whoever runs the item run it on its ranks."""
+        """Replace the hooks of a marked item, so that whichever plugin runs it runs it on ranks."""
         if item.get_closest_marker("ranks") is None:
             return None
         if self._debugs and _size(item) == 1:
@@ -119,7 +119,7 @@ class RanksPlugin:
         return bool(self._config.option.usepdb or self._config.option.trace)
 
     def _reports(self, item: pytest.Item) -> MergedReports:
-        """The time that the ranks took to start belongs to the setup of the test."""
+        """Run the item on its ranks; the time that they took to start belongs to its setup."""
         began = time.time()
         run: pytest.CallInfo[Any] = pytest.CallInfo.from_call(
             lambda: self._run(item), "setup", (pytest.exit.Exception, KeyboardInterrupt)
@@ -299,7 +299,7 @@ class SessionTemplate:
     def _told(
         self, one: RankResult, all_ranks: Sequence[RankResult], timeout: float
     ) -> RankReports:
-        """What a rank told, and how it ended, where it did not end by itself."""
+        """What a rank told, and how it ended, if not normally."""
         told = read(self._config, told_file(str(self._directory), one.rank), one.rank)
         if one.late:
             told.fault, told.at = _lateness(one, all_ranks, timeout), (2, 0.0)

@@ -1,4 +1,4 @@
-"""What ranks tell beside reports, passed on to whom it would have reached in the session."""
+"""Passes the warnings, properties, examples and requests to stop of ranks to the session."""
 
 from __future__ import annotations
 

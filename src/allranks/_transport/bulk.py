@@ -156,7 +156,7 @@ def _moved(
 
 
 def _someone_could_not(who: Members, what: str, problem: str | None) -> bool:
-    """Whether a member could not read; else all let go of the memory that was read."""
+    """Whether any member failed to read; if none, memory may be changed again. Collective."""
     told = Header(f"the end of {what}", b"1" if problem else b"")
     return bool(agree(who, told, lambda bodies: b"1" if any(bodies) else b""))
 

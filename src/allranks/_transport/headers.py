@@ -32,13 +32,14 @@ Combine = Callable[[list[bytes]], bytes]
 """Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
 
 FINE, FAILED, DIFFERENT = range(3)
-"""What a body is: data of a call; an error's text; or the request to tell one's call."""
+"""What a frame means: a call with its data, or their result; a call that cannot be made (an
+answer's body says why); in an answer only, that calls differ, and all must tell theirs in words."""
 
 EQUAL, OTHER = b"=", b"*"
-"""Whether all bodies are one, or follow each other."""
+"""The first byte of packed bodies: one copy follows, or the lengths and then all bodies."""
 
 INLINE = 65536
-"""Bytes that may travel with the headers of all ranks, in place of a collective of their own."""
+"""How many bytes of all ranks together may travel in headers; larger data travel separately."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
@@ -125,7 +126,7 @@ def agree(
     combine: Combine = lambda _: b"",
     meanwhile: Callable[[], None] = nothing,
 ) -> bytes:
-    """Agree on a call, and on one result of all bodies. Collective over the members.
+    """Exchange headers, check that all make the same call, and combine the bodies. Collective.
 
     Args:
         who: who takes part.
@@ -171,7 +172,7 @@ def _ask(
 
 
 def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
-    """The way of a group's headers from its first one on. Collective."""
+    """Open a group's channel: host sockets if all members share a host, else gloo. Collective."""
     group = members.cpu_group(over)
     gloo = GlooChannel(who, group)
 

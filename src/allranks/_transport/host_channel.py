@@ -104,7 +104,7 @@ class HostChannel:
     def _asked(
         self, mine: Frame, answer: Answer, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
-        """Two ranks swap frames; of more, the first hears all and tells each what comes of it."""
+        """Two ranks swap frames and both combine; of more, the first combines and answers."""
         if len(self._ranks) == 2:
             return answer(self._swapped(mine, meanwhile))
         if self._rank:
@@ -120,7 +120,11 @@ class HostChannel:
         return kind, body
 
     def _swapped(self, mine: Frame, meanwhile: Callable[[], None]) -> list[Frame]:
-        """Both headers. Of two long ones, which no socket holds, the first member's comes later."""
+        """Exchange frames of two ranks.
+
+        If both are longer than a message, the first member sends second, else two full buffers
+        would block each other.
+        """
         is_first = self._rank == 0
         later = is_first and len(mine.body) > ROOM
         if not later:
@@ -147,7 +151,7 @@ class HostChannel:
         return Frame(kind, mark, body)
 
     def _patiently(self, line: int, do: Callable[[Any], T], with_: Any) -> T:
-        """What a socket does within a slice of time, tried again and again."""
+        """Send or receive in slices of time, until the group's timeout."""
         peer = f"rank {self._ranks[0 if self._rank else line + 1]}"
         # The first member may itself wait for another one.
         self._whom = "at least one rank" if self._rank and len(self._ranks) > 2 else peer

@@ -269,7 +269,7 @@ def _notice_destroyed() -> None:
 
 
 def _forget_destroyed() -> None:
-    """Keep nothing of groups that the program has destroyed; the objects until the next call."""
+    """Forget groups that the program has destroyed; their objects are kept until the next call."""
     import torch.distributed as dist
 
     gone = [group for group in _known if not torch_groups.is_up(group)]

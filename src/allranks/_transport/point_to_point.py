@@ -68,7 +68,7 @@ def swap(
     what: str,
     meanwhile: Callable[[], None] = nothing,
 ) -> None:
-    """Send each member its part of a flat tensor, and put theirs for this one in their places."""
+    """Exchange equal parts: part i of ``mine`` goes to member i, ``into`` takes one from each."""
     finish(group, group.alltoall_base(into, mine, [], []), mine, what, meanwhile)
 
 
@@ -154,7 +154,7 @@ def finish(
     what: str,
     meanwhile: Callable[[], None] = nothing,
 ) -> None:
-    """Wait for a collective: in slices on gloo, as torch does on a stream elsewhere."""
+    """Wait for a collective: on the CPU in slices, until the timeout; else as torch does."""
     if work is None:
         return
     if not tensor.is_cpu:

@@ -48,7 +48,7 @@ class BlockedProgram:
         """Another rank has failed: from now on the program has some seconds to hear of it."""
         self._failure, self._end = failure, Deadline.after(SPEAK)
 
-    def end_if_deaf(self) -> None:
+    def exit_if_blocked(self) -> None:
         """Say that a rank has failed, then end this process, if its program does not hear of it."""
         if self._failure is None or failures.told or not self._end.passed:
             return

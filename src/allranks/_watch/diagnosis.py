@@ -144,7 +144,7 @@ def _fates(
 def _conclusions(
     seen_by: RankStatus, members: Collection[int], here: Mapping[int, RankStatus]
 ) -> Iterable[str]:
-    """Ranks are said to differ only where that cannot come from our own messages."""
+    """Say that calls differ only where that cannot come from our own messages."""
     waiting = [status for status in here.values() if status.waits]
     if len({status.group for status in waiting}) > 1:
         yield (

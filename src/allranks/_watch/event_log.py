@@ -32,7 +32,7 @@ UP = "watch/up"
 
 
 def counted(store: dist.Store, count: str, ranks: int, seconds: float) -> bool:
-    """Wait until so many ranks have counted themselves, not for longer; whether they have.
+    """Wait until a counter in the store reaches a number of ranks; return whether it did.
 
     Args:
         store: the store, over the connection of the program's thread.
@@ -59,7 +59,7 @@ def left_note(rank: int) -> str:
 
 
 def first_left(store: dist.Store, among: Sequence[int] = ()) -> Failure | None:
-    """The first rank that has left, as what others lost.
+    """Return the rank that left first, as a Failure, or one of ``among`` that has left.
 
     Args:
         store: where the notes are.

@@ -215,7 +215,7 @@ def look(call: str = "") -> None:
 
 
 def culprit(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
-    """Whose failure or leaving an error is due to, if that is known or can be found out.
+    """Return the failure or departure that caused an error; None if that is not known.
 
     Args:
         error: what torch, or a call of ours, has raised.

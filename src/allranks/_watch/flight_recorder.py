@@ -205,7 +205,7 @@ def remembered() -> FlightRecord:
 
 
 def _forgotten(dump: dict[str, Any]) -> dict[str, int | None]:
-    """How many collectives the groups made whose calls are all forgotten.
+    """Count, for each group whose calls are all forgotten, the collectives that it made.
 
     Torch's count of such a group may include messages: then there are more than were recorded.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LocalPeers:
-    """Sleeps for the watch, until a time, a death, or a call."""
+    """Monitors the processes of the other ranks of this host."""
 
     def __init__(self) -> None:
         """Know nobody yet."""
@@ -29,7 +29,7 @@ class LocalPeers:
         self._poll = select.poll()
         self._poll.register(self._called, select.POLLIN)
 
-    def meet(self, records: Iterable[RankRecord]) -> None:
+    def add(self, records: Iterable[RankRecord]) -> None:
         """Watch over these ranks, whose processes this one can see."""
         for record in records:
             self._records[record.rank] = record
@@ -42,8 +42,8 @@ class LocalPeers:
                 self._watched[descriptor] = record.rank
                 self._poll.register(descriptor, select.POLLIN)
 
-    def sleep(self, seconds: float) -> None:
-        """Until a call or a death, or for so long."""
+    def wait(self, seconds: float) -> None:
+        """Block for so many seconds, until a monitored process ends, or until ``wake``."""
         for descriptor, _ in self._poll.poll(seconds * 1000):
             if descriptor == self._called.fileno():
                 self._called.recv(4096)
@@ -53,7 +53,7 @@ class LocalPeers:
             self._poll.unregister(descriptor)
             os.close(descriptor)
 
-    def call(self) -> None:
+    def wake(self) -> None:
         """Wake the sleeper, from another thread."""
         with suppress(BlockingIOError):  # It has been called often enough.
             self._caller.send(b"!")

@@ -52,8 +52,11 @@ class PeerSearch:
         self._inquiry = inquiry
         self._local_peers = local_peers
 
-    def see_end(self, record: RankRecord, code: int | None, *, is_up: bool) -> None:
-        """A rank that ends without having left has failed, unless it meant to end like that.
+    def on_process_exit(self, record: RankRecord, code: int | None, *, is_up: bool) -> None:
+        """Publish a failure for a rank whose process has ended.
+
+        None if it wrote a departure note; nor, once the process group is up, if it exited with code
+        0, or if neither store nor kernel tells.
 
         Args:
             record: whose process has ended.
@@ -83,7 +86,7 @@ class PeerSearch:
                 return found
             if end.passed or (self._client.lost and not self._local_peers.watch_over(0)):
                 break
-            self._local_peers.sleep(0.02)  # A socket is closed a moment before its process ends.
+            self._local_peers.wait(0.02)  # A socket is closed a moment before its process ends.
         if self._client.lost:
             if among and 0 not in among:
                 return self._the_only_one_gone(among)
@@ -112,7 +115,7 @@ class PeerSearch:
 
     def _who_is_missing(self, among: Sequence[int]) -> Failure | None:
         """A rank that closed a connection, gives no answer, and is not seen to live."""
-        if not self._inquiry.is_first(self._log_reader):
+        if not self._inquiry.start(self._log_reader):
             self._log_reader.wait_for(
                 lambda: self._log_reader.failure is not None, self._config.hearsay
             )

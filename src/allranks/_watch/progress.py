@@ -83,7 +83,7 @@ class CollectiveProgress:
             self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
 
     def _learn_names(self) -> None:
-        """Of the groups, while their calls are remembered."""
+        """Learn the names of the groups before their calls are forgotten."""
         seen: list[HostExchange | RecordedCollective] = [
             *flight_recorder.last_exchanges(),
             *self._recorded(),
@@ -149,7 +149,7 @@ class CollectiveProgress:
 def _numbered(
     collectives: list[RecordedCollective], made: Counter[str], since: float
 ) -> list[ReportedCollective]:
-    """Calls with numbers that count what torch sees and what it does not, of each group.
+    """Number the calls of each group, counting those that torch records and our own together.
 
     Args:
         collectives: what is remembered of both, oldest first.

@@ -76,7 +76,7 @@ class StallJudge:
         stuck, before = self._progress.stuck(), self.last_verdict
         if self._is_judged(stuck) and not again:
             return before
-        if self._inquiry.is_first(log_reader):
+        if self._inquiry.start(log_reader):
             told = self._inquiry.answers(log_reader)
             if self._is_still(stuck) and told:
                 entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
@@ -113,7 +113,10 @@ class StallJudge:
         )
 
     def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
-        """Of a silent rank, what the store knows and what is seen of its process are both told."""
+        """Make the verdict.
+
+        Of a rank that did not answer, it tells what the store knows and how its process fares.
+        """
         statuses = {rank: one.status for rank, one in told.items()}
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         fates: dict[int, str] = {}

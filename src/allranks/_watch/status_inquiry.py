@@ -74,7 +74,7 @@ class StatusInquiry:
         )
         self.keep("was asked where it stands")
 
-    def is_first(self, log_reader: EventLogReader) -> bool:
+    def start(self, log_reader: EventLogReader) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
         name = uuid.uuid4().hex
         log_reader.post(LogEntry("who", self._config.me.rank, inquiry=name), unless="who")

@@ -28,7 +28,7 @@ class StoreClient:
     """A way to the store that may fall silent, or be lost: then nobody is held up."""
 
     def __init__(self, store: dist.Store) -> None:
-        """Ask nothing yet: gloo holds the program's connection while it waits for peers.
+        """Ask nothing yet: gloo holds the connection of the program while it connects.
 
         Args:
             store: the store, over the connection that the program has.

@@ -54,7 +54,7 @@ class WatchThread:
         self._config = config
         self.client = client = StoreClient(config.store)
         self._local_peers = peers = LocalPeers()
-        peers.meet(one for one in config.local_peers if one.pid_space == config.me.pid_space)
+        peers.add(one for one in config.local_peers if one.pid_space == config.me.pid_space)
         progress = CollectiveProgress(blind=_is_blind(config))
         self._inquiry = inquiry = StatusInquiry(config, client, progress, peers)
         self._judge = StallJudge(config, client, inquiry, progress, peers)
@@ -94,7 +94,7 @@ class WatchThread:
                 future.set_exception(error)
 
         self._requests.put(answer)
-        self._local_peers.call()
+        self._local_peers.wake()
         if not self._thread.is_alive():
             future.cancel()
         return future
@@ -114,7 +114,7 @@ class WatchThread:
     def stop(self) -> None:
         """End the thread; one that is held up by the store is left behind."""
         self._log_reader.stopping = True
-        self._local_peers.call()
+        self._local_peers.wake()
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._local_peers.close()
@@ -123,7 +123,7 @@ class WatchThread:
         """Look, until the rank leaves; an error of the watch is told and ends nothing else."""
         try:
             while not self._log_reader.stopping:
-                self._local_peers.sleep(self._pause())
+                self._local_peers.wait(self._pause())
                 if not self._log_reader.stopping:
                     self._look()
         except CancelledError:
@@ -143,7 +143,7 @@ class WatchThread:
         self._hear_news()
         while not self._requests.empty():
             self._requests.get()()
-        self._blocked.end_if_deaf()
+        self._blocked.exit_if_blocked()
         self._has_looked = True
 
     def _hear_news(self) -> None:
@@ -151,7 +151,7 @@ class WatchThread:
             self.client.take_own()
         self._log_reader.fetch()
         for record, code in self._local_peers.ended():
-            self._search.see_end(record, code, is_up=self._is_up)
+            self._search.on_process_exit(record, code, is_up=self._is_up)
 
     def _hear_failure(self, failure: Failure) -> None:
         self._inquiry.keep(f"heard that {failure}")

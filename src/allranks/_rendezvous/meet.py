@@ -25,8 +25,8 @@ from allranks._rendezvous.roll_call import (
     TWO_JOBS,
     answered,
     is_closed,
-    object_to,
-    signature,
+    owner_of,
+    refuse_foreign,
 )
 from allranks._system import sockets
 from allranks._system.typed_json import plain
@@ -266,7 +266,7 @@ def _examine_holder(plan: RendezvousPlan, port: int, me: RankRecord) -> None:
     try:
         store, _ = BackgroundCall(lambda: _connect(host, port, brief)).result(PATIENCE)
         place = str(StoreAddress(host, port))
-        BackgroundCall(lambda: object_to(store, me, place, brief)).result(2 * PATIENCE)
+        BackgroundCall(lambda: refuse_foreign(store, me, place, brief)).result(2 * PATIENCE)
     except (WrongJobError, MissingRanksError):
         if only_port:
             raise
@@ -415,14 +415,14 @@ class _StoreSearch:
     def _meeting_at(self, address: StoreAddress) -> Meeting:
         """Join a store only after it has shown whose it is: ports are used again."""
         store, route = _connect(address.host, address.port, self._deadline)
-        signed = signature(store, str(address), self._deadline)
+        signed = owner_of(store, str(address), self._deadline)
         notice = address.notice
         if notice and store.get(NONCE).decode() != notice.nonce:
             raise WrongJobError(f"the store at {address} is not the one of the notice")
         if self._was_in(store):
             raise _EarlierWorldError("the store of this process's last world, not yet gone")
         if signed.job != self._me.job or is_closed(store):
-            object_to(store, self._me, str(address), self._deadline)
+            refuse_foreign(store, self._me, str(address), self._deadline)
         return Meeting(store, str(address), route)
 
     def _verdict(self) -> RendezvousError:

@@ -107,7 +107,7 @@ class RollCall:
     def _present_myself(self) -> None:
         """The first that claims a rank has it; of two, the second one tells all, and fails."""
         if self._me.rank != 0:
-            self._rank_0 = signature(self._store, self._place, self._deadline)
+            self._rank_0 = owner_of(self._store, self._place, self._deadline)
             self._agree_with(self._rank_0)
         claims = self._store.add(f"claim/{self._me.rank}", 1)
         self._attendance.put(f"record/{self._me.rank}/{claims}", self._me)
@@ -120,7 +120,7 @@ class RollCall:
         self._store.add(ARRIVED, 1)
 
     def _agree_with(self, first: RankRecord) -> None:
-        object_to(self._store, self._me, self._place, self._deadline)
+        refuse_foreign(self._store, self._me, self._place, self._deadline)
         if first.world_size != self._me.world_size:
             self._fail(
                 WorldMismatchError(
@@ -130,7 +130,7 @@ class RollCall:
             )
 
     def _refuse_duplicate(self) -> None:
-        object_to(self._store, self._me, self._place, self._deadline)
+        refuse_foreign(self._store, self._me, self._place, self._deadline)
         first = self._attendance.get(RankRecord, f"record/{self._me.rank}/1")
         self._fail(duplicate(first, self._me))
 
@@ -211,7 +211,7 @@ def comes(store: dist.Store, key: str, seconds: float) -> bool:
     return True
 
 
-def signature(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
+def owner_of(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
     """The record of the rank 0 that signed a store.
 
     Raises:
@@ -252,7 +252,7 @@ def read_verdict(store: dist.Store, place: str) -> RollCallResult:
     return verdict
 
 
-def object_to(store: dist.Store, me: RankRecord, place: str, deadline: Deadline) -> None:
+def refuse_foreign(store: dist.Store, me: RankRecord, place: str, deadline: Deadline) -> None:
     """Raise what a rank must say to a store that it cannot join.
 
     Raises:
@@ -261,7 +261,7 @@ def object_to(store: dist.Store, me: RankRecord, place: str, deadline: Deadline)
         DuplicateRankError: this rank 0 is the second one; the first is told, since nobody can
             know which of the two the other ranks belong to.
     """
-    signed = signature(store, place, deadline)
+    signed = owner_of(store, place, deadline)
     if signed.job != me.job:
         raise WrongJobError(
             f"the store at {place} belongs to job {signed.job!r} ({signed}), and this process, "

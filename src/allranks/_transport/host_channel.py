@@ -22,7 +22,7 @@ from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import SLICE, Deadline, StillRunning
 from allranks._transport import members
 from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
-from allranks._transport.point_to_point import brief, give_up
+from allranks._transport.point_to_point import brief, fail_wait
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError
 
@@ -92,7 +92,7 @@ class HostChannel:
             return self._asked(mine, answer, meanwhile)
         except BaseException as error:
             try:
-                give_up(self._group, what, error, self._whom)
+                fail_wait(self._group, what, error, self._whom)
             finally:
                 self.close()  # Else a peer could take what was sent for a call that goes on.
             raise

@@ -87,7 +87,7 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
     """
     if _known:
         _notice_destroyed()
-    if group is None and _known and not torch_groups.given_up:
+    if group is None and _known and not torch_groups.unusable:
         # Every small call passes here, and an import statement takes longer than all else.
         known = _known.get(sys.modules["torch.distributed"].group.WORLD)
         if known is not None:
@@ -101,7 +101,7 @@ def members(call: str, group: dist.ProcessGroup | None) -> Members:
     used: Any = dist.group.WORLD if group is None else group
     if used in _inherited:
         raise CollectiveError(f"{call}: {no_rank()}")
-    if torch_groups.given_up:
+    if torch_groups.unusable:
         _check_usable(call, used)
     if used not in _known:
         _forget_destroyed()
@@ -123,9 +123,9 @@ def _check_up(call: str, group: Any) -> None:
 
 def _check_usable(call: str, group: dist.ProcessGroup) -> None:
     for used in (group, _private_gloo.get(group)):
-        if used in torch_groups.given_up:
+        if used in torch_groups.unusable:
             raise CollectiveError(
-                f"{call}: this group is no longer usable, since {torch_groups.given_up[used]}: "
+                f"{call}: this group is no longer usable, since {torch_groups.unusable[used]}: "
                 "what is left of that call would be taken for this one. Leave, or cleanup() and "
                 "setup() again."
             )
@@ -276,7 +276,7 @@ def _forget_destroyed() -> None:
     for group in gone:
         _known.pop(group).closing.close()
         _timeouts.pop(group, None)
-        torch_groups.given_up.pop(group, None)
+        torch_groups.unusable.pop(group, None)
         flight_recorder.forget_group(str(group.group_name))
         private = _private_gloo.pop(group, None)
         if private is not None and torch_groups.is_up(private):
@@ -303,7 +303,7 @@ def forget() -> None:
     """Keep nothing of groups that are gone, or are not this process's."""
     for who in _known.values():
         who.closing.close()
-    for kept in (_known, _timeouts, _carriers, torch_groups.given_up, _private_gloo):
+    for kept in (_known, _timeouts, _carriers, torch_groups.unusable, _private_gloo):
         kept.clear()
     flight_recorder.forget()
 

@@ -120,7 +120,7 @@ def move(
     try:
         result = meanwhile()
     except BaseException:
-        torch_groups.give_up(group, f"{brief(what)} ended early")
+        torch_groups.mark_unusable(group, f"{brief(what)} ended early")
         raise
     if works:
         _finish_all(group, works, what)
@@ -141,7 +141,7 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
         failures.enter(brief(what), torch_groups.name_of(group))
         BackgroundCall(wait_for_all).result_unless(failures.look, timeout.total_seconds() + 1)
     except BaseException as error:
-        give_up(group, what, error, f"rank {waiting_for}")
+        fail_wait(group, what, error, f"rank {waiting_for}")
         raise
     finally:
         failures.leave()
@@ -166,13 +166,13 @@ def finish(
             failures.enter(brief(what), torch_groups.name_of(group), SLICE.total_seconds())
             wait(work, members.timeout(group), failures.look)
     except BaseException as error:
-        give_up(group, what, error, "at least one rank")
+        fail_wait(group, what, error, "at least one rank")
         raise
     finally:
         failures.leave()
 
 
-def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str) -> None:
+def fail_wait(group: dist.ProcessGroup, what: str, error: BaseException, whom: str) -> None:
     """Give a group up in which a wait ended early; whichever clock ended it, raise one error.
 
     Raises:
@@ -182,7 +182,7 @@ def give_up(group: dist.ProcessGroup, what: str, error: BaseException, whom: str
     timeout = members.timeout(group)
     stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
-    torch_groups.give_up(group, f"{brief(what)} {how if stalled else 'ended early'}")
+    torch_groups.mark_unusable(group, f"{brief(what)} {how if stalled else 'ended early'}")
     if culprit := failures.culprit(error, torch_groups.global_ranks(group)):
         raise failures.peer_failed(culprit, brief(what)) from None
     if failures.HOST_LOST in str(error) and (told := failures.verdict()):

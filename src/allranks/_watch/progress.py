@@ -51,7 +51,7 @@ class CollectiveProgress:
         self._changed = time.monotonic()
         self._seen: dict[tuple[object, ...], float] = {}
         self._idle: set[tuple[object, ...]] = set()
-        self._given_up = 0
+        self._number_unusable = 0
         self._abandoned: set[tuple[str, int]] = set()
 
     def stuck(self) -> StuckCollective | None:
@@ -71,8 +71,8 @@ class CollectiveProgress:
             self._counts, self._changed = counts, now
             if counts.keys() - self._names.keys():
                 self._learn_names()
-        if torch_groups.number_given_up() != self._given_up:
-            self._given_up = torch_groups.number_given_up()
+        if torch_groups.number_unusable() != self._number_unusable:
+            self._number_unusable = torch_groups.number_unusable()
             self._abandoned |= {(one.group_id, one.number) for one in self._open(self._recorded())}
         behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
         self._idle &= behind

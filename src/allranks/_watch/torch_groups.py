@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 """How long a collective may take, where nobody says: as in torch."""
 
-given_up: dict[dist.ProcessGroup, str] = {}
+unusable: dict[dist.ProcessGroup, str] = {}
 """The groups that no call may use any more, and why: their last calls stay in flight for ever."""
 
 
@@ -123,11 +123,11 @@ def ranks_of(name: str) -> tuple[int, ...]:
     return ()
 
 
-def give_up(group: dist.ProcessGroup, why: str) -> None:
+def mark_unusable(group: dist.ProcessGroup, why: str) -> None:
     """Let no further call use a group: messages of the last one may still be under way."""
-    given_up.setdefault(group, why)
+    unusable.setdefault(group, why)
 
 
-def number_given_up() -> int:
+def number_unusable() -> int:
     """How many groups are given up: their last calls stay in flight for ever."""
-    return len(given_up)
+    return len(unusable)

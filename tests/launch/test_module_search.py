@@ -134,7 +134,7 @@ def test_the_plugin_imports_nothing_from_the_working_directory(trap: Path, app: 
 def test_asking_mpi_imports_nothing_from_the_working_directory(trap: Path, app: Path) -> None:
     (app / "ask.py").write_text(
         "from allranks._rendezvous import mpi\nfrom allranks._system.waiting import Deadline\n"
-        "print(mpi._asked_by_messenger('letter', Deadline.after(60)))"
+        "print(mpi._asked_by_worker('message', Deadline.after(60)))"
     )
     assert done(sys.executable, app / "ask.py").startswith("Answer(")
     assert sprung(trap) == []

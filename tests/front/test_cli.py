@@ -202,6 +202,35 @@ def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(alive, pids)))
 
 
+LEAVES_FIRST = """
+import atexit, os, signal, sys, time
+def handle(signum, frame): sys.exit(0)
+def still_handles(): print(signal.getsignal(signal.SIGTERM) is handle)
+signal.signal(signal.SIGTERM, handle)
+atexit.register(still_handles)
+with open(sys.argv[1] + os.environ["RANK"] + ".part", "w") as file:
+    file.write(str(os.getpid()))
+os.rename(file.name, sys.argv[1] + os.environ["RANK"])
+if os.environ["RANK"] == "1":
+    time.sleep(600)
+"""
+
+
+def test_when_a_rank_has_left_signals_are_still_heard(tmp_path: Path) -> None:
+    """A forked rank leaves through its parent's frames, and must not undo there what is shared."""
+    path = tmp_path / "script.py"
+    path.write_text(LEAVES_FIRST)
+    job = subprocess.Popen(
+        [*ALLRANKS, "run", "-n", "2", str(path), f"{tmp_path}/"], stdout=subprocess.PIPE, text=True
+    )
+    files = [tmp_path / str(rank) for rank in range(2)]
+    wait_until(lambda: all(file.exists() for file in files))
+    wait_until(lambda: not alive(int(files[0].read_text())))
+    job.send_signal(signal.SIGTERM)
+    said, _ = job.communicate(timeout=PATIENCE)
+    assert said.splitlines() == ["0│ True", "1│ True"]
+
+
 INTERRUPTED = """
 import sys, time, allranks
 allranks.setup(cpu=True)

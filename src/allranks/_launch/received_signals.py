@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from allranks._launch.template import HEARD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from allranks._launch.pipes import Pipes
 
@@ -28,7 +29,25 @@ def received_signals(pipes: Pipes) -> Iterator[list[int]]:
     Yields:
         The signals that have come; whoever reacts to one may remove it.
     """
+    owner = os.getpid()
     received: list[int] = []
+    waker, woken = socket.socketpair()
+    waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    woken.setblocking(False)  # noqa: FBT003 - the same
+    pipes.listen(woken, _emptied)
+    restore = _handle(received, waker)
+    try:
+        yield received
+    finally:
+        if os.getpid() == owner:  # A forked rank leaves through here too, and shares the pipes.
+            restore()
+            waker.close()
+            pipes.ignore(woken)
+            woken.close()
+
+
+def _handle(received: list[int], waker: socket.socket) -> Callable[[], None]:
+    """Handle signals from now on; the function that is returned ends that."""
     asked_to_end = False
 
     def receive(signum: int, _: object) -> None:
@@ -36,22 +55,16 @@ def received_signals(pipes: Pipes) -> Iterator[list[int]]:
         asked_to_end |= signum != signal.SIGCHLD
         received.append(signum)
 
-    waker, woken = socket.socketpair()
-    waker.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    woken.setblocking(False)  # noqa: FBT003 - the same
-    pipes.listen(woken, _emptied)
     before = {signum: signal.signal(signum, receive) for signum in HEARD}
     wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    try:
-        yield received
-    finally:
+
+    def restore() -> None:
         signal.set_wakeup_fd(wakeup)
         for signum, handler in before.items():
             is_late = asked_to_end and signum != signal.SIGCHLD
             signal.signal(signum, signal.SIG_IGN if is_late else handler)
-        waker.close()
-        pipes.ignore(woken)
-        woken.close()
+
+    return restore
 
 
 def _emptied(woken: socket.socket) -> bool:

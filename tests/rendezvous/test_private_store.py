@@ -78,10 +78,13 @@ def count(path: str, key: str, number: int, done) -> None:
 
 def test_ranks_and_their_threads_that_write_at_once_lose_nothing(tmp_path) -> None:
     """And a rank that is killed while it writes takes along its own writing at most."""
-    path, there = str(tmp_path / "store"), multiprocessing.get_context("fork")
+    path, there = str(tmp_path / "store"), multiprocessing.get_context("forkserver")
     store, ready = private_store(path), [there.Event() for _ in range(4)]
-    ranks = [there.Process(target=count, args=(path, "count", 300, one)) for one in ready[:3]]
-    killed = there.Process(target=count, args=(path, "killed", 10**9, ready[3]))
+    ranks = [
+        there.Process(target=count, args=(path, "count", 300, one), daemon=True)
+        for one in ready[:3]
+    ]
+    killed = there.Process(target=count, args=(path, "killed", 10**9, ready[3]), daemon=True)
     for rank in (killed, *ranks):
         rank.start()
     assert all(one.wait(PATIENCE) for one in ready[:3])

@@ -518,7 +518,7 @@ def leaving_while_its_watch_waits() -> list[str]:
 
         def wait() -> None:
             asked_by_1 = LogEntry("who", 1, inquiry="never answered")
-            EventLog().post(thread.store, asked_by_1, unless="")
+            EventLog().post(thread.client.store, asked_by_1, unless="")
             thread.judge()
 
         thread.request(wait)

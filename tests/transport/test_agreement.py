@@ -15,7 +15,7 @@ import torch.distributed as dist
 from test_collectives import everyone_works_on, refusal
 
 import allranks
-from allranks._transport import point_to_point
+from allranks._transport import group_operations
 from allranks.errors import CollectiveError, MismatchError, StalledError
 
 
@@ -201,9 +201,20 @@ def test_a_stalled_call_is_named(unchecked):
         tensor = torch.ones(1)
         work = dist.all_reduce(tensor, group=others[0], async_op=True)
         time.sleep(2.5)
-        told.append(refusal(StalledError, point_to_point.finish, others[0], work, tensor, "this"))
         told.append(
-            refusal(StalledError, point_to_point.move, others[1], [], [(tensor, 1)], "that")
+            refusal(
+                StalledError, group_operations.wait_for_collective, others[0], work, tensor, "this"
+            )
+        )
+        told.append(
+            refusal(
+                StalledError,
+                group_operations.send_and_receive,
+                others[1],
+                [],
+                [(tensor, 1)],
+                "that",
+            )
         )
     allranks.synchronize()
     calls = ["all_reduce(sum) of dict('a': number)", "this", "that"]

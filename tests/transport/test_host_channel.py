@@ -39,7 +39,7 @@ def session(**settings):
 
 def channel() -> object:
     """By which the world's headers go."""
-    return members.members("test", None).kept["channel"]
+    return members.members("test", None).cache["channel"]
 
 
 def way_of_headers(rank_without: int | None) -> str:
@@ -99,7 +99,7 @@ def a_group_within() -> tuple[str, list[int]]:
     with session() as world:
         group = allranks.split(min(world.rank, 1))
         gathered = allranks.all_gather_objects(world.rank, group=group)
-        used = members.members("test", group).kept.get("channel")
+        used = members.members("test", group).cache.get("channel")
         return type(used).__name__, gathered
 
 
@@ -117,7 +117,7 @@ def world_after_world() -> list[list[int]]:
             kept = channel()
             if number == 2:
                 dist.destroy_process_group()
-        left.append([line.fileno() for line in kept._lines])
+        left.append([line.fileno() for line in kept._connections])
     return left
 
 
@@ -253,7 +253,7 @@ def test_those_who_lose_the_first_member_are_told_what_it_waited_for() -> None:
 
 @pytest.fixture
 def door():
-    with host_channel._door(Members(None, 0, (0, 1, 2))) as listening:
+    with host_channel._listener(Members(None, 0, (0, 1, 2))) as listening:
         yield listening
 
 
@@ -275,7 +275,7 @@ def test_strangers_are_not_let_in(door, come) -> None:
     secret = secrets.token_bytes(16)
     said = [ENTRY.pack(bytes(16), 1), ENTRY.pack(secret, 2), ENTRY.pack(secret, 1)]
     visitors = [come(each) for each in said]
-    admitted = host_channel._admitted(door, secret, 2)
+    admitted = host_channel._accept_all(door, secret, 2)
     assert admitted
     for line, visitor in zip(admitted, visitors[:0:-1], strict=True):
         with line:
@@ -288,7 +288,7 @@ def test_strangers_are_not_let_in(door, come) -> None:
 def test_those_who_come_are_sent_away_where_one_is_missing(door, come, said, monkeypatch) -> None:
     monkeypatch.setattr(host_channel, "PATIENCE", 0.1)
     visitor = come(said)
-    assert host_channel._admitted(door, bytes(16), 2) is None
+    assert host_channel._accept_all(door, bytes(16), 2) is None
     assert visitor.recv(10) == b""
 
 
@@ -304,7 +304,7 @@ def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
     visits = threading.Thread(target=visit)
     visits.start()
     try:
-        assert host_channel._admitted(door, bytes(16), 2) is None
+        assert host_channel._accept_all(door, bytes(16), 2) is None
     finally:
         closed.set()
         visits.join()

@@ -113,7 +113,7 @@ def test_large_data_are_read_from_the_peers(reads):
     """In whole, in sub-groups too; small data are not worth it."""
     rank, size = rank_and_size()
     assert [len(one) for one in allranks.all_gather_objects("a" * 9000)] == [9000] * size
-    assert "reach" not in members.members("test", None).kept
+    assert "reach" not in members.members("test", None).cache
     large_data_arrive()
     assert reads
     reads.clear()
@@ -218,7 +218,7 @@ def test_a_receiver_that_stops(monkeypatch, unchecked):
         told = refusal(StalledError, allranks.gather_objects, mine, group)
         assert told.startswith("the end of gather_objects did not complete within 1 s")
         assert any(
-            np.shares_memory(mine, np.frombuffer(b, np.uint8)) for b in who.kept["outgoing"][0]
+            np.shares_memory(mine, np.frombuffer(b, np.uint8)) for b in who.cache["outgoing"][0]
         )
         os.kill(pids[0], signal.SIGCONT)
     else:

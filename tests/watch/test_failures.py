@@ -196,7 +196,7 @@ def unwatched() -> str:
             return ""
         with pytest.raises(RuntimeError) as caught:
             allranks.all_reduce(torch.ones(1))
-        assert failures.on_duty is None
+        assert failures.active_watch is None
         return type(caught.value).__name__
 
 
@@ -218,9 +218,9 @@ def forking() -> int:
         pid = os.fork()
         if pid == 0:
             sys.excepthook(LookupError, LookupError("mine"), None)
-            on_duty = failures.on_duty
+            active = failures.active_watch
             lifecycle._leave()  # As at the end of an interpreter.
-            os._exit(0 if on_duty is None else 1)
+            os._exit(0 if active is None else 1)
         status = os.waitpid(pid, 0)[1]
         left = lifecycle.store().check([left_note(world.rank)])
         allranks.all_reduce(world.rank)
@@ -513,8 +513,8 @@ def leaving_while_its_watch_waits() -> list[str]:
     allranks.setup(cpu=True)
     allranks.all_reduce(1)
     if allranks.get_rank() == 0:
-        WatchConfig.hearsay = PATIENCE
-        thread = failures.on_duty._thread
+        WatchConfig.verdict_timeout = PATIENCE
+        thread = failures.active_watch._thread
 
         def wait() -> None:
             asked_by_1 = LogEntry("who", 1, inquiry="never answered")
@@ -537,13 +537,13 @@ def test_a_watch_that_waits_ends_when_its_rank_leaves() -> None:
 @pytest.mark.parametrize(("size", "seconds"), [(2, 1.0), (512, 1.0), (1024, 2.0), (8192, 16.0)])
 def test_large_worlds_look_less_often(size: int, seconds: float) -> None:
     post = WatchConfig(None, None, (), size, False, 60.0, 1800.0)
-    assert post.tick == seconds
-    assert post.answers > post.tick
+    assert post.look_interval == seconds
+    assert post.answer_timeout > post.look_interval
 
 
 def test_a_stall_is_looked_into_before_the_timeout() -> None:
-    assert WatchConfig(None, None, (), 2, False, 60.0, 1800.0).patience == 60.0
-    assert WatchConfig(None, None, (), 2, False, 60.0, 10.0).patience == 6.0
+    assert WatchConfig(None, None, (), 2, False, 60.0, 1800.0).stall_limit == 60.0
+    assert WatchConfig(None, None, (), 2, False, 60.0, 10.0).stall_limit == 6.0
 
 
 @pytest.mark.parametrize("asked", ["soon", "-1", "0"])

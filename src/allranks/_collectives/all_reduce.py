@@ -26,8 +26,8 @@ from allranks._system.bounded_cache import remembered
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import members
+from allranks._transport.group_operations import nothing
 from allranks._transport.headers import Header, agree, fits_inline
-from allranks._transport.point_to_point import nothing
 from allranks._transport.tensor_bytes import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from allranks._system.printable import brief_repr
 from allranks._transport import members
+from allranks._transport.group_operations import wait_for_collective
 from allranks._transport.headers import Header, agree, checking
-from allranks._transport.point_to_point import finish
 from allranks._transport.tensor_bytes import (
     contiguous,
     is_contiguous,
@@ -160,14 +160,14 @@ def reduced_at_once(data: Any, op: str, who: Members) -> bool:
 
     In a call of few bytes Python costs as much as communication, so that all its steps stand here.
     """
-    kept = who.kept
+    kept = who.cache
     if type(data) is not kept.get("tensor") or (op, data.dtype) not in kept:
         return False
     group, options, strided = kept[op, data.dtype]
     plain = data.is_cpu and data.layout is strided and data.is_contiguous()
     if not plain or data.requires_grad or data.is_neg() or checking():
         return False
-    finish(group, group.allreduce([data], options), data, "all_reduce")
+    wait_for_collective(group, group.allreduce([data], options), data, "all_reduce")
     if op == "mean":
         data.div_(who.size)
     return True
@@ -178,9 +178,9 @@ def remember(tensor: torch.Tensor, op: str, who: Members) -> None:
     import torch
 
     if who.group is not None and tensor.is_cpu and not tensor.is_complex():
-        over = members.carrier(who.group, tensor)
-        who.kept["tensor"] = torch.Tensor
-        who.kept[op, tensor.dtype] = over, _options(op), torch.strided
+        over = members.group_for_tensor(who.group, tensor)
+        who.cache["tensor"] = torch.Tensor
+        who.cache[op, tensor.dtype] = over, _options(op), torch.strided
 
 
 def _all_reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> Any:
@@ -219,7 +219,7 @@ def overwritten(
         async_op: whether the handle is returned, rather than waited for.
         sends: whether this rank's tensor is only read.
     """
-    over = members.carrier(group, tensor)
+    over = members.group_for_tensor(group, tensor)
     dense = contiguous(tensor)
     if over is not group:
         dense = dense.cpu()
@@ -227,7 +227,7 @@ def overwritten(
     work: dist.Work | None = send(sent, over)
     if async_op and dense is tensor:
         return work
-    finish(over, work, dense, what)
+    wait_for_collective(over, work, dense, what)
     if dense is not tensor and not sends:
         tensor.detach().copy_(dense)
     return done(async_op=async_op)

@@ -42,7 +42,7 @@ def split(
     """
     who = members.members("split", group)
     told = gather_everywhere("split", (color, key), group)
-    who.kept["splits"] = who.kept.get("splits", 0) + 1  # On all: names of groups count them.
+    who.cache["splits"] = who.cache.get("splits", 0) + 1  # On all: names of groups count them.
     mine: list[int] = []
     try:
         by_color: dict[Any, list[int]] = {}
@@ -74,7 +74,7 @@ def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
         if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
             raise ConfigError("split: this version of torch always orders a group by rank")
         more["sort_ranks"] = False
-    name = f"{within.group_name}/{who.kept['splits']}.{ranks[0]}"
+    name = f"{within.group_name}/{who.cache['splits']}.{ranks[0]}"
     made = members.new_group("split", ranks, name, within, **more)
     # A rank that left the group at once would break the connections that others still make.
     agree(members.members("split", made), Header("split: connected"))

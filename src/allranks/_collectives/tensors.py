@@ -21,8 +21,13 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import members
 from allranks._transport.bulk import LARGE, IncomingBytes, reach, transfer
+from allranks._transport.group_operations import (
+    all_gather_single,
+    broadcast_in_turn,
+    send_and_receive,
+    wait_for_collective,
+)
 from allranks._transport.headers import Header, agree, exchange, fits_inline, numbers, numbers_in
-from allranks._transport.point_to_point import broadcast_in_turn, equal_all_gather, finish, move
 from allranks._transport.tensor_bytes import (
     as_bytes,
     contiguous,
@@ -251,7 +256,7 @@ def _gathered(tensor: torch.Tensor, parts: Sequence[_TensorPart], who: Members) 
         return as_bytes(tensor).clone()
     if tensor.is_cpu and fits_inline(who, max(sizes)):
         return from_bytes(b"".join(part.inline for part in parts), torch.uint8)
-    over = members.carrier(who.group, tensor)
+    over = members.group_for_tensor(who.group, tensor)
     by_copy = not members.has_backend(over, tensor.device.type)
     mine = as_bytes(tensor.cpu() if by_copy else tensor)
     raw = torch.empty(sum(sizes), dtype=torch.uint8, device=mine.device)
@@ -273,7 +278,7 @@ def _fill(
     largest = max(part.numel() for part in into)
     equal = all(part.numel() == largest for part in into)
     if equal and not (addresses and largest >= LARGE and reach(who).everywhere):
-        equal_all_gather(over, mine, raw, "all_gather")
+        all_gather_single(over, mine, raw, "all_gather")
         return
     into[who.rank].copy_(mine)
     if mine.is_cpu:
@@ -362,7 +367,7 @@ def _scattered(parts: list[torch.Tensor], op: str, who: Members) -> torch.Tensor
     mine = parts[who.rank]
     if who.group is None or who.size == 1:
         return mine.clone()
-    group = members.carrier(who.group, mine)
+    group = members.group_for_tensor(who.group, mine)
     if members.has_backend(group, mine.device.type) and mine.device.type != "cpu":
         total = _scattered_by_backend(parts, op, group, mine)
     else:
@@ -378,7 +383,7 @@ def _scattered_by_backend(
 
     total = torch.empty_like(mine)
     work = dist.reduce_scatter(total, parts, torchs_op(op), group=group, async_op=True)
-    finish(group, work, total, "reduce_scatter")
+    wait_for_collective(group, work, total, "reduce_scatter")
     return total
 
 
@@ -393,7 +398,7 @@ def _scattered_by_messages(
     peers = [i for i in range(who.size) if i != who.rank]
     send = [(as_bytes(parts[i]), who.ranks[i]) for i in peers]
     receive = [(as_bytes(arrived[i]), who.ranks[i]) for i in peers]
-    move(group, send, receive, "reduce_scatter")
+    send_and_receive(group, send, receive, "reduce_scatter")
     total = arrived[0].clone()
     two = {"min": torch.minimum, "max": torch.maximum, "prod": torch.mul}.get(op, torch.add)
     for other in arrived[1:]:

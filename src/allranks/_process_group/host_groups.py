@@ -45,13 +45,13 @@ def leaders_group() -> dist.ProcessGroup | None:
 def _once(name: str, color: Any) -> dist.ProcessGroup | None:
     who = members.members(name, None)
     if who.group is not None and not _is_kept(who, name):
-        made = who.kept[name] = split(color())
+        made = who.cache[name] = split(color())
         if made is not no_group():
-            members.members(name, made).closing.callback(who.kept.pop, name, None)
-    return who.kept.get(name)
+            members.members(name, made).on_destroy.callback(who.cache.pop, name, None)
+    return who.cache.get(name)
 
 
 def _is_kept(who: Members, name: str) -> bool:
     """Whether a group was made before, and the program has not destroyed it since."""
-    made = who.kept.get(name)
+    made = who.cache.get(name)
     return made is not None and (made is no_group() or torch_groups.is_up(made))

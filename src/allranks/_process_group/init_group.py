@@ -103,15 +103,15 @@ def init_process_group(
             device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
         )
 
-    failures.enter("setup", "WORLD")
+    failures.begin_wait("setup", "WORLD")
     try:
         calling = BackgroundCall(on_same_device(init))
-        calling.result_unless(failures.look, deadline.left)
+        calling.result_unless(failures.raise_if_failed, deadline.left)
     except PeerFailedError as error:
         raise lost(world.rank, error, deadline) from None
     except (StillRunning, RuntimeError) as error:
         timed_out = isinstance(error, StillRunning) or failures.has_timed_out(error)
-        culprit = failures.find_culprit() if timed_out else failures.culprit(error)
+        culprit = failures.find_lost_peer() if timed_out else failures.cause_of(error)
         if culprit:
             raise lost(world.rank, culprit, deadline) from error
         told = what_gloo_lacked(error, world.rank, deadline, timed_out=timed_out)
@@ -119,4 +119,4 @@ def init_process_group(
             raise
         raise RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") from error
     finally:
-        failures.leave()
+        failures.end_wait()

@@ -236,10 +236,10 @@ def _leave_early(state: ProcessGroupState, error: BaseException) -> None:
         state.ending = f"its program ended with exit code 0{f', at {line}' if line else ''}"
         return
     state.failed = True
-    explained = failures.explained(error)
-    failures.announce(explained or error)
-    if explained:
-        raise explained from error
+    translated = failures.translated(error)
+    failures.announce(translated or error)
+    if translated:
+        raise translated from error
 
 
 def store() -> Any:

@@ -107,8 +107,8 @@ def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
     mine = bytes([stop_signals.received()])
     asked = headers.exchange(who, Header("should_stop", mine))
     first = next((i for i, body in enumerate(asked) if any(body)), None)
-    if first is not None and who.rank == 0 and not who.kept.get("told to stop"):
-        who.kept["told to stop"] = True
+    if first is not None and who.rank == 0 and not who.cache.get("told to stop"):
+        who.cache["told to stop"] = True
         name = signal.Signals(asked[first][0]).name
         tell(f"stopping all ranks together: rank {who.ranks[first]} got {name}")
     return first is not None
@@ -177,8 +177,8 @@ def _turn(who: Members, what: str) -> Iterator[bool]:
     """Rank 0's turn: the block on rank 0 comes before the block on the others."""
     import torch.distributed as dist
 
-    who.kept["turns"] = who.kept.get("turns", 0) + 1
-    place = dist.PrefixStore(f"turn/{who.kept['turns']}", store())
+    who.cache["turns"] = who.cache.get("turns", 0) + 1
+    place = dist.PrefixStore(f"turn/{who.cache['turns']}", store())
     if who.rank > 0:
         _wait_for_rank_0(place, what, rank_0())
         yield False
@@ -225,7 +225,7 @@ def _wait_for_rank_0(place: dist.Store, what: str, who: RankRecord | None) -> No
 
 
 def _store_lost(error: RuntimeError, what: str) -> CollectiveError:
-    if culprit := failures.culprit(error):
+    if culprit := failures.cause_of(error):
         return failures.peer_failed(culprit, what)
     if lost := failures.store_lost(error):
         return CollectiveError(f"{what}: {lost}")
@@ -260,7 +260,7 @@ class _SignsOfLife:
 
     def _look_around(self) -> None:
         """What there is to hear and to see without the store, which may go with rank 0."""
-        failures.look(self._what)
+        failures.raise_if_failed(self._what)
         first = self._rank_0
         if first and self._here and processes.is_gone(first.pid):
             raise PeerFailedError(f"{first} has died, in {self._what}", rank=0)

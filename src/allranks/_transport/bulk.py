@@ -17,8 +17,8 @@ from allranks._system import peer_memory, processes
 from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import BackgroundCall
 from allranks._transport import members
+from allranks._transport.group_operations import send_and_receive
 from allranks._transport.headers import Header, agree, exchange
-from allranks._transport.point_to_point import move
 from allranks._transport.tensor_bytes import flat
 from allranks.errors import CollectiveError, PeerFailedError
 
@@ -83,9 +83,9 @@ class MemoryReach:
 
 def reach(who: Members) -> MemoryReach:
     """Who can read whom; found out once for a group. Collective at the group's first use."""
-    if "reach" not in who.kept:
-        who.kept["reach"] = _tried(who)
-    found: MemoryReach = who.kept["reach"]
+    if "reach" not in who.cache:
+        who.cache["reach"] = _tried(who)
+    found: MemoryReach = who.cache["reach"]
     return found
 
 
@@ -124,17 +124,17 @@ def transfer(
     if who.group is None or who.size == 1:
         return
     found = reach(who) if largest >= LARGE else MemoryReach.nowhere(who.size)
-    who.kept["outgoing"] = outgoing  # Stays where this ends early: a peer may still be reading.
+    who.cache["outgoing"] = outgoing  # Stays where this ends early: a peer may still be reading.
     problem = _moved(who, what, outgoing, incoming, found)
     try:
         if found.anywhere and _someone_could_not(who, what, problem):
-            who.kept["reach"] = MemoryReach.nowhere(who.size)
-            _moved(who, what, outgoing, incoming, who.kept["reach"])
+            who.cache["reach"] = MemoryReach.nowhere(who.size)
+            _moved(who, what, outgoing, incoming, who.cache["reach"])
     except RuntimeError as error:
         if problem is None or isinstance(error, PeerFailedError):
             raise
         raise CollectiveError(f"{what}: {problem}") from error
-    del who.kept["outgoing"]
+    del who.cache["outgoing"]
 
 
 def _moved(
@@ -152,7 +152,7 @@ def _moved(
     receive = [(p.into, who.ranks[i]) for i, p in told if not found.reads(who.rank, i)]
     direct = [(i, p) for i, p in told if found.reads(who.rank, i)]
     group = members.cpu_group(cast("dist.ProcessGroup", who.group))
-    return move(group, send, receive, what, lambda: _read(who, found, direct))
+    return send_and_receive(group, send, receive, what, lambda: _read(who, found, direct))
 
 
 def _someone_could_not(who: Members, what: str, problem: str | None) -> bool:

@@ -14,7 +14,7 @@ FRAME = 2048
 
 ROOM = FRAME - HEAD.size
 
-UNMARKED = bytes(16)
+NO_DIGEST = bytes(16)
 """In place of a digest, where there is nothing to be compared."""
 
 
@@ -23,12 +23,12 @@ class Frame(NamedTuple):
 
     Attributes:
         kind: what the body is.
-        mark: the digest of the call.
+        digest: the digest of the call.
         body: what may differ between the ranks.
     """
 
     kind: int
-    mark: bytes
+    digest: bytes
     body: bytes
 
 

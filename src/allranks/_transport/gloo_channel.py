@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
-from allranks._transport.point_to_point import (
+from allranks._transport.group_operations import (
+    all_to_all_single,
     broadcast_from_first,
-    finish,
     gather_to_first,
-    move,
     nothing,
-    swap,
+    send_and_receive,
+    wait_for_collective,
 )
 from allranks._transport.tensor_bytes import flat_bytes
 
@@ -59,15 +59,15 @@ class GlooChannel:
         if self._swaps:
             for start in self._copies:
                 self._view[start : start + end] = self._view[:end]
-            swap(self._group, self._mine, self._all, what, meanwhile)
+            all_to_all_single(self._group, self._mine, self._all, what, meanwhile)
             return answer(self._read_all(mine, what))
         gathering = gather_to_first(self._group, self._mine, self._frames)
         if self._hears:
-            finish(self._group, gathering, self._mine, what, meanwhile)
+            wait_for_collective(self._group, gathering, self._mine, what, meanwhile)
             return self._spread(answer(self._read_all(mine, what)), what)
         self._pass_on([mine.body[ROOM:]], self._ranks[:1], what)
         heard = self._spread(None, what, meanwhile)
-        finish(self._group, gathering, self._mine, what)
+        wait_for_collective(self._group, gathering, self._mine, what)
         return heard
 
     def _read_all(self, mine: Frame, what: str) -> list[Frame]:
@@ -93,7 +93,7 @@ class GlooChannel:
         into: Sequence[torch.Tensor] = (),
     ) -> None:
         send = [(flat_bytes(body), rank) for body, rank in zip(bodies, ranks, strict=False)]
-        move(self._group, send, list(zip(into, ranks, strict=False)), what)
+        send_and_receive(self._group, send, list(zip(into, ranks, strict=False)), what)
 
     def _spread(
         self,
@@ -127,7 +127,7 @@ def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
 
 def _write(memory: memoryview, told: Frame) -> int:
     """A header's first message; where it ends."""
-    HEAD.pack_into(memory, 0, len(told.body), told.kind, told.mark)
+    HEAD.pack_into(memory, 0, len(told.body), told.kind, told.digest)
     start = told.body[:ROOM]
     end = HEAD.size + len(start)
     memory[HEAD.size : end] = start

@@ -15,10 +15,10 @@ from allranks._system.bounded_cache import remembered
 from allranks._system.typed_json import parsed, written
 from allranks._system.words import ranges
 from allranks._transport import members
-from allranks._transport.frame import UNMARKED, Frame
+from allranks._transport.frame import NO_DIGEST, Frame
 from allranks._transport.gloo_channel import GlooChannel
+from allranks._transport.group_operations import SAID, brief, nothing
 from allranks._transport.host_channel import HostChannel, connected
-from allranks._transport.point_to_point import SAID, brief, nothing
 from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def agree(
         def verdict(texts: list[bytes]) -> bytes:
             return written(_verdict(who, texts)).encode()
 
-        _, answer = _ask(who, Frame(FINE, UNMARKED, body), verdict, header.call)
+        _, answer = _ask(who, Frame(FINE, NO_DIGEST, body), verdict, header.call)
         _raise(*parsed(tuple[str, str], answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
@@ -165,9 +165,9 @@ def _ask(
 ) -> tuple[int, bytes]:
     if who.group is None or who.size == 1:
         return _answer([mine], combine)
-    channel: GlooChannel | HostChannel | None = who.kept.get("channel")
+    channel: GlooChannel | HostChannel | None = who.cache.get("channel")
     if channel is None:
-        channel = who.kept["channel"] = _opened(who, who.group, what)
+        channel = who.cache["channel"] = _opened(who, who.group, what)
     return channel.ask(mine, lambda told: _answer(told, combine), what, meanwhile)
 
 
@@ -177,7 +177,7 @@ def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | H
     gloo = GlooChannel(who, group)
 
     def exchange(body: bytes) -> list[bytes]:
-        told = Frame(FINE, UNMARKED, body)
+        told = Frame(FINE, NO_DIGEST, body)
         _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
         return _unpacked(packed, who.size)
 
@@ -185,15 +185,15 @@ def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | H
     if lines is None:
         return gloo
     host = HostChannel(who, group, lines)
-    who.closing.callback(host.close)
+    who.on_destroy.callback(host.close)
     return host
 
 
 def _answer(told: Sequence[Frame], combine: Combine) -> tuple[int, bytes]:
     """The answer to all headers: the same, whichever rank makes it."""
-    first = told[0].mark
+    first = told[0].digest
     for one in told:
-        if one.mark != first or one.kind == FAILED:
+        if one.digest != first or one.kind == FAILED:
             return DIFFERENT, b""
     try:
         return FINE, combine([one.body for one in told])

@@ -22,7 +22,7 @@ from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import SLICE, Deadline, StillRunning
 from allranks._transport import members
 from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
-from allranks._transport.point_to_point import brief, fail_wait
+from allranks._transport.group_operations import brief, fail_wait
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError
 
@@ -43,10 +43,10 @@ PIECE = 16384
 """Bytes of a message after the first; a socket holds some, however its buffers are set."""
 
 ENTRY = struct.Struct("<16sI")
-"""What a member says at the door: the secret, and its rank in the group."""
+"""What a member sends first: the secret, and its rank in the group."""
 
 PATIENCE = 1.0
-"""Seconds in which all members come to the door, else they go on over gloo."""
+"""Seconds in which all members connect, else they go on over gloo."""
 
 LEAST = 1e-3
 """A time-out in seconds for what has no time left; 0 would be none."""
@@ -56,30 +56,30 @@ class HostChannel:
     """The way of headers over one group, all of whose members are on this host."""
 
     def __init__(
-        self, who: Members, group: dist.ProcessGroup, lines: Sequence[socket.socket]
+        self, who: Members, group: dist.ProcessGroup, connections: Sequence[socket.socket]
     ) -> None:
         """Take over the sockets.
 
         Args:
             who: of the group.
             group: which is given up when a wait ends early.
-            lines: on the first member to each other one, in order; on the others to the first.
+            connections: of the first member to each other one, in order; of the others to it.
         """
         self._rank = who.rank
         self._ranks = who.ranks
         self._group = group
         self._name = torch_groups.name_of(group)
-        self._lines = lines
+        self._connections = connections
         self._view = memoryview(bytearray(FRAME))
         self._made = 0
         self._what = self._whom = ""
         self._end: Deadline | None = None
-        for line in lines:
-            line.settimeout(SLICE.total_seconds())
+        for connection in connections:
+            connection.settimeout(SLICE.total_seconds())
 
     def close(self) -> None:
         """Let go of the sockets."""
-        _close(self._lines)
+        _close(self._connections)
 
     def ask(
         self, mine: Frame, answer: Answer, what: str, meanwhile: Callable[[], None]
@@ -99,7 +99,7 @@ class HostChannel:
         finally:
             if noted:
                 noted.over = True
-            failures.leave()
+            failures.end_wait()
 
     def _asked(
         self, mine: Frame, answer: Answer, meanwhile: Callable[[], None]
@@ -113,10 +113,10 @@ class HostChannel:
             heard = self._receive(0)
             return heard.kind, heard.body
         meanwhile()
-        others = range(len(self._lines))
+        others = range(len(self._connections))
         kind, body = answer([mine, *map(self._receive, others)])
-        for line in others:
-            self._send(line, Frame(kind, b"", body))
+        for index in others:
+            self._send(index, Frame(kind, b"", body))
         return kind, body
 
     def _swapped(self, mine: Frame, meanwhile: Callable[[], None]) -> list[Frame]:
@@ -135,24 +135,24 @@ class HostChannel:
             self._send(0, mine)
         return [mine, theirs] if is_first else [theirs, mine]
 
-    def _send(self, line: int, told: Frame) -> None:
-        send = self._lines[line].send
-        head = HEAD.pack(len(told.body), told.kind, told.mark)
-        self._patiently(line, send, head + told.body[:ROOM])
+    def _send(self, index: int, told: Frame) -> None:
+        send = self._connections[index].send
+        head = HEAD.pack(len(told.body), told.kind, told.digest)
+        self._patiently(index, send, head + told.body[:ROOM])
         for start in range(ROOM, len(told.body), PIECE):
-            self._patiently(line, send, told.body[start : start + PIECE])
+            self._patiently(index, send, told.body[start : start + PIECE])
 
-    def _receive(self, line: int) -> Frame:
-        size = self._patiently(line, self._lines[line].recv_into, self._view)
+    def _receive(self, index: int) -> Frame:
+        size = self._patiently(index, self._connections[index].recv_into, self._view)
         length, kind, mark = HEAD.unpack_from(self._view)
         body = bytes(self._view[HEAD.size : size])
         while len(body) < length:
-            body += self._patiently(line, self._lines[line].recv, PIECE)
+            body += self._patiently(index, self._connections[index].recv, PIECE)
         return Frame(kind, mark, body)
 
-    def _patiently(self, line: int, do: Callable[[Any], T], with_: Any) -> T:
+    def _patiently(self, index: int, do: Callable[[Any], T], with_: Any) -> T:
         """Send or receive in slices of time, until the group's timeout."""
-        peer = f"rank {self._ranks[0 if self._rank else line + 1]}"
+        peer = f"rank {self._ranks[0 if self._rank else index + 1]}"
         # The first member may itself wait for another one.
         self._whom = "at least one rank" if self._rank and len(self._ranks) > 2 else peer
         try:
@@ -172,10 +172,10 @@ class HostChannel:
         with suppress(TimeoutError):
             return call()
         if self._end is None:
-            failures.enter(self._what, self._name, SLICE.total_seconds())
+            failures.begin_wait(self._what, self._name, SLICE.total_seconds())
             self._end = Deadline.after((members.timeout(self._group) - SLICE).total_seconds())
         while not self._end.passed:
-            failures.look()
+            failures.raise_if_failed()
             with suppress(TimeoutError):
                 return call()
         raise StillRunning
@@ -186,12 +186,12 @@ class _SocketInvitation(NamedTuple):
 
     Attributes:
         where: within what the name of a socket means one socket; "" where there are none.
-        door: the name of the socket on which the first member listens, in hexadecimal digits.
-        secret: what is said there, in hexadecimal digits.
+        listener: the name of the socket on which the first member listens, in hexadecimal digits.
+        secret: what a member must send to it, in hexadecimal digits.
     """
 
     where: str
-    door: str
+    listener: str
     secret: str
 
 
@@ -208,18 +208,22 @@ def connected(
         As for ``HostChannel``; None on all members where one of them cannot.
     """
     secret = secrets.token_bytes(16)
-    with _door(who) as door:
-        where = _where() if who.rank or door else ""
-        name = door.getsockname().hex() if door else ""
+    with _listener(who) as listener:
+        where = _where() if who.rank or listener else ""
+        name = listener.getsockname().hex() if listener else ""
         mine = written(_SocketInvitation(where, name, secret.hex())).encode()
         invitations = [parsed(_SocketInvitation, one) for one in exchange(mine)]
         if not where or len({invitation.where for invitation in invitations}) > 1:
             return None
-        lines = _admitted(door, secret, who.size - 1) if door else _entered(invitations[0], who)
-        everybody = exchange(b"1" if lines else b"")
+        connections = (
+            _accept_all(listener, secret, who.size - 1)
+            if listener
+            else _connect(invitations[0], who)
+        )
+        everybody = exchange(b"1" if connections else b"")
     if all(everybody):
-        return lines
-    _close(lines)
+        return connections
+    _close(connections)
     return None
 
 
@@ -229,62 +233,64 @@ def _where() -> str:
 
 
 @contextmanager
-def _door(who: Members) -> Iterator[socket.socket | None]:
+def _listener(who: Members) -> Iterator[socket.socket | None]:
     """Where the first member listens, under a name that the system chooses; else None."""
     with ExitStack() as stack:
-        door = None
+        listener = None
         if not who.rank:
             with suppress(OSError, AttributeError):  # There are no such sockets, or none is left.
                 made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
                 made.bind("")
                 made.listen(who.size)
-                door = made
-        yield door
+                listener = made
+        yield listener
 
 
-def _entered(invitation: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
+def _connect(invitation: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
     """Connect to the first member; None where its socket cannot be reached from here."""
-    line: socket.socket | None = None
+    connection: socket.socket | None = None
     try:
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        line.settimeout(PATIENCE)
-        line.connect(bytes.fromhex(invitation.door))
-        line.send(ENTRY.pack(bytes.fromhex(invitation.secret), who.rank))
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.settimeout(PATIENCE)
+        connection.connect(bytes.fromhex(invitation.listener))
+        connection.send(ENTRY.pack(bytes.fromhex(invitation.secret), who.rank))
     except OSError:
-        _close([line] if line else None)
+        _close([connection] if connection else None)
         return None
-    return [line]
+    return [connection]
 
 
-def _admitted(door: socket.socket, secret: bytes, count: int) -> Sequence[socket.socket] | None:
+def _accept_all(
+    listener: socket.socket, secret: bytes, count: int
+) -> Sequence[socket.socket] | None:
     """Those who know the secret; None if they do not all come in time."""
     end = Deadline.after(PATIENCE)
-    lines: dict[int, socket.socket] = {}
+    connections: dict[int, socket.socket] = {}
     with suppress(OSError):
-        while len(lines) < count:
-            door.settimeout(end.left or LEAST)
-            line, _ = door.accept()
-            rank = _said_by(line, secret, end)
+        while len(connections) < count:
+            listener.settimeout(end.left or LEAST)
+            connection, _ = listener.accept()
+            rank = _rank_of(connection, secret, end)
             if rank is None:
-                line.close()
+                connection.close()
             else:
-                lines[rank] = line
-    if len(lines) == count:
-        return [lines[rank] for rank in sorted(lines)]
-    _close(list(lines.values()))
+                connections[rank] = connection
+    if len(connections) == count:
+        return [connections[rank] for rank in sorted(connections)]
+    _close(list(connections.values()))
     return None
 
 
-def _said_by(line: socket.socket, secret: bytes, end: Deadline) -> int | None:
-    """The rank of the member that has entered; None if it is a stranger."""
-    line.settimeout(end.left or LEAST)
+def _rank_of(connection: socket.socket, secret: bytes, end: Deadline) -> int | None:
+    """The rank of the member that has connected; None if it is a stranger."""
+    connection.settimeout(end.left or LEAST)
     try:
-        said, rank = ENTRY.unpack(line.recv(ENTRY.size))
+        said, rank = ENTRY.unpack(connection.recv(ENTRY.size))
     except (OSError, struct.error):
         return None
     return int(rank) if hmac.compare_digest(said, secret) else None
 
 
-def _close(lines: Sequence[socket.socket] | None) -> None:
-    for line in lines or ():
-        line.close()
+def _close(connections: Sequence[socket.socket] | None) -> None:
+    for connection in connections or ():
+        connection.close()

@@ -35,7 +35,7 @@ REST = 1.0
 
 _known: dict[dist.ProcessGroup, Members] = {}
 _timeouts: dict[dist.ProcessGroup, timedelta] = {}
-_carriers: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
+_group_by_device: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
 _number_seen = 0
@@ -52,15 +52,15 @@ class Members:
         group: torch's process group; None in a world of one where ``setup`` was not called.
         rank: this process's rank within the group.
         ranks: the members' global ranks, in the group's order.
-        kept: what is kept from one call to the next, by whoever makes it.
-        closing: what is to be done when the group is destroyed.
+        cache: what is kept from one call to the next, by whoever makes it.
+        on_destroy: what is to be done when the group is destroyed.
     """
 
     group: dist.ProcessGroup | None
     rank: int
     ranks: tuple[int, ...]
-    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    closing: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    on_destroy: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -200,12 +200,12 @@ def new_group(
             )
         return made
 
-    failures.enter(what, torch_groups.name_of(within), ranks=ranks)
+    failures.begin_wait(what, torch_groups.name_of(within), ranks=ranks)
     try:
         making = BackgroundCall(on_same_device(make))
-        return making.result_unless(failures.look, limit.total_seconds() + 1)
+        return making.result_unless(failures.raise_if_failed, limit.total_seconds() + 1)
     except (StillRunning, RuntimeError) as error:
-        if culprit := failures.culprit(error, _with_the_store(ranks)):
+        if culprit := failures.cause_of(error, _with_the_store(ranks)):
             raise failures.peer_failed(culprit, what) from error
         if isinstance(error, StillRunning) or failures.has_timed_out(error):
             told = failures.verdict() or "at least one rank did not make the same call."
@@ -215,15 +215,15 @@ def new_group(
             raise CollectiveError(f"{what}: {lost}") from error
         raise
     finally:
-        failures.leave()
+        failures.end_wait()
 
 
-def carrier(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
+def group_for_tensor(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
     """The group over which a tensor travels: itself, or the gloo group beside it."""
     kind = tensor.device.type
-    if (group, kind) not in _carriers:
-        _carriers[group, kind] = group if has_backend(group, kind) else cpu_group(group)
-    return _carriers[group, kind]
+    if (group, kind) not in _group_by_device:
+        _group_by_device[group, kind] = group if has_backend(group, kind) else cpu_group(group)
+    return _group_by_device[group, kind]
 
 
 def _gloo_is_busy() -> bool:
@@ -274,15 +274,15 @@ def _forget_destroyed() -> None:
 
     gone = [group for group in _known if not torch_groups.is_up(group)]
     for group in gone:
-        _known.pop(group).closing.close()
+        _known.pop(group).on_destroy.close()
         _timeouts.pop(group, None)
         torch_groups.unusable.pop(group, None)
         flight_recorder.forget_group(str(group.group_name))
         private = _private_gloo.pop(group, None)
         if private is not None and torch_groups.is_up(private):
             dist.destroy_process_group(private)
-    for key in [key for key in _carriers if key[0] in gone]:
-        del _carriers[key]
+    for key in [key for key in _group_by_device if key[0] in gone]:
+        del _group_by_device[key]
     _retired.extend(gone)
 
 
@@ -302,8 +302,8 @@ def _drop_retired() -> None:
 def forget() -> None:
     """Keep nothing of groups that are gone, or are not this process's."""
     for who in _known.values():
-        who.closing.close()
-    for kept in (_known, _timeouts, _carriers, torch_groups.unusable, _private_gloo):
+        who.on_destroy.close()
+    for kept in (_known, _timeouts, _group_by_device, torch_groups.unusable, _private_gloo):
         kept.clear()
     flight_recorder.forget()
 

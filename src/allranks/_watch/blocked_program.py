@@ -50,7 +50,7 @@ class BlockedProgram:
 
     def exit_if_blocked(self) -> None:
         """Say that a rank has failed, then end this process, if its program does not hear of it."""
-        if self._failure is None or failures.told or not self._end.passed:
+        if self._failure is None or failures.program_knows or not self._end.passed:
             return
         before, lines = self._lines, stacks.main_thread()
         if not before:

@@ -50,26 +50,26 @@ class WatchConfig:
     keeper: str = ""
 
     @property
-    def patience(self) -> float:
+    def stall_limit(self) -> float:
         """Seconds in one collective after which the ranks are asked."""
         return min(self.stall_after, SHARE * self.timeout)
 
     @property
-    def tick(self) -> float:
+    def look_interval(self) -> float:
         """Seconds between two looks at the store."""
         return max(TICK, self.world_size / LOOKS)
 
     @property
-    def hurry(self) -> float:
+    def hurried_interval(self) -> float:
         """Seconds between two looks while ranks tell where they stand."""
         return max(HURRY, self.world_size / (10 * LOOKS))
 
     @property
-    def answers(self) -> float:
+    def answer_timeout(self) -> float:
         """Seconds that ranks have to tell where they stand: they look, and take some to tell."""
-        return self.tick + 0.5
+        return self.look_interval + 0.5
 
     @property
-    def hearsay(self) -> float:
+    def verdict_timeout(self) -> float:
         """Seconds that a rank has to tell what the ranks have told it: it awaits their answers."""
-        return 2 * self.answers
+        return 2 * self.answer_timeout

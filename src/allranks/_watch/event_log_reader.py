@@ -86,7 +86,7 @@ class EventLogReader:
         while not is_there() and not end.passed and not self._client.cut_off:
             if self.stopping:
                 raise CancelledError
-            time.sleep(self._config.hurry)
+            time.sleep(self._config.hurried_interval)
             self.fetch()
 
     def _hear(self) -> None:

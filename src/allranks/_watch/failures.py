@@ -1,4 +1,4 @@
-"""What ended a rank, and what those that wait ask of the watch, while one is on duty."""
+"""What ended a rank, and what calls that wait ask of the active watch."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class WatchInterface(Protocol):
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
 
-    def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
+    def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
 
     def verdict(self) -> str:
@@ -134,18 +134,18 @@ class WaitingCall:
     ranks: tuple[int, ...] = ()
 
 
-on_duty: WatchInterface | None = None
+active_watch: WatchInterface | None = None
 waiting: WaitingCall | None = None
-told = False
+program_knows = False
 """Whether the program has heard that another rank failed."""
 
 _hook_before: Callable[..., object] | None = None
 
 
-def take_duty(watch: WatchInterface) -> None:
+def set_active(watch: WatchInterface) -> None:
     """From now on this watch answers."""
-    global on_duty, told
-    on_duty, told = watch, False
+    global active_watch, program_knows
+    active_watch, program_knows = watch, False
 
 
 def hear_uncaught() -> None:
@@ -158,10 +158,10 @@ def hear_uncaught() -> None:
         _hook_before, sys.excepthook = sys.excepthook, _at_the_end
 
 
-def leave_duty() -> None:
+def clear_active() -> None:
     """From now on nobody answers; the hook for uncaught exceptions is as it was."""
-    global on_duty, waiting, _hook_before  # noqa: PLW0603 - one watch a process
-    on_duty = waiting = None
+    global active_watch, waiting, _hook_before  # noqa: PLW0603 - one watch a process
+    active_watch = waiting = None
     if sys.excepthook is _at_the_end and _hook_before is not None:
         sys.excepthook = _hook_before
         _hook_before = None
@@ -176,7 +176,7 @@ def programs_hook() -> Callable[..., object]:
 def _at_the_end(
     kind: type[BaseException], error: BaseException, frames: TracebackType | None
 ) -> None:
-    reason = explained(error)
+    reason = translated(error)
     announce(reason or error)
     (_hook_before or sys.__excepthook__)(kind, error, frames)
     if reason:
@@ -184,24 +184,24 @@ def _at_the_end(
 
 
 def announce(error: BaseException) -> None:
-    """Tell the other ranks that this one fails, while a watch is on duty."""
-    if on_duty is not None:
-        on_duty.announce(error)
+    """Tell the other ranks that this one fails, where a watch is active."""
+    if active_watch is not None:
+        active_watch.announce(error)
 
 
-def enter(call: str, group: str, ago: float = 0.0, ranks: Sequence[int] = ()) -> None:
+def begin_wait(call: str, group: str, ago: float = 0.0, ranks: Sequence[int] = ()) -> None:
     """A call of ours has begun to wait for more than a moment, so many seconds ago."""
     global waiting  # noqa: PLW0603 - the main thread's
     waiting = WaitingCall(call, group, time.monotonic() - ago, tuple(ranks))
 
 
-def leave() -> None:
+def end_wait() -> None:
     """The call waits no longer."""
     global waiting  # noqa: PLW0603 - the main thread's
     waiting = None
 
 
-def look(call: str = "") -> None:
+def raise_if_failed(call: str = "") -> None:
     """Raise what has ended the world, if that is known.
 
     Args:
@@ -210,22 +210,22 @@ def look(call: str = "") -> None:
     Raises:
         PeerFailedError: another rank has failed.
     """
-    if on_duty is not None and on_duty.failure is not None:
-        raise peer_failed(on_duty.failure, call)
+    if active_watch is not None and active_watch.failure is not None:
+        raise peer_failed(active_watch.failure, call)
 
 
-def culprit(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
+def cause_of(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
     """Return the failure or departure that caused an error; None if that is not known.
 
     Args:
         error: what torch, or a call of ours, has raised.
         among: the ranks of the group in which it was raised; all if not given.
     """
-    if on_duty is None:
+    if active_watch is None:
         return None
     lost = isinstance(error, RuntimeError) and is_lost(error)
     if lost or isinstance(error, PeerFailedError) or has_timed_out(error):
-        return on_duty.failure or (find_culprit(among) if lost else None)
+        return active_watch.failure or (find_lost_peer(among) if lost else None)
     return None
 
 
@@ -243,7 +243,7 @@ def _is_the_stores(error: BaseException) -> bool:
 
 def store_keeper() -> str:
     """Names the store of the world where no rank serves it; else ""."""
-    return on_duty.keeper if on_duty is not None else ""
+    return active_watch.keeper if active_watch is not None else ""
 
 
 def store_lost(error: BaseException) -> str:
@@ -264,35 +264,35 @@ def has_timed_out(error: BaseException) -> bool:
     return of_a_store or bool(TIMED_OUT.search(str(error)))
 
 
-def find_culprit(among: Sequence[int] = ()) -> Failure | None:
+def find_lost_peer(among: Sequence[int] = ()) -> Failure | None:
     """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
-    return on_duty.find_culprit(among) if on_duty is not None else None
+    return active_watch.find_lost_peer(among) if active_watch is not None else None
 
 
-def explained(error: BaseException) -> CollectiveError | None:
+def translated(error: BaseException) -> CollectiveError | None:
     """An error of torch's that only says what happened, as one that says who; None if unknown."""
     if not isinstance(error, RuntimeError) or isinstance(error, CollectiveError):
         return None
-    if failure := culprit(error):
+    if failure := cause_of(error):
         return peer_failed(failure)
-    if on_duty is None or not has_timed_out(error):
+    if active_watch is None or not has_timed_out(error):
         return None
-    told = on_duty.last_verdict or f"gloo says: {error}"
+    told = active_watch.last_verdict or f"gloo says: {error}"
     return StalledError(f"a collective did not complete in time; {told}")
 
 
 def verdict() -> str:
     """Why a call that has waited too long does not complete; "" if nobody can tell."""
-    return on_duty.verdict() if on_duty is not None else ""
+    return active_watch.verdict() if active_watch is not None else ""
 
 
 def peer_failed(failure: Failure, call: str = "") -> PeerFailedError:
     """The error for a rank that has lost another one, in a call of ours or elsewhere."""
-    global told  # noqa: PLW0603 - one watch a process
-    told = True
+    global program_knows  # noqa: PLW0603 - one watch a process
+    program_knows = True
     while_in = f", while this rank was in {call}" if call else ""
     text = f"{failure}; {failure.age:.1f} s ago{while_in}."
     return PeerFailedError(text, rank=failure.rank, traceback=printable(failure.traceback))
 
 
-os.register_at_fork(after_in_child=leave_duty)  # What a rank forks is no rank.
+os.register_at_fork(after_in_child=clear_active)  # What a rank forks is no rank.

@@ -117,7 +117,7 @@ class PeerSearch:
         """A rank that closed a connection, gives no answer, and is not seen to live."""
         if not self._inquiry.start(self._log_reader):
             self._log_reader.wait_for(
-                lambda: self._log_reader.failure is not None, self._config.hearsay
+                lambda: self._log_reader.failure is not None, self._config.verdict_timeout
             )
             return self._log_reader.failure
         told = self._inquiry.answers(self._log_reader)

@@ -52,18 +52,21 @@ class StallJudge:
         self._progress = progress
         self._local_peers = local_peers
         self._judged: tuple[tuple[object, ...] | None, float] | None = None
-        self._patience: tuple[StuckCollective | None, float] = (None, config.patience)
+        self._patience: tuple[StuckCollective | None, float] = (None, config.stall_limit)
 
     def follow(self, log_reader: EventLogReader) -> None:
         """See whether this rank goes on; ask all where they stand, if it has not for too long."""
         stuck = self._progress.stuck()
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
-            self._patience = (stuck, patience if self._is_judged(stuck) else self._config.patience)
+            self._patience = (
+                stuck,
+                patience if self._is_judged(stuck) else self._config.stall_limit,
+            )
         if stuck is None or log_reader.failure is not None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
-        if not again or stuck.age + self._config.answers < self._config.timeout:
+        if not again or stuck.age + self._config.answer_timeout < self._config.timeout:
             self.judge(log_reader, again=again)
 
     def judge(self, log_reader: EventLogReader, *, again: bool = False) -> str:
@@ -82,7 +85,7 @@ class StallJudge:
                 entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
                 log_reader.post(entry, unless="")
         else:
-            log_reader.wait_for(lambda: self.last_verdict != before, self._config.hearsay)
+            log_reader.wait_for(lambda: self.last_verdict != before, self._config.verdict_timeout)
         if self._client.cut_off and self._is_still(stuck):
             self.hear(self._verdict_alone())
         return self.last_verdict
@@ -93,7 +96,7 @@ class StallJudge:
         self.last_verdict = text
         self._judged = (stuck.what if stuck else None, time.monotonic())
         if stuck:
-            self._patience = (stuck, 2 * max(stuck.age, self._config.patience))
+            self._patience = (stuck, 2 * max(stuck.age, self._config.stall_limit))
         tell(text)
         evidence.keep_verdict(text)
 

@@ -84,6 +84,6 @@ class StatusInquiry:
         """What the ranks tell of themselves, by rank."""
         name, size = self._name, self._config.world_size
         count = partial(status_answers.count, inquiry=name)
-        log_reader.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answers)
+        log_reader.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answer_timeout)
         told: dict[int, RankAnswer] = {}
         return self._client.ask(lambda store: status_answers.answers(store, name, size), told)

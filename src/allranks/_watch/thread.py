@@ -136,7 +136,7 @@ class WatchThread:
         if not self._has_looked:
             return FIRST
         in_hurry = self._inquiry.in_hurry or not self.client.is_open or self.client.silent
-        return self._config.hurry if in_hurry else self._config.tick
+        return self._config.hurried_interval if in_hurry else self._config.look_interval
 
     def _look(self) -> None:
         self._judge.follow(self._log_reader)

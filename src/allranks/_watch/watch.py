@@ -41,16 +41,16 @@ class Watch:
     """One rank's watch, from setup to cleanup."""
 
     def __init__(self, config: WatchConfig) -> None:
-        """Go on duty.
+        """Become the active watch.
 
         Args:
-            config: where it stands.
+            config: what it is given.
         """
         self._config = config
         self._rank = config.me.rank
         self._announced = False
         self._thread = WatchThread(config)
-        failures.take_duty(self)
+        failures.set_active(self)
 
     @property
     def failure(self) -> Failure | None:
@@ -85,7 +85,7 @@ class Watch:
         if self.failure is None and not isinstance(error, PeerFailedError):
             self._announce(error)
         if self._config.hosts_store:
-            self._keep_store(HEARD, self._config.world_size - 1, self._config.answers)
+            self._keep_store(HEARD, self._config.world_size - 1, self._config.answer_timeout)
 
     def _announce(self, error: BaseException) -> None:
         failure = Failure.of(error, self._rank, str(self._config.me))
@@ -99,7 +99,7 @@ class Watch:
         """Post to the log from the program's own thread."""
         unless_lost(lambda: EventLog().post(self._thread.client.store, entry, unless))
 
-    def find_culprit(self, among: Sequence[int] = ()) -> Failure | None:
+    def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
         found: Failure | None = self._ask(lambda: self._thread.search(among))
         return found
@@ -114,7 +114,7 @@ class Watch:
         Args:
             how: why it leaves.
         """
-        failures.leave_duty()
+        failures.clear_active()
         self._thread.stop()
         if self._thread.client.cut_off:
             return
@@ -135,7 +135,7 @@ class Watch:
             ranks = self._config.world_size - failed  # One that fails may never say that it leaves.
             if not self._keep_store(LEFT, ranks, LEAVING):
                 self._tell(LogEntry("closing", self._rank), unless="closing")
-                self._keep_store(LEFT, ranks, self._config.tick)
+                self._keep_store(LEFT, ranks, self._config.look_interval)
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
         """Keep the store until so many ranks have counted themselves; whether they have."""
@@ -144,6 +144,6 @@ class Watch:
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The thread's answer; None if it takes too long."""
         try:
-            return self._thread.request(question).result(ANSWER + self._config.hearsay)
+            return self._thread.request(question).result(ANSWER + self._config.verdict_timeout)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return None

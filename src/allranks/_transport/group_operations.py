@@ -58,10 +58,12 @@ def broadcast_from_first(
     """Copy a tensor of the group's first member to all."""
     import torch.distributed as dist
 
-    finish(group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what, meanwhile)
+    wait_for_collective(
+        group, group.broadcast([tensor], dist.BroadcastOptions()), tensor, what, meanwhile
+    )
 
 
-def swap(
+def all_to_all_single(
     group: dist.ProcessGroup,
     mine: torch.Tensor,
     into: torch.Tensor,
@@ -69,17 +71,17 @@ def swap(
     meanwhile: Callable[[], None] = nothing,
 ) -> None:
     """Exchange equal parts: part i of ``mine`` goes to member i, ``into`` takes one from each."""
-    finish(group, group.alltoall_base(into, mine, [], []), mine, what, meanwhile)
+    wait_for_collective(group, group.alltoall_base(into, mine, [], []), mine, what, meanwhile)
 
 
-def equal_all_gather(
+def all_gather_single(
     group: dist.ProcessGroup, mine: torch.Tensor, into: torch.Tensor, what: str
 ) -> None:
     """Gather flat tensors of one size from all ranks of a group into one that holds them all."""
     import torch.distributed as dist
 
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    finish(group, gather(into, mine, group=group, async_op=True), mine, what)
+    wait_for_collective(group, gather(into, mine, group=group, async_op=True), mine, what)
 
 
 def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
@@ -91,7 +93,7 @@ def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[An
             dist.broadcast(part, rank, group=group)
 
 
-def move(
+def send_and_receive(
     group: dist.ProcessGroup,
     send: Sequence[tuple[torch.Tensor, int]],
     receive: Sequence[tuple[torch.Tensor, int]],
@@ -138,16 +140,18 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
 
     timeout = members.timeout(group)
     try:
-        failures.enter(brief(what), torch_groups.name_of(group))
-        BackgroundCall(wait_for_all).result_unless(failures.look, timeout.total_seconds() + 1)
+        failures.begin_wait(brief(what), torch_groups.name_of(group))
+        BackgroundCall(wait_for_all).result_unless(
+            failures.raise_if_failed, timeout.total_seconds() + 1
+        )
     except BaseException as error:
         fail_wait(group, what, error, f"rank {waiting_for}")
         raise
     finally:
-        failures.leave()
+        failures.end_wait()
 
 
-def finish(
+def wait_for_collective(
     group: dist.ProcessGroup,
     work: Any,
     tensor: torch.Tensor,
@@ -163,13 +167,13 @@ def finish(
     try:
         meanwhile()
         if not done_soon(work):
-            failures.enter(brief(what), torch_groups.name_of(group), SLICE.total_seconds())
-            wait(work, members.timeout(group), failures.look)
+            failures.begin_wait(brief(what), torch_groups.name_of(group), SLICE.total_seconds())
+            wait(work, members.timeout(group), failures.raise_if_failed)
     except BaseException as error:
         fail_wait(group, what, error, "at least one rank")
         raise
     finally:
-        failures.leave()
+        failures.end_wait()
 
 
 def fail_wait(group: dist.ProcessGroup, what: str, error: BaseException, whom: str) -> None:
@@ -183,7 +187,7 @@ def fail_wait(group: dist.ProcessGroup, what: str, error: BaseException, whom: s
     stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     torch_groups.mark_unusable(group, f"{brief(what)} {how if stalled else 'ended early'}")
-    if culprit := failures.culprit(error, torch_groups.global_ranks(group)):
+    if culprit := failures.cause_of(error, torch_groups.global_ranks(group)):
         raise failures.peer_failed(culprit, brief(what)) from None
     if failures.HOST_LOST in str(error) and (told := failures.verdict()):
         raise StalledError(f"{error}; {told}") from None

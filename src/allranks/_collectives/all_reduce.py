@@ -13,8 +13,8 @@ from allranks._collectives.in_place import (
     agree_on,
     is_tensor,
     named_op,
-    reduced,
-    reduced_at_once,
+    reduce_in_place,
+    reduce_like_before,
     remember,
     shown,
     why_in_graph,
@@ -92,7 +92,7 @@ def all_reduce(
     """
     who = members.members("all_reduce", group)
     op = named_op(op, average=average)
-    if device is None and reduced_at_once(data, op, who):
+    if device is None and reduce_like_before(data, op, who):
         return data
     if is_tensor(data):
         result: T = _reduce_tensor(data, op, who, device)
@@ -108,7 +108,7 @@ def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
     moved, why = _moved(plain, device)
     why = why or why_not_reduced(moved.dtype, moved.device.type, op) or why_not_in_place(tensor)
     agree_on(f"all_reduce({op})", tensor, who, why)
-    reduced(moved, op, who)
+    reduce_in_place(moved, op, who)
     remember(moved, op, who)
     return tensor if moved is plain else moved
 
@@ -283,7 +283,7 @@ class _PackedLeaves:
         flats = [from_bytes(raw, flat.dtype) for raw, flat in zip(raws, sent, strict=True)]
         for flat in () if inline else self._flats:
             if flat.numel():
-                reduced(flat, self._op, who)
+                reduce_in_place(flat, self._op, who)
         return self._unpacked(flats or self._flats, self._numbers.results(numbers))
 
     def _make_room(self, rooms: list[ResultMemory]) -> None:

@@ -147,15 +147,15 @@ def torchs_op(op: str) -> Any:
     return getattr(dist.ReduceOp, {"mean": "SUM", "prod": "PRODUCT"}.get(op, op.upper()))
 
 
-def reduced(tensor: torch.Tensor, op: str, who: Members) -> None:
+def reduce_in_place(tensor: torch.Tensor, op: str, who: Members) -> None:
     """Reduce a tensor over the ranks, in place."""
     if who.group is not None:
-        overwritten(tensor, who.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+        run_in_place(tensor, who.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
     if op == "mean":
         tensor.div_(who.size)
 
 
-def reduced_at_once(data: Any, op: str, who: Members) -> bool:
+def reduce_like_before(data: Any, op: str, who: Members) -> bool:
     """Do what is left to do for a tensor that is like an earlier one; whether it was done.
 
     In a call of few bytes Python costs as much as communication, so that all its steps stand here.
@@ -174,7 +174,7 @@ def reduced_at_once(data: Any, op: str, who: Members) -> bool:
 
 
 def remember(tensor: torch.Tensor, op: str, who: Members) -> None:
-    """Let ``reduced_at_once`` do the next tensor of this dtype, once one of them was reduced."""
+    """Let ``reduce_like_before`` do the next tensor of this dtype, once one of them was reduced."""
     import torch
 
     if who.group is not None and tensor.is_cpu and not tensor.is_complex():
@@ -200,7 +200,7 @@ def _options(op: str) -> Any:
     return options
 
 
-def overwritten(
+def run_in_place(
     tensor: torch.Tensor,
     group: dist.ProcessGroup,
     send: Callable[[torch.Tensor, dist.ProcessGroup], Any],
@@ -230,10 +230,10 @@ def overwritten(
     wait_for_collective(over, work, dense, what)
     if dense is not tensor and not sends:
         tensor.detach().copy_(dense)
-    return done(async_op=async_op)
+    return completed_work(async_op=async_op)
 
 
-def done(*, async_op: bool) -> dist.Work | None:
+def completed_work(*, async_op: bool) -> dist.Work | None:
     """What a call returns that is over."""
     return _CompletedWork() if async_op else None  # type: ignore[return-value]  # looks like a Work
 

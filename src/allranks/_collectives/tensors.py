@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from allranks._collectives.in_place import (
     agree_on,
-    done,
+    completed_work,
     is_tensor,
     named_op,
-    overwritten,
+    run_in_place,
     torchs_op,
     truth,
     why_in_graph,
@@ -100,14 +100,14 @@ def broadcast(
     why = why or why_not_in_place(tensor, async_op=async_op)
     agree_on(f"broadcast(src={src})", tensor, who, why)
     if who.group is None:
-        return done(async_op=async_op)
+        return completed_work(async_op=async_op)
     import torch.distributed as dist
 
     def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
         return dist.broadcast(as_bytes(dense), src, group=over, async_op=True)
 
     sends = who.ranks[who.rank] == src
-    return overwritten(tensor, who.group, send, "broadcast", async_op=async_op, sends=sends)
+    return run_in_place(tensor, who.group, send, "broadcast", async_op=async_op, sends=sends)
 
 
 @overload

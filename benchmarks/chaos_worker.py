@@ -158,10 +158,11 @@ class Rank:
         """Note what is still held after the cleanup, in every second job that goes on."""
         if self.program.fault.kind not in ("none", *PAUSES, *FORKS) or self.program.seed % 2:
             return
-        from allranks._transport import members
+        from allranks._transport import process_groups
 
         self._groups.clear()
-        members.release_retired()  # As the next setup() does; until then they stay, on purpose.
+        # As the next setup() does; until then they stay, on purpose.
+        process_groups.release_retired()
         self.diary.write("held", **_held_when_calm())
 
     def _in_a_world(self) -> None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import allranks
 from allranks._process_group import bring_up
-from allranks._transport import members
+from allranks._transport import process_groups
 
 
 def die(*_: object, **__: object) -> NoReturn:
@@ -23,7 +23,7 @@ def main() -> None:
     if allranks.get_rank() == allranks.get_world_size() - 1:
         if sys.argv[1] == "setup":
             bring_up.init_process_group = die
-        members.new_group = die
+        process_groups.new_group = die
     try:
         with allranks.session(cpu=True, timeout=0.2, rendezvous_timeout=30, stall_after=4):
             allranks.split(0)

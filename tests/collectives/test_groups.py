@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import allranks
 from allranks._system.waiting import BackgroundCall
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._watch import flight_recorder, torch_groups
 from allranks.errors import CollectiveError
 from harness import PATIENCE
@@ -73,7 +73,7 @@ def test_a_color_that_cannot_be_is_an_error_on_all_ranks(world) -> None:
 def test_the_timeout_is_inherited() -> None:
     with allranks.session(cpu=True, timeout=timedelta(seconds=77)):
         for group in (allranks.split(0), allranks.node_group()):
-            assert members.timeout(group).total_seconds() == 77
+            assert process_groups.timeout(group).total_seconds() == 77
 
 
 @pytest.mark.ranks(1, 3)

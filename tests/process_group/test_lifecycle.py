@@ -127,10 +127,10 @@ def test_an_unknown_keyword_is_refused() -> None:
 
 
 def timeouts(settings: dict) -> list[timedelta]:
-    from allranks._transport import members
+    from allranks._transport import process_groups
 
     allranks.setup(cpu=True, **settings)
-    found = members.timeout(dist.group.WORLD)
+    found = process_groups.timeout(dist.group.WORLD)
     allranks.cleanup()
     return [found]
 
@@ -350,10 +350,10 @@ def test_setup_again_with_another_world_size() -> None:
 
 @pytest.mark.ranks(2, setup=False)
 def test_the_timeout_reaches_the_group_on_all_ranks() -> None:
-    from allranks._transport import members
+    from allranks._transport import process_groups
 
     with allranks.session(timeout=timedelta(seconds=77)):
-        assert members.timeout(dist.group.WORLD).total_seconds() == 77.0
+        assert process_groups.timeout(dist.group.WORLD).total_seconds() == 77.0
 
 
 EXIT_CODE = """

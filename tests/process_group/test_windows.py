@@ -19,7 +19,7 @@ import allranks
 from allranks._process_group import bring_up, together
 from allranks._rendezvous import roll_call
 from allranks._system import sockets
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks.errors import PeerFailedError
 from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
 
@@ -66,14 +66,14 @@ def ending_in_split(culprit: int, end) -> None:
     with session() as world:
         allranks.all_reduce(1)
         if world.rank == culprit:
-            members.new_group = lambda *_, **__: (time.sleep(0.3), end())
+            process_groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
         allranks.split(0)
 
 
 def ending_in_node_group(culprit: int, end) -> None:
     with session() as world:
         if world.rank == culprit:
-            members.new_group = lambda *_, **__: (time.sleep(0.3), end())
+            process_groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
         allranks.node_group()
 
 
@@ -113,7 +113,7 @@ def setting_up_with_a_stopped_rank() -> str:
 def splitting_with_a_stopped_rank() -> str:
     allranks.setup(cpu=True, timeout=timedelta(seconds=LONG))
     if allranks.get_rank() == 0:
-        members.new_group = lambda *_, **__: stop()
+        process_groups.new_group = lambda *_, **__: stop()
     return interrupted(lambda: allranks.split(0))
 
 
@@ -231,7 +231,7 @@ def test_a_rank_0_that_is_stopped_in_the_roll_call_is_named() -> None:
 def stopped_while_a_group_is_made() -> None:
     with allranks.session(cpu=True, timeout=timedelta(seconds=8), stall_after=2) as world:
         if world.rank == 1:
-            members.new_group = lambda *_, **__: stop()
+            process_groups.new_group = lambda *_, **__: stop()
         apart = "ALLRANKS_STORE" in os.environ  # Else rank 0 would leave, and its store with it.
         allranks.split(apart and world.rank > 0)
 

@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks._transport import host_channel, members
+from allranks._transport import host_channel, process_groups
 from allranks._transport.frame import FRAME, ROOM
 from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
-from allranks._transport.members import Members
+from allranks._transport.process_groups import Members
 from allranks._watch import flight_recorder
 from allranks._watch.flight_recorder import RecordedCollective
 from allranks._watch.progress import CollectiveProgress, _numbered
@@ -39,7 +39,7 @@ def session(**settings):
 
 def channel() -> object:
     """By which the world's headers go."""
-    return members.members("test", None).cache["channel"]
+    return process_groups.members_of("test", None).cache["channel"]
 
 
 def way_of_headers(rank_without: int | None) -> str:
@@ -66,7 +66,7 @@ def bodies() -> None:
     from allranks._transport.headers import Header, agree, exchange
 
     with session() as world:
-        who = members.members("test", None)
+        who = process_groups.members_of("test", None)
         for size in BODIES:
             mine = bytes([world.rank]) * (size + world.rank)
             wanted = [bytes([rank]) * (size + rank) for rank in range(world.world_size)]
@@ -99,7 +99,7 @@ def a_group_within() -> tuple[str, list[int]]:
     with session() as world:
         group = allranks.split(min(world.rank, 1))
         gathered = allranks.all_gather_objects(world.rank, group=group)
-        used = members.members("test", group).cache.get("channel")
+        used = process_groups.members_of("test", group).cache.get("channel")
         return type(used).__name__, gathered
 
 

@@ -20,7 +20,7 @@ from test_collectives import everyone_works_on, rank_and_size, refusal
 
 import allranks
 from allranks._system import peer_memory
-from allranks._transport import bulk, members
+from allranks._transport import bulk, process_groups
 from allranks.errors import CollectiveError, StalledError
 from harness import PATIENCE, Ranks, private_environs
 
@@ -113,7 +113,7 @@ def test_large_data_are_read_from_the_peers(reads):
     """In whole, in sub-groups too; small data are not worth it."""
     rank, size = rank_and_size()
     assert [len(one) for one in allranks.all_gather_objects("a" * 9000)] == [9000] * size
-    assert "reach" not in members.members("test", None).cache
+    assert "reach" not in process_groups.members_of("test", None).cache
     large_data_arrive()
     assert reads
     reads.clear()
@@ -145,7 +145,7 @@ def test_one_rank_that_does_not_take_part(reads, monkeypatch):
     if rank == 1:
         monkeypatch.setenv("ALLRANKS_PEER_MEMORY", "0")
     large_data_arrive()
-    found = bulk.reach(members.members("test", None))
+    found = bulk.reach(process_groups.members_of("test", None))
     assert [list(row) for row in found.readable] == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert bool(reads) == (rank != 1)
     everyone_works_on()
@@ -159,11 +159,11 @@ def test_memory_that_cannot_be_read_is_sent(monkeypatch):
     def refused(*_):
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
-    bulk.reach(members.members("test", None))
+    bulk.reach(process_groups.members_of("test", None))
     if rank == 2:
         monkeypatch.setattr(peer_memory, "read", refused)
     large_data_arrive()
-    assert not bulk.reach(members.members("test", None)).anywhere
+    assert not bulk.reach(process_groups.members_of("test", None)).anywhere
     everyone_works_on()
 
 
@@ -202,7 +202,7 @@ def test_a_receiver_that_stops(monkeypatch, unchecked):
     """The sender learns of it at the group's timeout, and its memory stays until then and after."""
     rank, _ = rank_and_size()
     group = dist.new_group(timeout=timedelta(seconds=1))
-    who = members.members("test", group)
+    who = process_groups.members_of("test", group)
     bulk.reach(who)
     pids = allranks.all_gather_objects(os.getpid())
     read = peer_memory.read
@@ -234,7 +234,7 @@ def test_control_c_while_reading_gives_the_group_up(monkeypatch, unchecked):
     """The sender waits no longer than the group's timeout."""
     rank, _ = rank_and_size()
     group = dist.new_group(timeout=timedelta(seconds=1))
-    bulk.reach(members.members("test", group))
+    bulk.reach(process_groups.members_of("test", group))
 
     def interrupted(*_):
         raise KeyboardInterrupt

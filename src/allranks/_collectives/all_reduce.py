@@ -25,7 +25,7 @@ from allranks._collectives.in_place import (
 from allranks._system.bounded_cache import remembered
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.group_operations import nothing
 from allranks._transport.headers import Header, agree, fits_inline
 from allranks._transport.tensor_bytes import from_bytes, to_bytes, why_no_block
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._collectives.trees import FlatTree, TreeNode
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
 
@@ -90,26 +90,26 @@ def all_reduce(
             this rank is not in the group. Nothing was changed.
         MismatchError: the ranks made different calls (not verified for a bare tensor).
     """
-    who = members.members("all_reduce", group)
+    members = process_groups.members_of("all_reduce", group)
     op = named_op(op, average=average)
-    if device is None and reduce_like_before(data, op, who):
+    if device is None and reduce_like_before(data, op, members):
         return data
     if is_tensor(data):
-        result: T = _reduce_tensor(data, op, who, device)
+        result: T = _reduce_tensor(data, op, members, device)
     elif type(data) is float and op in OPS:
-        result = _reduce_float(data, op, who)
+        result = _reduce_float(data, op, members)
     else:
-        result = _reduce_tree(data, op, who)
+        result = _reduce_tree(data, op, members)
     return result
 
 
-def _reduce_tensor(tensor: Any, op: str, who: Members, device: Any) -> Any:
+def _reduce_tensor(tensor: Any, op: str, members: Members, device: Any) -> Any:
     plain = tensor.detach() if tensor.requires_grad else tensor
     moved, why = _moved(plain, device)
     why = why or why_not_reduced(moved.dtype, moved.device.type, op) or why_not_in_place(tensor)
-    agree_on(f"all_reduce({op})", tensor, who, why)
-    reduce_in_place(moved, op, who)
-    remember(moved, op, who)
+    agree_on(f"all_reduce({op})", tensor, members, why)
+    reduce_in_place(moved, op, members)
+    remember(moved, op, members)
     return tensor if moved is plain else moved
 
 
@@ -122,26 +122,28 @@ def _moved(tensor: Any, device: Any) -> tuple[Any, str | None]:
         return tensor, f"{told}: {type(error).__name__}: {error}"
 
 
-def _reduce_float(number: Any, op: str, who: Members) -> Any:
+def _reduce_float(number: Any, op: str, members: Members) -> Any:
     """The fast path of ``_reduce_tree`` for one Python float."""
     packed = scalars.floats([number])
     header = Header(f"all_reduce({op}) of number", packed.body)
-    [result] = packed.results(agree(who, header, lambda all_: scalars.reduce_packed(op, all_, 1)))
+    [result] = packed.results(
+        agree(members, header, lambda all_: scalars.reduce_packed(op, all_, 1))
+    )
     return result
 
 
-def _reduce_tree(data: Any, op: str, who: Members) -> Any:
+def _reduce_tree(data: Any, op: str, members: Members) -> Any:
     try:
         packed = _PackedLeaves(data, op)
     except (CollectiveError, ValueError) as error:
-        _refuse(who, f"all_reduce: {error}")
+        _refuse(members, f"all_reduce: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks
-        _refuse(who, f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}")
-    return _rebuilt(data, packed.exchanged(who), packed.node)
+        _refuse(members, f"all_reduce of a {type(data).__name__}: {type(error).__name__}: {error}")
+    return _rebuilt(data, packed.exchanged(members), packed.node)
 
 
-def _refuse(who: Members, why: str) -> NoReturn:
-    agree(who, Header("all_reduce", error=why))
+def _refuse(members: Members, why: str) -> NoReturn:
+    agree(members, Header("all_reduce", error=why))
     raise CollectiveError(why)
 
 
@@ -263,19 +265,19 @@ class _PackedLeaves:
             tensors = [_travelling(leaf, self._op) for leaf in tensors]
         return join(tensors, batch.shape)
 
-    def exchanged(self, who: Members) -> list[Any]:
+    def exchanged(self, members: Members) -> list[Any]:
         """Exchange the leaves, and return the reduced ones.
 
         All travel in the headers if the flat tensors are small together and on the CPU; otherwise
         each flat tensor is reduced by torch.
         """
-        small = fits_inline(who, sum(flat.nbytes for flat in self._flats))
+        small = fits_inline(members, sum(flat.nbytes for flat in self._flats))
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []
         body = b"".join([*map(to_bytes, sent), self._numbers.body])
         rooms: list[ResultMemory] = []
         meanwhile = partial(self._make_room, rooms) if inline else nothing
-        answer = agree(who, Header(self._plan.call, body), self._combiner(sent), meanwhile)
+        answer = agree(members, Header(self._plan.call, body), self._combiner(sent), meanwhile)
         raws, numbers = _cut(answer, sent)
         if rooms:
             rooms[0].memory[:] = raws[0]
@@ -283,7 +285,7 @@ class _PackedLeaves:
         flats = [from_bytes(raw, flat.dtype) for raw, flat in zip(raws, sent, strict=True)]
         for flat in () if inline else self._flats:
             if flat.numel():
-                reduce_in_place(flat, self._op, who)
+                reduce_in_place(flat, self._op, members)
         return self._unpacked(flats or self._flats, self._numbers.results(numbers))
 
     def _make_room(self, rooms: list[ResultMemory]) -> None:

@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from allranks._system.printable import brief_repr
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.group_operations import wait_for_collective
 from allranks._transport.headers import Header, agree, checking
 from allranks._transport.tensor_bytes import (
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 OPS = ("sum", "mean", "min", "max", "prod")
 
@@ -32,13 +32,13 @@ _GLOO = "bool uint8 int8 int32 int64 float16 bfloat16 float32 float64 complex64 
 REDUCED_BY_GLOO = frozenset(f"torch.{name}" for name in _GLOO.split())
 
 
-def agree_on(call: str, tensor: Any, who: Members, why: str | None) -> None:
+def agree_on(call: str, tensor: Any, members: Members, why: str | None) -> None:
     """Refuse a bare tensor that cannot be; with ``check``, only after hearing all ranks.
 
     Args:
         call: the call and its arguments.
         tensor: this rank's.
-        who: who takes part.
+        members: who takes part.
         why: why it cannot be, or None.
 
     Raises:
@@ -48,9 +48,9 @@ def agree_on(call: str, tensor: Any, who: Members, why: str | None) -> None:
     if checking():
         told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
         refuse = f"{call}: {why}" if why else None
-        agree(who, Header(f"{call}{told}", error=refuse))
+        agree(members, Header(f"{call}{told}", error=refuse))
     elif why:
-        raise CollectiveError(f"{call} on rank {who.ranks[who.rank]}: {why}")
+        raise CollectiveError(f"{call} on rank {members.ranks[members.rank]}: {why}")
 
 
 def is_tensor(data: Any) -> bool:
@@ -147,20 +147,20 @@ def torchs_op(op: str) -> Any:
     return getattr(dist.ReduceOp, {"mean": "SUM", "prod": "PRODUCT"}.get(op, op.upper()))
 
 
-def reduce_in_place(tensor: torch.Tensor, op: str, who: Members) -> None:
+def reduce_in_place(tensor: torch.Tensor, op: str, members: Members) -> None:
     """Reduce a tensor over the ranks, in place."""
-    if who.group is not None:
-        run_in_place(tensor, who.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+    if members.group is not None:
+        run_in_place(tensor, members.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
     if op == "mean":
-        tensor.div_(who.size)
+        tensor.div_(members.size)
 
 
-def reduce_like_before(data: Any, op: str, who: Members) -> bool:
+def reduce_like_before(data: Any, op: str, members: Members) -> bool:
     """Do what is left to do for a tensor that is like an earlier one; whether it was done.
 
     In a call of few bytes Python costs as much as communication, so that all its steps stand here.
     """
-    kept = who.cache
+    kept = members.cache
     if type(data) is not kept.get("tensor") or (op, data.dtype) not in kept:
         return False
     group, options, strided = kept[op, data.dtype]
@@ -169,18 +169,18 @@ def reduce_like_before(data: Any, op: str, who: Members) -> bool:
         return False
     wait_for_collective(group, group.allreduce([data], options), data, "all_reduce")
     if op == "mean":
-        data.div_(who.size)
+        data.div_(members.size)
     return True
 
 
-def remember(tensor: torch.Tensor, op: str, who: Members) -> None:
+def remember(tensor: torch.Tensor, op: str, members: Members) -> None:
     """Let ``reduce_like_before`` do the next tensor of this dtype, once one of them was reduced."""
     import torch
 
-    if who.group is not None and tensor.is_cpu and not tensor.is_complex():
-        over = members.group_for_tensor(who.group, tensor)
-        who.cache["tensor"] = torch.Tensor
-        who.cache[op, tensor.dtype] = over, _options(op), torch.strided
+    if members.group is not None and tensor.is_cpu and not tensor.is_complex():
+        over = process_groups.group_for_tensor(members.group, tensor)
+        members.cache["tensor"] = torch.Tensor
+        members.cache[op, tensor.dtype] = over, _options(op), torch.strided
 
 
 def _all_reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> Any:
@@ -219,7 +219,7 @@ def run_in_place(
         async_op: whether the handle is returned, rather than waited for.
         sends: whether this rank's tensor is only read.
     """
-    over = members.group_for_tensor(group, tensor)
+    over = process_groups.group_for_tensor(group, tensor)
     dense = contiguous(tensor)
     if over is not group:
         dense = dense.cpu()

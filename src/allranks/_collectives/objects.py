@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from allranks._collectives.pickling import addresses, dump, empty, load, sizes
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.bulk import IncomingBytes, transfer
 from allranks._transport.headers import Header, exchange, fits_inline, numbers, numbers_in
 from allranks._transport.tensor_bytes import flat
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
 
@@ -134,35 +134,39 @@ def scatter_objects(
             one object for each rank.
         MismatchError: the ranks made different calls.
     """
-    who = members.members("scatter_objects", group)
+    members = process_groups.members_of("scatter_objects", group)
     objects = list(data) if isinstance(data, (list, tuple)) else []
-    src, error = _sender("scatter_objects", src, who)
-    sends = not error and src == who.ranks[who.rank]
-    if sends and len(objects) != who.size:
+    src, error = _sender("scatter_objects", src, members)
+    sends = not error and src == members.ranks[members.rank]
+    if sends and len(objects) != members.size:
         given = f"{len(objects)} objects" if objects else brief_repr(data)
-        error = f"scatter_objects: expected one object for each of {who.size} ranks, not {given}"
+        error = (
+            f"scatter_objects: expected one object for each of {members.size} ranks, not {given}"
+        )
     each: list[list[Any]] = []
     for one in objects if sends and not error else ():
         buffers, why = _dump(one)
         each.append(buffers)
         error = error or why
     body = b"".join(_body(buffers, inline=False) for buffers in each)
-    bodies = exchange(who, Header(f"scatter_objects from src={src}", body, error))
-    sender = who.ranks.index(src)
+    bodies = exchange(members, Header(f"scatter_objects from src={src}", body, error))
+    sender = members.ranks.index(src)
     told = list(_all_told(bodies[sender]))
-    largest = max(one.nbytes for i, one in enumerate(told) if i != sender) if who.size > 1 else 0
-    if who.rank == sender:
+    largest = (
+        max(one.nbytes for i, one in enumerate(told) if i != sender) if members.size > 1 else 0
+    )
+    if members.rank == sender:
         others = {i: b for i, b in enumerate(each) if i != sender}
-        transfer(who, "scatter_objects", others, {}, largest)
+        transfer(members, "scatter_objects", others, {}, largest)
         return cast("T", objects[sender])
-    received = empty(told[who.rank].lengths)
-    incoming = {sender: told[who.rank].incoming(received)}
-    transfer(who, "scatter_objects", {}, incoming, largest)
+    received = empty(told[members.rank].lengths)
+    incoming = {sender: told[members.rank].incoming(received)}
+    transfer(members, "scatter_objects", {}, incoming, largest)
     return cast("T", _load(received, src))
 
 
-def _sender(call: str, src: object, who: Members) -> tuple[int, str | None]:
-    number, why = who.sender(src)
+def _sender(call: str, src: object, members: Members) -> tuple[int, str | None]:
+    number, why = members.sender(src)
     return number, f"{call}: {why}" if why else None
 
 
@@ -170,22 +174,22 @@ def _broadcast(
     call: str, data: Any, src: int, group: dist.ProcessGroup | None, error: str | None = None
 ) -> Any:
     """Small objects travel with the headers; all ranks know from those how much is to follow."""
-    who = members.members(call, group)
+    members = process_groups.members_of(call, group)
     buffers: list[Any] = []
-    src, no_sender = _sender(call, src, who)
+    src, no_sender = _sender(call, src, members)
     error = no_sender or error
-    if not error and src == who.ranks[who.rank]:
+    if not error and src == members.ranks[members.rank]:
         buffers, error = _dump(data)
-    body = _body(buffers, inline=_fits_inline(who, buffers)) if buffers else b""
-    bodies = exchange(who, Header(f"{call} from src={src}", body, error))
-    sender = who.ranks.index(src)
+    body = _body(buffers, inline=_fits_inline(members, buffers)) if buffers else b""
+    bodies = exchange(members, Header(f"{call} from src={src}", body, error))
+    sender = members.ranks.index(src)
     told = _told(bodies[sender])
-    if who.rank == sender:
-        others = [i for i in range(who.size) if i != sender and told.nbytes]
-        transfer(who, call, dict.fromkeys(others, buffers), {}, told.nbytes)
+    if members.rank == sender:
+        others = [i for i in range(members.size) if i != sender and told.nbytes]
+        transfer(members, call, dict.fromkeys(others, buffers), {}, told.nbytes)
         return data
     received = told.received()
-    transfer(who, call, {}, {sender: told.incoming(received)}, told.nbytes)
+    transfer(members, call, {}, {sender: told.incoming(received)}, told.nbytes)
     return _load(received, src)
 
 
@@ -196,20 +200,20 @@ def _gather(
 
     Every rank sends; one that does not receive returns None.
     """
-    who = members.members(call, group)
+    members = process_groups.members_of(call, group)
     buffers, error = _dump(data)
-    body = _body(buffers, inline=_fits_inline(who, buffers))
-    told = list(map(_told, exchange(who, Header(call, body, error))))
-    everyone = range(who.size)
+    body = _body(buffers, inline=_fits_inline(members, buffers))
+    told = list(map(_told, exchange(members, Header(call, body, error))))
+    everyone = range(members.size)
     receivers = everyone if receivers is None else receivers
-    others = [i for i in everyone if who.rank in receivers and i != who.rank]
+    others = [i for i in everyone if members.rank in receivers and i != members.rank]
     received = {i: told[i].received() for i in others}
     incoming = {i: told[i].incoming(received[i]) for i in others}
-    outgoing = {i: buffers for i in receivers if told[who.rank].nbytes and i != who.rank}
-    transfer(who, call, outgoing, incoming, _largest(told, receivers))
-    if who.rank not in receivers:
+    outgoing = {i: buffers for i in receivers if told[members.rank].nbytes and i != members.rank}
+    transfer(members, call, outgoing, incoming, _largest(told, receivers))
+    if members.rank not in receivers:
         return None
-    return [data if i == who.rank else _load(received[i], who.ranks[i]) for i in everyone]
+    return [data if i == members.rank else _load(received[i], members.ranks[i]) for i in everyone]
 
 
 class _BufferSizes(NamedTuple):
@@ -250,8 +254,8 @@ def _largest(told: Sequence[_BufferSizes], receivers: Collection[int]) -> int:
     return max(one.nbytes * any(r != i for r in receivers) for i, one in enumerate(told))
 
 
-def _fits_inline(who: Members, buffers: Sequence[Any]) -> bool:
-    return fits_inline(who, sum(sizes(buffers)))
+def _fits_inline(members: Members, buffers: Sequence[Any]) -> bool:
+    return fits_inline(members, sum(sizes(buffers)))
 
 
 def _body(buffers: Sequence[Any], *, inline: bool) -> bytes:

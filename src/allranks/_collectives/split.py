@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from allranks._collectives.objects import gather_everywhere
 from allranks._system.graph_breaks import outside_graphs
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.headers import Header, agree
 from allranks.errors import CollectiveError, ConfigError
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 
 @outside_graphs
@@ -40,22 +40,24 @@ def split(
         CollectiveError: the color cannot be hashed or pickled, or this rank is not in the group.
         ConfigError: keys reorder the ranks, which this version of torch cannot do.
     """
-    who = members.members("split", group)
+    members = process_groups.members_of("split", group)
     told = gather_everywhere("split", (color, key), group)
-    who.cache["splits"] = who.cache.get("splits", 0) + 1  # On all: names of groups count them.
+    members.cache["splits"] = (
+        members.cache.get("splits", 0) + 1
+    )  # On all: names of groups count them.
     mine: list[int] = []
     try:
         by_color: dict[Any, list[int]] = {}
         for index, (other, _) in enumerate(told):
             by_color.setdefault(other, []).append(index)
-        mine = next(some for some in by_color.values() if who.rank in some)
+        mine = next(some for some in by_color.values() if members.rank in some)
         for some in by_color.values():  # All, so that keys without an order are every rank's error.
             some.sort(key=lambda i: (told[i][1] or 0, i))
     except Exception as error:
         raise CollectiveError(f"split: {told!r:.200}: {type(error).__name__}: {error}") from error
     if color is None:
         return cast("dist.ProcessGroup", no_group())
-    return None if who.group is None else _new_group([who.ranks[i] for i in mine], who)
+    return None if members.group is None else _new_group([members.ranks[i] for i in mine], members)
 
 
 def no_group() -> Any:
@@ -65,17 +67,17 @@ def no_group() -> Any:
     return dist.GroupMember.NON_GROUP_MEMBER
 
 
-def _new_group(ranks: list[int], who: Members) -> dist.ProcessGroup:
+def _new_group(ranks: list[int], members: Members) -> dist.ProcessGroup:
     import torch.distributed as dist
 
-    within = cast("dist.ProcessGroup", who.group)
+    within = cast("dist.ProcessGroup", members.group)
     more: dict[str, Any] = {}
     if ranks != sorted(ranks):
         if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
             raise ConfigError("split: this version of torch always orders a group by rank")
         more["sort_ranks"] = False
-    name = f"{within.group_name}/{who.cache['splits']}.{ranks[0]}"
-    made = members.new_group("split", ranks, name, within, **more)
+    name = f"{within.group_name}/{members.cache['splits']}.{ranks[0]}"
+    made = process_groups.new_group("split", ranks, name, within, **more)
     # A rank that left the group at once would break the connections that others still make.
-    agree(members.members("split", made), Header("split: connected"))
+    agree(process_groups.members_of("split", made), Header("split: connected"))
     return made

@@ -19,7 +19,7 @@ from allranks._collectives.in_place import (
 from allranks._collectives.objects import gather_everywhere
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.bulk import LARGE, IncomingBytes, reach, transfer
 from allranks._transport.group_operations import (
     all_gather_single,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
 
@@ -60,17 +60,17 @@ def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
         MismatchError: the ranks made different calls.
         StalledError: a rank did not come within the group's timeout.
     """
-    who = members.members("synchronize", group)
-    if who.group is None:
+    members = process_groups.members_of("synchronize", group)
+    if members.group is None:
         return
     import torch
     import torch.distributed as dist
 
-    if members.has_backend(who.group, "cpu"):
+    if process_groups.has_backend(members.group, "cpu"):
         # A header that comes from everyone is a barrier, and tells one who made another call.
-        agree(who, Header("synchronize"))
+        agree(members, Header("synchronize"))
     else:
-        dist.barrier(who.group, device_ids=[torch.accelerator.current_device_index()])
+        dist.barrier(members.group, device_ids=[torch.accelerator.current_device_index()])
 
 
 @outside_graphs
@@ -95,19 +95,19 @@ def broadcast(
         CollectiveError: ``src`` or this rank is not in the group; or the tensor overlaps itself, is
             part of an autograd graph, or is not contiguous with ``async_op``. Nothing was sent.
     """
-    who = members.members("broadcast", group)
-    src, why = who.sender(src)
+    members = process_groups.members_of("broadcast", group)
+    src, why = members.sender(src)
     why = why or why_not_in_place(tensor, async_op=async_op)
-    agree_on(f"broadcast(src={src})", tensor, who, why)
-    if who.group is None:
+    agree_on(f"broadcast(src={src})", tensor, members, why)
+    if members.group is None:
         return completed_work(async_op=async_op)
     import torch.distributed as dist
 
     def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
         return dist.broadcast(as_bytes(dense), src, group=over, async_op=True)
 
-    sends = who.ranks[who.rank] == src
-    return run_in_place(tensor, who.group, send, "broadcast", async_op=async_op, sends=sends)
+    sends = members.ranks[members.rank] == src
+    return run_in_place(tensor, members.group, send, "broadcast", async_op=async_op, sends=sends)
 
 
 @overload
@@ -165,17 +165,17 @@ def all_gather(
     cat, unclear = truth("cat", cat)
     if not is_tensor(data) and not cat and not unclear:
         return gather_everywhere("all_gather of objects", data, group)
-    who = members.members("all_gather", group)
+    members = process_groups.members_of("all_gather", group)
     tensor, error = (data, unclear) if unclear else _gatherable(data, device, cat=cat)
-    inline = error is None and tensor.device.type == "cpu" and fits_inline(who, tensor.nbytes)
+    inline = error is None and tensor.device.type == "cpu" and fits_inline(members, tensor.nbytes)
     told = f"all_gather{'(cat=True)' if cat else ''} of {_kind(data)}"
     small = to_bytes(tensor) if inline else b""
     body = b"" if error else numbers([*tensor.shape, tensor.data_ptr()]) + small
-    bodies = exchange(who, Header(told, body, error))
+    bodies = exchange(members, Header(told, body, error))
     parts = [_TensorPart.told(body, tensor.dim()) for body in bodies]
     if cat:
-        _check_rows(who, [part.shape for part in parts])
-    raw = _gathered(tensor, parts, who)
+        _check_rows(members, [part.shape for part in parts])
+    raw = _gathered(tensor, parts, members)
     if cat:
         rows = sum(part.shape[0] for part in parts)
         return raw.view(tensor.dtype).view(rows, *parts[0].shape[1:])
@@ -232,10 +232,12 @@ def _gatherable(data: Any, device: Any, *, cat: bool) -> tuple[torch.Tensor, str
     return data, f"all_gather of a tensor of {data.dtype} {where}: {why}"
 
 
-def _check_rows(who: Members, shapes: Sequence[Sequence[int]]) -> None:
+def _check_rows(members: Members, shapes: Sequence[Sequence[int]]) -> None:
     """All ranks see the same shapes, so all raise."""
     if len({tuple(shape[1:]) for shape in shapes}) > 1:
-        told = "; ".join(f"rank {r}: {s}" for r, s in zip(who.ranks[:8], shapes[:8], strict=True))
+        told = "; ".join(
+            f"rank {r}: {s}" for r, s in zip(members.ranks[:8], shapes[:8], strict=True)
+        )
         raise MismatchError(
             f"all_gather(cat=True): the tensors differ in more than their first dimension: {told}"
         )
@@ -247,27 +249,27 @@ def _nbytes(shape: Sequence[int], tensor: torch.Tensor) -> int:
     return torch.Size(shape).numel() * tensor.element_size()
 
 
-def _gathered(tensor: torch.Tensor, parts: Sequence[_TensorPart], who: Members) -> torch.Tensor:
+def _gathered(tensor: torch.Tensor, parts: Sequence[_TensorPart], members: Members) -> torch.Tensor:
     """The bytes of all ranks' tensors, one after the other, in one flat tensor."""
     import torch
 
     sizes = [_nbytes(part.shape, tensor) for part in parts]
-    if who.group is None:
+    if members.group is None:
         return as_bytes(tensor).clone()
-    if tensor.is_cpu and fits_inline(who, max(sizes)):
+    if tensor.is_cpu and fits_inline(members, max(sizes)):
         return from_bytes(b"".join(part.inline for part in parts), torch.uint8)
-    over = members.group_for_tensor(who.group, tensor)
-    by_copy = not members.has_backend(over, tensor.device.type)
+    over = process_groups.group_for_tensor(members.group, tensor)
+    by_copy = not process_groups.has_backend(over, tensor.device.type)
     mine = as_bytes(tensor.cpu() if by_copy else tensor)
     raw = torch.empty(sum(sizes), dtype=torch.uint8, device=mine.device)
     # The address of a copy was not told.
     addresses = [part.address for part in parts] if tensor.is_cpu else []
-    _fill(who, over, mine, torch.split(raw, sizes), addresses, raw)
+    _fill(members, over, mine, torch.split(raw, sizes), addresses, raw)
     return raw.to(tensor.device)
 
 
 def _fill(
-    who: Members,
+    members: Members,
     over: dist.ProcessGroup,
     mine: torch.Tensor,
     into: Sequence[torch.Tensor],
@@ -277,24 +279,24 @@ def _fill(
     """Fill the parts of a flat tensor, each from its member."""
     largest = max(part.numel() for part in into)
     equal = all(part.numel() == largest for part in into)
-    if equal and not (addresses and largest >= LARGE and reach(who).everywhere):
+    if equal and not (addresses and largest >= LARGE and reach(members).everywhere):
         all_gather_single(over, mine, raw, "all_gather")
         return
-    into[who.rank].copy_(mine)
+    into[members.rank].copy_(mine)
     if mine.is_cpu:
-        _fill_from_each(who, mine, into, addresses)
+        _fill_from_each(members, mine, into, addresses)
     else:
-        broadcast_in_turn(who, over, into)
+        broadcast_in_turn(members, over, into)
 
 
 def _fill_from_each(
-    who: Members, mine: torch.Tensor, into: Sequence[torch.Tensor], addresses: Sequence[int]
+    members: Members, mine: torch.Tensor, into: Sequence[torch.Tensor], addresses: Sequence[int]
 ) -> None:
     """Fill each member's part from there; from its memory, where the addresses are known."""
-    peers = [i for i in range(who.size) if i != who.rank]
+    peers = [i for i in range(members.size) if i != members.rank]
     incoming = {i: [IncomingBytes(into[i], addresses[i] if addresses else 0)] for i in peers}
     largest = max(part.numel() for part in into) if addresses else 0
-    transfer(who, "all_gather", dict.fromkeys(peers, (mine.numpy(),)), incoming, largest)
+    transfer(members, "all_gather", dict.fromkeys(peers, (mine.numpy(),)), incoming, largest)
 
 
 @outside_graphs
@@ -326,14 +328,14 @@ def reduce_scatter(
             in the group. Nothing was sent.
         MismatchError: the ranks made different calls, or with tensors of different shapes.
     """
-    who = members.members("reduce_scatter", group)
+    members = process_groups.members_of("reduce_scatter", group)
     op = named_op(op, average=average)
-    parts, why = _parts_of(data, who.size)
-    why = why or _why_not_scattered(parts, op, who)
+    parts, why = _parts_of(data, members.size)
+    why = why or _why_not_scattered(parts, op, members)
     shapes = "" if why else f" of tensors {parts[0].dtype}{[list(p.shape) for p in parts]}"
     error = f"reduce_scatter: {why}" if why else None
-    agree(who, Header(f"reduce_scatter({op}){shapes}", error=error))
-    return _scattered([contiguous(part.detach()) for part in parts], op, who)
+    agree(members, Header(f"reduce_scatter({op}){shapes}", error=error))
+    return _scattered([contiguous(part.detach()) for part in parts], op, members)
 
 
 def _parts_of(data: Any, count: int) -> tuple[Any, str | None]:
@@ -348,11 +350,11 @@ def _parts_of(data: Any, count: int) -> tuple[Any, str | None]:
         return None, f"{type(error).__name__}: {error}"
 
 
-def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
+def _why_not_scattered(parts: Any, op: str, members: Members) -> str | None:
     if not isinstance(parts, list) or not all(map(is_tensor, parts)):
         return f"expected a tensor with dimensions or a list of tensors, not {brief_repr(parts)}"
-    if len(parts) != who.size:
-        return f"expected one tensor for each of {who.size} ranks, not {len(parts)}"
+    if len(parts) != members.size:
+        return f"expected one tensor for each of {members.size} ranks, not {len(parts)}"
     kinds = {(str(part.dtype), str(part.device)) for part in parts}
     if len(kinds) > 1:
         return f"the tensors are of several dtypes or devices: {sorted(kinds)}"
@@ -362,17 +364,17 @@ def _why_not_scattered(parts: Any, op: str, who: Members) -> str | None:
     return why_not_reduced(parts[0].dtype, parts[0].device.type, op)
 
 
-def _scattered(parts: list[torch.Tensor], op: str, who: Members) -> torch.Tensor:
+def _scattered(parts: list[torch.Tensor], op: str, members: Members) -> torch.Tensor:
     """This rank's part: by the backend of its device, or by messages on the CPU."""
-    mine = parts[who.rank]
-    if who.group is None or who.size == 1:
+    mine = parts[members.rank]
+    if members.group is None or members.size == 1:
         return mine.clone()
-    group = members.group_for_tensor(who.group, mine)
-    if members.has_backend(group, mine.device.type) and mine.device.type != "cpu":
+    group = process_groups.group_for_tensor(members.group, mine)
+    if process_groups.has_backend(group, mine.device.type) and mine.device.type != "cpu":
         total = _scattered_by_backend(parts, op, group, mine)
     else:
-        total = _scattered_by_messages([part.cpu() for part in parts], op, group, who)
-    return (total.div_(who.size) if op == "mean" else total).to(mine.device)
+        total = _scattered_by_messages([part.cpu() for part in parts], op, group, members)
+    return (total.div_(members.size) if op == "mean" else total).to(mine.device)
 
 
 def _scattered_by_backend(
@@ -388,16 +390,16 @@ def _scattered_by_backend(
 
 
 def _scattered_by_messages(
-    parts: list[torch.Tensor], op: str, group: dist.ProcessGroup, who: Members
+    parts: list[torch.Tensor], op: str, group: dist.ProcessGroup, members: Members
 ) -> torch.Tensor:
     """Each part goes straight to its rank, which combines them in the order of the ranks."""
     import torch
 
-    mine = parts[who.rank]
-    arrived = [mine if i == who.rank else torch.empty_like(mine) for i in range(who.size)]
-    peers = [i for i in range(who.size) if i != who.rank]
-    send = [(as_bytes(parts[i]), who.ranks[i]) for i in peers]
-    receive = [(as_bytes(arrived[i]), who.ranks[i]) for i in peers]
+    mine = parts[members.rank]
+    arrived = [mine if i == members.rank else torch.empty_like(mine) for i in range(members.size)]
+    peers = [i for i in range(members.size) if i != members.rank]
+    send = [(as_bytes(parts[i]), members.ranks[i]) for i in peers]
+    receive = [(as_bytes(arrived[i]), members.ranks[i]) for i in peers]
     send_and_receive(group, send, receive, "reduce_scatter")
     total = arrived[0].clone()
     two = {"min": torch.minimum, "max": torch.maximum, "prod": torch.mul}.get(op, torch.add)

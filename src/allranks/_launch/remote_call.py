@@ -27,7 +27,7 @@ from allranks._launch.template import (
     preload,
     write_stacks_to,
 )
-from allranks._transport.members import rest_before_exit
+from allranks._transport.process_groups import rest_before_exit
 from allranks._watch import failures
 
 if TYPE_CHECKING:

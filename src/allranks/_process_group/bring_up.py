@@ -18,7 +18,7 @@ from allranks._rendezvous.plan import RendezvousPlan, nth
 from allranks._rendezvous.record import HostLayout, RankRecord
 from allranks._rendezvous.roll_call import LINGER, RollCall
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.headers import CHECK
 from allranks._watch import flight_recorder
 from allranks._watch.config import WatchConfig
@@ -76,7 +76,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     stall_after = _stall_after(wanted)
     found, how = _planned(wanted, deadline)
     verify_as_asked(wanted)
-    members.release_retired()
+    process_groups.release_retired()
     with ExitStack() as undo:
         undo.callback(environment.restore)
         me, meeting = _met(how, own_record(wanted, found), deadline, undo)

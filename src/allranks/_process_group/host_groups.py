@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from allranks._collectives.split import no_group, split
 from allranks._process_group.lifecycle import world
 from allranks._system.graph_breaks import outside_graphs
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._watch import torch_groups
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 
 @outside_graphs
@@ -43,15 +43,15 @@ def leaders_group() -> dist.ProcessGroup | None:
 
 
 def _once(name: str, color: Any) -> dist.ProcessGroup | None:
-    who = members.members(name, None)
-    if who.group is not None and not _is_kept(who, name):
-        made = who.cache[name] = split(color())
+    members = process_groups.members_of(name, None)
+    if members.group is not None and not _is_kept(members, name):
+        made = members.cache[name] = split(color())
         if made is not no_group():
-            members.members(name, made).on_destroy.callback(who.cache.pop, name, None)
-    return who.cache.get(name)
+            process_groups.members_of(name, made).on_destroy.callback(members.cache.pop, name, None)
+    return members.cache.get(name)
 
 
-def _is_kept(who: Members, name: str) -> bool:
+def _is_kept(members: Members, name: str) -> bool:
     """Whether a group was made before, and the program has not destroyed it since."""
-    made = who.cache.get(name)
+    made = members.cache.get(name)
     return made is not None and (made is no_group() or torch_groups.is_up(made))

@@ -22,7 +22,7 @@ from allranks._process_group.own_record import assign_device
 from allranks._process_group.settings import Settings, SettingsDict, read
 from allranks._system import stacks
 from allranks._system.graph_breaks import outside_graphs
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._watch import failures
 from allranks._watch.event_log import UP, counted
 from allranks._watch.store_client import PATIENCE
@@ -80,8 +80,8 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
     global _state  # noqa: PLW0603 - this module is the one owner of the state
     wanted = read(config, settings)
     refuse_unknown_backend(wanted.distributed_backend)
-    if members.is_inherited():
-        raise DetectionError(f"setup: {members.no_rank()}")
+    if process_groups.is_inherited():
+        raise DetectionError(f"setup: {process_groups.no_rank()}")
     if _state is not None and (_state.failed or not initialized()):
         _end("it failed" if _state.failed else "its process group was destroyed")
     if _state is not None:
@@ -133,7 +133,7 @@ def _adopted_world(rank: int, size: int) -> World:
 def _register_at_exit() -> None:
     global _at_exit_registered  # noqa: PLW0603 - registered once a process
     if not _at_exit_registered:
-        atexit.register(members.rest_before_exit)  # Runs after _leave.
+        atexit.register(process_groups.rest_before_exit)  # Runs after _leave.
         atexit.register(_leave)
         import multiprocessing.util
 
@@ -169,7 +169,7 @@ def cleanup() -> None:
 def _end(how: str) -> None:
     global _state
     state, _state = _state, None
-    if members.is_inherited() or (state and state.pid != os.getpid()):
+    if process_groups.is_inherited() or (state and state.pid != os.getpid()):
         return  # The group, its store and its watch are those of the rank that forked this process.
     cut_off = state is not None and state.watch is not None and state.watch.cut_off
     if state and state.meeting and not cut_off:
@@ -178,9 +178,9 @@ def _end(how: str) -> None:
     if state and state.watch:
         state.watch.stop(how)
     if initialized():
-        members.destroy_all()
+        process_groups.destroy_all()
     else:
-        members.forget()  # The program has destroyed them itself.
+        process_groups.forget()  # The program has destroyed them itself.
     if state and state.watch:
         state.watch.see_others_off()
     devices.forget()

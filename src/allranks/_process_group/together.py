@@ -19,7 +19,7 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._system.waiting import BackgroundCall
 from allranks._system.words import tell
-from allranks._transport import headers, members
+from allranks._transport import headers, process_groups
 from allranks._transport.headers import Header
 from allranks._watch import failures
 from allranks._watch.store_client import unless_lost
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._rendezvous.record import RankRecord
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def agree(
             group.
         MismatchError: the ranks made different calls.
     """
-    who = members.members("agree", group)
+    who = process_groups.members_of("agree", group)
     mine, error = b"", None
     try:
         mine = bytes([bool(flag)])
@@ -102,7 +102,7 @@ def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
         CollectiveError: this rank is not in the group.
         MismatchError: the ranks made different calls.
     """
-    who = members.members("should_stop", group)
+    who = process_groups.members_of("should_stop", group)
     stop_signals.listen()
     mine = bytes([stop_signals.received()])
     asked = headers.exchange(who, Header("should_stop", mine))
@@ -134,7 +134,7 @@ def on_master(fn: Callable[[], T]) -> T:
         CollectiveError: the result cannot be pickled, or ``setup`` was not called.
         MismatchError: the ranks made different calls.
     """
-    who = members.members("on_master", None)
+    who = process_groups.members_of("on_master", None)
     if who.size == 1:
         return fn()
     result, failure = None, None
@@ -162,7 +162,7 @@ def master_first() -> Iterator[None]:
         PeerFailedError: on the others, where rank 0 raised in the body, left or died.
         CollectiveError: ``setup`` was not called.
     """
-    who = members.members("master_first", None)
+    who = process_groups.members_of("master_first", None)
     mine = False
     if who.size > 1:
         with _turn(who, "master_first") as mine:

@@ -1,6 +1,7 @@
 """How the ranks of a group agree on a call, and how bytes move between them.
 
-Read ``members`` (who takes part), ``frame`` and ``headers`` (what is agreed on), then the two ways
-on which frames travel: ``gloo_channel`` and ``host_channel``. Data travel by ``group_operations``,
-or in ``bulk``, from memory to memory; ``tensor_bytes`` is how a tensor lies in memory.
+Read ``process_groups`` (who takes part), ``frame`` and ``headers`` (what is agreed on), then the
+two ways on which frames travel: ``gloo_channel`` and ``host_channel``. Data travel by
+``group_operations``, or in ``bulk``, from memory to memory; ``tensor_bytes`` is how a tensor lies
+in memory.
 """

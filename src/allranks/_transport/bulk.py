@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from allranks._system import peer_memory, processes
 from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import BackgroundCall
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.group_operations import send_and_receive
 from allranks._transport.headers import Header, agree, exchange
 from allranks._transport.tensor_bytes import flat
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 LARGE = 2**19
 """Bytes from one rank to another that are worth a second agreement (measured on two cores)."""
@@ -81,27 +81,27 @@ class MemoryReach:
         return all(map(all, self.readable))
 
 
-def reach(who: Members) -> MemoryReach:
+def reach(members: Members) -> MemoryReach:
     """Who can read whom; found out once for a group. Collective at the group's first use."""
-    if "reach" not in who.cache:
-        who.cache["reach"] = _tried(who)
-    found: MemoryReach = who.cache["reach"]
+    if "reach" not in members.cache:
+        members.cache["reach"] = _tried(members)
+    found: MemoryReach = members.cache["reach"]
     return found
 
 
-def _tried(who: Members) -> MemoryReach:
+def _tried(members: Members) -> MemoryReach:
     where = processes.pid_space()
     probe, secret = peer_memory.present(where)
-    told = exchange(who, Header("who may read my memory", written(probe).encode()))
+    told = exchange(members, Header("who may read my memory", written(probe).encode()))
     probes = [parsed(peer_memory.MemoryProbe, text) for text in told]
-    mine = bytes(i == who.rank or peer_memory.readable(c, where) for i, c in enumerate(probes))
-    readable = exchange(who, Header("whose memory I can read", mine))
+    mine = bytes(i == members.rank or peer_memory.readable(c, where) for i, c in enumerate(probes))
+    readable = exchange(members, Header("whose memory I can read", mine))
     del secret  # All have tried to read it.
     return MemoryReach([probe.pid for probe in probes], readable)
 
 
 def transfer(
-    who: Members,
+    members: Members,
     what: str,
     outgoing: Mapping[int, Sequence[Any]],
     incoming: Mapping[int, Sequence[IncomingBytes]],
@@ -110,7 +110,7 @@ def transfer(
     """Fill the memory of the members with each other's. Collective over the members.
 
     Args:
-        who: takes part.
+        members: takes part.
         what: names the call in errors.
         outgoing: buffers that go to a member of the group.
         incoming: what is to be filled by a member; of as many bytes as it sends.
@@ -121,48 +121,52 @@ def transfer(
         CollectiveError: a peer is gone.
         StalledError: a rank did not come within the group's timeout.
     """
-    if who.group is None or who.size == 1:
+    if members.group is None or members.size == 1:
         return
-    found = reach(who) if largest >= LARGE else MemoryReach.nowhere(who.size)
-    who.cache["outgoing"] = outgoing  # Stays where this ends early: a peer may still be reading.
-    problem = _moved(who, what, outgoing, incoming, found)
+    found = reach(members) if largest >= LARGE else MemoryReach.nowhere(members.size)
+    members.cache["outgoing"] = (
+        outgoing  # Stays where this ends early: a peer may still be reading.
+    )
+    problem = _moved(members, what, outgoing, incoming, found)
     try:
-        if found.anywhere and _someone_could_not(who, what, problem):
-            who.cache["reach"] = MemoryReach.nowhere(who.size)
-            _moved(who, what, outgoing, incoming, who.cache["reach"])
+        if found.anywhere and _someone_could_not(members, what, problem):
+            members.cache["reach"] = MemoryReach.nowhere(members.size)
+            _moved(members, what, outgoing, incoming, members.cache["reach"])
     except RuntimeError as error:
         if problem is None or isinstance(error, PeerFailedError):
             raise
         raise CollectiveError(f"{what}: {problem}") from error
-    del who.cache["outgoing"]
+    del members.cache["outgoing"]
 
 
 def _moved(
-    who: Members,
+    members: Members,
     what: str,
     outgoing: Mapping[int, Sequence[Any]],
     incoming: Mapping[int, Sequence[IncomingBytes]],
     found: MemoryReach,
 ) -> str | None:
     """Read what can be read, and send the rest; why something could not be read, or None."""
-    sent = [(i, b) for i, some in outgoing.items() for b in some if not found.reads(i, who.rank)]
+    sent = [
+        (i, b) for i, some in outgoing.items() for b in some if not found.reads(i, members.rank)
+    ]
     flats = {id(buffer): flat(buffer) for _, buffer in sent}  # Each once: it may be a copy.
-    send = [(flats[id(buffer)], who.ranks[i]) for i, buffer in sent]
+    send = [(flats[id(buffer)], members.ranks[i]) for i, buffer in sent]
     told = [(owner, piece) for owner, pieces in incoming.items() for piece in pieces]
-    receive = [(p.into, who.ranks[i]) for i, p in told if not found.reads(who.rank, i)]
-    direct = [(i, p) for i, p in told if found.reads(who.rank, i)]
-    group = members.cpu_group(cast("dist.ProcessGroup", who.group))
-    return send_and_receive(group, send, receive, what, lambda: _read(who, found, direct))
+    receive = [(p.into, members.ranks[i]) for i, p in told if not found.reads(members.rank, i)]
+    direct = [(i, p) for i, p in told if found.reads(members.rank, i)]
+    group = process_groups.cpu_group(cast("dist.ProcessGroup", members.group))
+    return send_and_receive(group, send, receive, what, lambda: _read(members, found, direct))
 
 
-def _someone_could_not(who: Members, what: str, problem: str | None) -> bool:
+def _someone_could_not(members: Members, what: str, problem: str | None) -> bool:
     """Whether any member failed to read; if none, memory may be changed again. Collective."""
     told = Header(f"the end of {what}", b"1" if problem else b"")
-    return bool(agree(who, told, lambda bodies: b"1" if any(bodies) else b""))
+    return bool(agree(members, told, lambda bodies: b"1" if any(bodies) else b""))
 
 
 def _read(
-    who: Members, found: MemoryReach, pieces: Sequence[tuple[int, IncomingBytes]]
+    members: Members, found: MemoryReach, pieces: Sequence[tuple[int, IncomingBytes]]
 ) -> str | None:
     """Read from the members' memory; why that could not be done, or None."""
     for owner, piece in pieces:
@@ -170,7 +174,7 @@ def _read(
         try:
             _read_piece(pid, piece)
         except OSError as error:
-            told = f"the memory of rank {who.ranks[owner]} (pid {pid}) cannot be read"
+            told = f"the memory of rank {members.ranks[owner]} (pid {pid}) cannot be read"
             return f"{told}: {error.strerror}"
     return None
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._transport.frame import Answer
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 SWAPPING = 3
 """Ranks that all tell each other sooner than by way of the first (measured on two cores)."""

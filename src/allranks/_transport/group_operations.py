@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks._system.waiting import SLICE, BackgroundCall, StillRunning, done_soon, wait
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._watch import failures, torch_groups
 from allranks.errors import StalledError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
 
@@ -84,11 +84,11 @@ def all_gather_single(
     wait_for_collective(group, gather(into, mine, group=group, async_op=True), mine, what)
 
 
-def broadcast_in_turn(who: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
+def broadcast_in_turn(members: Members, group: dist.ProcessGroup, parts: Sequence[Any]) -> None:
     """Gather device tensors of known sizes by one broadcast from each member."""
     import torch.distributed as dist
 
-    for rank, part in zip(who.ranks, parts, strict=True):
+    for rank, part in zip(members.ranks, parts, strict=True):
         if part.numel():
             dist.broadcast(part, rank, group=group)
 
@@ -138,7 +138,7 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
         for work, waiting_for in works:  # noqa: B007 - told if the wait ends early
             work.wait()
 
-    timeout = members.timeout(group)
+    timeout = process_groups.timeout(group)
     try:
         failures.begin_wait(brief(what), torch_groups.name_of(group))
         BackgroundCall(wait_for_all).result_unless(
@@ -168,7 +168,7 @@ def wait_for_collective(
         meanwhile()
         if not done_soon(work):
             failures.begin_wait(brief(what), torch_groups.name_of(group), SLICE.total_seconds())
-            wait(work, members.timeout(group), failures.raise_if_failed)
+            wait(work, process_groups.timeout(group), failures.raise_if_failed)
     except BaseException as error:
         fail_wait(group, what, error, "at least one rank")
         raise
@@ -183,7 +183,7 @@ def fail_wait(group: dist.ProcessGroup, what: str, error: BaseException, whom: s
         PeerFailedError: another rank has failed, or left, and it is known which.
         StalledError: the timeout has passed.
     """
-    timeout = members.timeout(group)
+    timeout = process_groups.timeout(group)
     stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     torch_groups.mark_unusable(group, f"{brief(what)} {how if stalled else 'ended early'}")

@@ -14,7 +14,7 @@ from allranks._system import stacks
 from allranks._system.bounded_cache import remembered
 from allranks._system.typed_json import parsed, written
 from allranks._system.words import ranges
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.frame import NO_DIGEST, Frame
 from allranks._transport.gloo_channel import GlooChannel
 from allranks._transport.group_operations import SAID, brief, nothing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import torch.distributed as dist
 
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 Combine = Callable[[list[bytes]], bytes]
 """Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
@@ -92,9 +92,9 @@ def _at_line() -> str:
     return f" at {line.file}:{line.number}" if line else ""
 
 
-def fits_inline(who: Members, size: int) -> bool:
+def fits_inline(members: Members, size: int) -> bool:
     """Whether so many bytes from each rank may travel in headers."""
-    return size * who.size <= INLINE
+    return size * members.size <= INLINE
 
 
 def numbers(values: Iterable[int]) -> bytes:
@@ -107,7 +107,7 @@ def numbers_in(body: bytes) -> list[int]:
     return array("q", body).tolist()
 
 
-def exchange(who: Members, header: Header) -> list[bytes]:
+def exchange(members: Members, header: Header) -> list[bytes]:
     """Tell each other of a call, and agree on it. Collective over the members.
 
     Returns:
@@ -117,11 +117,11 @@ def exchange(who: Members, header: Header) -> list[bytes]:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
-    return _unpacked(agree(who, header, _packed), who.size)
+    return _unpacked(agree(members, header, _packed), members.size)
 
 
 def agree(
-    who: Members,
+    members: Members,
     header: Header,
     combine: Combine = lambda _: b"",
     meanwhile: Callable[[], None] = nothing,
@@ -129,7 +129,7 @@ def agree(
     """Exchange headers, check that all make the same call, and combine the bodies. Collective.
 
     Args:
-        who: who takes part.
+        members: who takes part.
         header: this rank's.
         combine: makes the result, on any or all of the members; it may raise CollectiveError.
             Without, there is none.
@@ -142,14 +142,14 @@ def agree(
     call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = FINE if header.error is None else FAILED
     told = Frame(kind, digest(call), header.body)
-    kind, answer = _ask(who, told, combine, header.call, meanwhile)
+    kind, answer = _ask(members, told, combine, header.call, meanwhile)
     if kind == DIFFERENT:
         body = written([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
-            return written(_verdict(who, texts)).encode()
+            return written(_verdict(members, texts)).encode()
 
-        _, answer = _ask(who, Frame(FINE, NO_DIGEST, body), verdict, header.call)
+        _, answer = _ask(members, Frame(FINE, NO_DIGEST, body), verdict, header.call)
         _raise(*parsed(tuple[str, str], answer))
     if kind == FAILED:
         raise CollectiveError(answer.decode())
@@ -157,35 +157,35 @@ def agree(
 
 
 def _ask(
-    who: Members,
+    members: Members,
     mine: Frame,
     combine: Combine,
     what: str,
     meanwhile: Callable[[], None] = nothing,
 ) -> tuple[int, bytes]:
-    if who.group is None or who.size == 1:
+    if members.group is None or members.size == 1:
         return _answer([mine], combine)
-    channel: GlooChannel | HostChannel | None = who.cache.get("channel")
+    channel: GlooChannel | HostChannel | None = members.cache.get("channel")
     if channel is None:
-        channel = who.cache["channel"] = _opened(who, who.group, what)
+        channel = members.cache["channel"] = _opened(members, members.group, what)
     return channel.ask(mine, lambda told: _answer(told, combine), what, meanwhile)
 
 
-def _opened(who: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
+def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
     """Open a group's channel: host sockets if all members share a host, else gloo. Collective."""
-    group = members.cpu_group(over)
-    gloo = GlooChannel(who, group)
+    group = process_groups.cpu_group(over)
+    gloo = GlooChannel(members, group)
 
     def exchange(body: bytes) -> list[bytes]:
         told = Frame(FINE, NO_DIGEST, body)
         _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
-        return _unpacked(packed, who.size)
+        return _unpacked(packed, members.size)
 
-    lines = connected(who, exchange)
+    lines = connected(members, exchange)
     if lines is None:
         return gloo
-    host = HostChannel(who, group, lines)
-    who.on_destroy.callback(host.close)
+    host = HostChannel(members, group, lines)
+    members.on_destroy.callback(host.close)
     return host
 
 
@@ -218,13 +218,13 @@ def _unpacked(packed: bytes, count: int) -> list[bytes]:
     return [packed[start:end] for start, end in pairwise(ends)]
 
 
-def _verdict(who: Members, texts: Sequence[bytes]) -> tuple[str, str]:
+def _verdict(members: Members, texts: Sequence[bytes]) -> tuple[str, str]:
     """The error that all ranks raise: its class, and its message."""
     told = [parsed(tuple[str, str | None], text) for text in texts]
-    errors = _ranks_by_text(who, [error for _, error in told])
+    errors = _ranks_by_text(members, [error for _, error in told])
     if errors:
         return CollectiveError.__name__, _listed(errors, 4 * SAID)
-    calls = _differing(_ranks_by_text(who, [call for call, _ in told]))
+    calls = _differing(_ranks_by_text(members, [call for call, _ in told]))
     return MismatchError.__name__, (
         f"the ranks made different calls: {_listed(calls)}. Every rank of the "
         "group must make the same call, with data that fit together."
@@ -235,9 +235,9 @@ def _raise(kind: str, message: str) -> NoReturn:
     raise (MismatchError if kind == MismatchError.__name__ else CollectiveError)(message)
 
 
-def _ranks_by_text(who: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
+def _ranks_by_text(members: Members, texts: Sequence[str | None]) -> dict[str, list[int]]:
     by_text: dict[str, list[int]] = {}
-    for rank, text in zip(who.ranks, texts, strict=True):
+    for rank, text in zip(members.ranks, texts, strict=True):
         if text is not None:
             by_text.setdefault(text, []).append(rank)
     return by_text
@@ -254,8 +254,8 @@ def _differing(by_text: dict[str, list[int]]) -> dict[str, list[int]]:
 def _listed(by_text: dict[str, list[int]], limit: int = SAID) -> str:
     """What the ranks say, for people: ``ranks 0-2: this; rank 3: that``."""
     parts = [
-        f"{'rank' if len(who) == 1 else 'ranks'} {ranges(who)}: {brief(text, limit)}"
-        for text, who in list(by_text.items())[:GROUPS]
+        f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}: {brief(text, limit)}"
+        for text, ranks in list(by_text.items())[:GROUPS]
     ]
     more = len(by_text) - len(parts)
     return "; ".join([*parts, f"and {more} more"] if more else parts)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from allranks._system import sockets
 from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import SLICE, Deadline, StillRunning
-from allranks._transport import members
+from allranks._transport import process_groups
 from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
 from allranks._transport.group_operations import brief, fail_wait
 from allranks._watch import failures, flight_recorder, torch_groups
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._transport.frame import Answer
-    from allranks._transport.members import Members
+    from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
 
@@ -56,17 +56,17 @@ class HostChannel:
     """The way of headers over one group, all of whose members are on this host."""
 
     def __init__(
-        self, who: Members, group: dist.ProcessGroup, connections: Sequence[socket.socket]
+        self, members: Members, group: dist.ProcessGroup, connections: Sequence[socket.socket]
     ) -> None:
         """Take over the sockets.
 
         Args:
-            who: of the group.
+            members: of the group.
             group: which is given up when a wait ends early.
             connections: of the first member to each other one, in order; of the others to it.
         """
-        self._rank = who.rank
-        self._ranks = who.ranks
+        self._rank = members.rank
+        self._ranks = members.ranks
         self._group = group
         self._name = torch_groups.name_of(group)
         self._connections = connections
@@ -173,7 +173,9 @@ class HostChannel:
             return call()
         if self._end is None:
             failures.begin_wait(self._what, self._name, SLICE.total_seconds())
-            self._end = Deadline.after((members.timeout(self._group) - SLICE).total_seconds())
+            self._end = Deadline.after(
+                (process_groups.timeout(self._group) - SLICE).total_seconds()
+            )
         while not self._end.passed:
             failures.raise_if_failed()
             with suppress(TimeoutError):
@@ -196,29 +198,29 @@ class _SocketInvitation(NamedTuple):
 
 
 def connected(
-    who: Members, exchange: Callable[[bytes], list[bytes]]
+    members: Members, exchange: Callable[[bytes], list[bytes]]
 ) -> Sequence[socket.socket] | None:
     """Sockets from each member to the first, if all of them are on one host. Collective.
 
     Args:
-        who: of the group.
+        members: of the group.
         exchange: tells all members some bytes, and hears theirs.
 
     Returns:
         As for ``HostChannel``; None on all members where one of them cannot.
     """
     secret = secrets.token_bytes(16)
-    with _listener(who) as listener:
-        where = _where() if who.rank or listener else ""
+    with _listener(members) as listener:
+        where = _where() if members.rank or listener else ""
         name = listener.getsockname().hex() if listener else ""
         mine = written(_SocketInvitation(where, name, secret.hex())).encode()
         invitations = [parsed(_SocketInvitation, one) for one in exchange(mine)]
         if not where or len({invitation.where for invitation in invitations}) > 1:
             return None
         connections = (
-            _accept_all(listener, secret, who.size - 1)
+            _accept_all(listener, secret, members.size - 1)
             if listener
-            else _connect(invitations[0], who)
+            else _connect(invitations[0], members)
         )
         everybody = exchange(b"1" if connections else b"")
     if all(everybody):
@@ -233,27 +235,27 @@ def _where() -> str:
 
 
 @contextmanager
-def _listener(who: Members) -> Iterator[socket.socket | None]:
+def _listener(members: Members) -> Iterator[socket.socket | None]:
     """Where the first member listens, under a name that the system chooses; else None."""
     with ExitStack() as stack:
         listener = None
-        if not who.rank:
+        if not members.rank:
             with suppress(OSError, AttributeError):  # There are no such sockets, or none is left.
                 made = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
                 made.bind("")
-                made.listen(who.size)
+                made.listen(members.size)
                 listener = made
         yield listener
 
 
-def _connect(invitation: _SocketInvitation, who: Members) -> Sequence[socket.socket] | None:
+def _connect(invitation: _SocketInvitation, members: Members) -> Sequence[socket.socket] | None:
     """Connect to the first member; None where its socket cannot be reached from here."""
     connection: socket.socket | None = None
     try:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.settimeout(PATIENCE)
         connection.connect(bytes.fromhex(invitation.listener))
-        connection.send(ENTRY.pack(bytes.fromhex(invitation.secret), who.rank))
+        connection.send(ENTRY.pack(bytes.fromhex(invitation.secret), members.rank))
     except OSError:
         _close([connection] if connection else None)
         return None

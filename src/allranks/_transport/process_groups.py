@@ -78,7 +78,7 @@ class Members:
         return -1, f"src={brief_repr(src)} is not in this group of ranks {ranges(self.ranks)}"
 
 
-def members(call: str, group: dist.ProcessGroup | None) -> Members:
+def members_of(call: str, group: dist.ProcessGroup | None) -> Members:
     """The members of a group; None means WORLD, looked up now.
 
     Raises:
@@ -301,8 +301,8 @@ def _drop_retired() -> None:
 
 def forget() -> None:
     """Keep nothing of groups that are gone, or are not this process's."""
-    for who in _known.values():
-        who.on_destroy.close()
+    for members in _known.values():
+        members.on_destroy.close()
     for kept in (_known, _timeouts, _group_by_device, torch_groups.unusable, _private_gloo):
         kept.clear()
     flight_recorder.forget()

@@ -20,7 +20,7 @@ from allranks._launchers.world import World
 from allranks._rendezvous import mpi
 from allranks._rendezvous.address_board import AgentAddressBoard, FileAddressBoard, PostedAddress
 from allranks._rendezvous.record import PackedError, RankRecord, RollCallResult, pack, read, revive
-from allranks._rendezvous.roll_call import RollCall, answered, owner_of, read_verdict
+from allranks._rendezvous.roll_call import RollCall, rank_0_record, read_verdict, record_of
 from allranks._system import sockets
 from allranks._system.peer_memory import MemoryProbe
 from allranks._system.typed_json import MalformedError, parsed, plain, written
@@ -172,13 +172,13 @@ def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: in
     store, brief = Held(text), Deadline.after(0.05)
     for use in (
         lambda: RollCall(store, replace(RECORD, rank=rank), "h:1", brief).answer(),
-        lambda: owner_of(store, "h:1", brief),
+        lambda: rank_0_record(store, "h:1", brief),
         lambda: read_verdict(store, "h:1"),
         lambda: AgentAddressBoard(store, "h", 1, "k").read(),
     ):
         with suppress(RendezvousError):
             use()
-    answered(store, 1)
+    record_of(store, 1)
     first_left(store)
     status_answers.fates(store, [1])
     status_answers.answers(store, "i", 2)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 import allranks
 from allranks._transport import host_channel, process_groups
-from allranks._transport.frame import FRAME, ROOM
+from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE
 from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
 from allranks._transport.process_groups import Members
 from allranks._watch import flight_recorder
@@ -30,7 +30,17 @@ from allranks._watch.progress import CollectiveProgress, _numbered
 from allranks.errors import CollectiveError, DetectionError, MismatchError, RankFailedError
 from harness import PATIENCE
 
-BODIES = (0, 1, ROOM - 1, ROOM, ROOM + 1, FRAME, 65536, 65536 + ROOM + 1, 3_000_000)
+BODIES = (
+    0,
+    1,
+    FIRST_BODY - 1,
+    FIRST_BODY,
+    FIRST_BODY + 1,
+    FIRST_MESSAGE,
+    65536,
+    65536 + FIRST_BODY + 1,
+    3_000_000,
+)
 
 
 def session(**settings):

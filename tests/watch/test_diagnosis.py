@@ -15,7 +15,7 @@ REDUCE = ReportedCollective("WORLD", 41, "all_reduce", "float32[1024]", "train.p
 def waiting(rank: int, call: ReportedCollective = REDUCE, **more) -> RankStatus:
     told = {
         "seconds": 60.4,
-        "at": call.line,
+        "line": call.line,
         "call": call,
         "group": call.group,
         "members": (0, 1, 2, 3),
@@ -28,7 +28,7 @@ def waiting(rank: int, call: ReportedCollective = REDUCE, **more) -> RankStatus:
 def elsewhere(rank: int, **more) -> RankStatus:
     told = {
         "seconds": 71.2,
-        "at": "data.py:31 in load_shard",
+        "line": "data.py:31 in load_shard",
         "made": {"WORLD": 40},
         "stack": ("data.py:31 in load_shard", "train.py:12 in main"),
     }

@@ -10,12 +10,12 @@ from allranks._collectives import scalars, trees
 from allranks._collectives.flat import ResultMemory, apart, folded, join, stacked
 from allranks._collectives.in_place import (
     OPS,
-    agree_on,
+    check_call,
+    enable_fast_path,
     is_tensor,
     named_op,
+    reduce_by_fast_path,
     reduce_in_place,
-    reduce_like_before,
-    remember,
     shown,
     why_in_graph,
     why_no_such_op,
@@ -27,7 +27,7 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.group_operations import nothing
-from allranks._transport.headers import Header, agree, fits_inline
+from allranks._transport.headers import Header, exchange_and_combine, fits_inline
 from allranks._transport.tensor_bytes import from_bytes, to_bytes, why_no_block
 from allranks.errors import CollectiveError
 
@@ -92,7 +92,7 @@ def all_reduce(
     """
     members = process_groups.members_of("all_reduce", group)
     op = named_op(op, average=average)
-    if device is None and reduce_like_before(data, op, members):
+    if device is None and reduce_by_fast_path(data, op, members):
         return data
     if is_tensor(data):
         result: T = _reduce_tensor(data, op, members, device)
@@ -107,9 +107,9 @@ def _reduce_tensor(tensor: Any, op: str, members: Members, device: Any) -> Any:
     plain = tensor.detach() if tensor.requires_grad else tensor
     moved, why = _moved(plain, device)
     why = why or why_not_reduced(moved.dtype, moved.device.type, op) or why_not_in_place(tensor)
-    agree_on(f"all_reduce({op})", tensor, members, why)
+    check_call(f"all_reduce({op})", tensor, members, why)
     reduce_in_place(moved, op, members)
-    remember(moved, op, members)
+    enable_fast_path(moved, op, members)
     return tensor if moved is plain else moved
 
 
@@ -127,7 +127,7 @@ def _reduce_float(number: Any, op: str, members: Members) -> Any:
     packed = scalars.floats([number])
     header = Header(f"all_reduce({op}) of number", packed.body)
     [result] = packed.results(
-        agree(members, header, lambda all_: scalars.reduce_packed(op, all_, 1))
+        exchange_and_combine(members, header, lambda all_: scalars.reduce_packed(op, all_, 1))
     )
     return result
 
@@ -143,7 +143,7 @@ def _reduce_tree(data: Any, op: str, members: Members) -> Any:
 
 
 def _refuse(members: Members, why: str) -> NoReturn:
-    agree(members, Header("all_reduce", error=why))
+    exchange_and_combine(members, Header("all_reduce", error=why))
     raise CollectiveError(why)
 
 
@@ -277,7 +277,9 @@ class _PackedLeaves:
         body = b"".join([*map(to_bytes, sent), self._numbers.body])
         rooms: list[ResultMemory] = []
         meanwhile = partial(self._make_room, rooms) if inline else nothing
-        answer = agree(members, Header(self._plan.call, body), self._combiner(sent), meanwhile)
+        answer = exchange_and_combine(
+            members, Header(self._plan.call, body), self._combiner(sent), meanwhile
+        )
         raws, numbers = _cut(answer, sent)
         if rooms:
             rooms[0].memory[:] = raws[0]

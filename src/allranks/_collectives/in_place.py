@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.group_operations import wait_for_collective
-from allranks._transport.headers import Header, agree, checking
+from allranks._transport.headers import Header, checking, exchange_and_combine
 from allranks._transport.tensor_bytes import (
     contiguous,
     is_contiguous,
@@ -32,7 +32,7 @@ _GLOO = "bool uint8 int8 int32 int64 float16 bfloat16 float32 float64 complex64 
 REDUCED_BY_GLOO = frozenset(f"torch.{name}" for name in _GLOO.split())
 
 
-def agree_on(call: str, tensor: Any, members: Members, why: str | None) -> None:
+def check_call(call: str, tensor: Any, members: Members, why: str | None) -> None:
     """Refuse a bare tensor that cannot be; with ``check``, only after hearing all ranks.
 
     Args:
@@ -48,7 +48,7 @@ def agree_on(call: str, tensor: Any, members: Members, why: str | None) -> None:
     if checking():
         told = "" if why else f" of tensor {tensor.dtype}{list(tensor.shape)}"
         refuse = f"{call}: {why}" if why else None
-        agree(members, Header(f"{call}{told}", error=refuse))
+        exchange_and_combine(members, Header(f"{call}{told}", error=refuse))
     elif why:
         raise CollectiveError(f"{call} on rank {members.ranks[members.rank]}: {why}")
 
@@ -155,7 +155,7 @@ def reduce_in_place(tensor: torch.Tensor, op: str, members: Members) -> None:
         tensor.div_(members.size)
 
 
-def reduce_like_before(data: Any, op: str, members: Members) -> bool:
+def reduce_by_fast_path(data: Any, op: str, members: Members) -> bool:
     """Do what is left to do for a tensor that is like an earlier one; whether it was done.
 
     In a call of few bytes Python costs as much as communication, so that all its steps stand here.
@@ -173,8 +173,8 @@ def reduce_like_before(data: Any, op: str, members: Members) -> bool:
     return True
 
 
-def remember(tensor: torch.Tensor, op: str, members: Members) -> None:
-    """Let ``reduce_like_before`` do the next tensor of this dtype, once one of them was reduced."""
+def enable_fast_path(tensor: torch.Tensor, op: str, members: Members) -> None:
+    """Let ``reduce_by_fast_path`` take the next tensor of this dtype, now that one was reduced."""
     import torch
 
     if members.group is not None and tensor.is_cpu and not tensor.is_complex():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from allranks._collectives.objects import gather_everywhere
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import process_groups
-from allranks._transport.headers import Header, agree
+from allranks._transport.headers import Header, exchange_and_combine
 from allranks.errors import CollectiveError, ConfigError
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def split(
     """
     members = process_groups.members_of("split", group)
     told = gather_everywhere("split", (color, key), group)
-    members.cache["splits"] = (
-        members.cache.get("splits", 0) + 1
-    )  # On all: names of groups count them.
+    # All members count the splits: the names of their groups hold the number.
+    members.cache["splits"] = members.cache.get("splits", 0) + 1
     mine: list[int] = []
     try:
         by_color: dict[Any, list[int]] = {}
@@ -79,5 +78,5 @@ def _new_group(ranks: list[int], members: Members) -> dist.ProcessGroup:
     name = f"{within.group_name}/{members.cache['splits']}.{ranks[0]}"
     made = process_groups.new_group("split", ranks, name, within, **more)
     # A rank that left the group at once would break the connections that others still make.
-    agree(process_groups.members_of("split", made), Header("split: connected"))
+    exchange_and_combine(process_groups.members_of("split", made), Header("split: connected"))
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from allranks._collectives.in_place import (
-    agree_on,
+    check_call,
     completed_work,
     is_tensor,
     named_op,
@@ -27,7 +27,14 @@ from allranks._transport.group_operations import (
     send_and_receive,
     wait_for_collective,
 )
-from allranks._transport.headers import Header, agree, exchange, fits_inline, numbers, numbers_in
+from allranks._transport.headers import (
+    Header,
+    exchange,
+    exchange_and_combine,
+    fits_inline,
+    numbers,
+    numbers_in,
+)
 from allranks._transport.tensor_bytes import (
     as_bytes,
     contiguous,
@@ -68,7 +75,7 @@ def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
 
     if process_groups.has_backend(members.group, "cpu"):
         # A header that comes from everyone is a barrier, and tells one who made another call.
-        agree(members, Header("synchronize"))
+        exchange_and_combine(members, Header("synchronize"))
     else:
         dist.barrier(members.group, device_ids=[torch.accelerator.current_device_index()])
 
@@ -98,7 +105,7 @@ def broadcast(
     members = process_groups.members_of("broadcast", group)
     src, why = members.sender(src)
     why = why or why_not_in_place(tensor, async_op=async_op)
-    agree_on(f"broadcast(src={src})", tensor, members, why)
+    check_call(f"broadcast(src={src})", tensor, members, why)
     if members.group is None:
         return completed_work(async_op=async_op)
     import torch.distributed as dist
@@ -334,7 +341,7 @@ def reduce_scatter(
     why = why or _why_not_scattered(parts, op, members)
     shapes = "" if why else f" of tensors {parts[0].dtype}{[list(p.shape) for p in parts]}"
     error = f"reduce_scatter: {why}" if why else None
-    agree(members, Header(f"reduce_scatter({op}){shapes}", error=error))
+    exchange_and_combine(members, Header(f"reduce_scatter({op}){shapes}", error=error))
     return _scattered([contiguous(part.detach()) for part in parts], op, members)
 
 
@@ -346,7 +353,7 @@ def _parts_of(data: Any, count: int) -> tuple[Any, str | None]:
         if why := why_not_dense(data) or why_in_graph(data):
             return None, why
         return list(data.detach().tensor_split(count)) if data.dim() else data, None
-    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by agree()
+    except Exception as error:  # noqa: BLE001 - it is raised on all ranks, by exchange_and_combine()
         return None, f"{type(error).__name__}: {error}"
 
 

@@ -1,7 +1,7 @@
 """A small process beside ``allranks run``, which ends what ranks have forked if it is killed.
 
-Ranks end with their parent by themselves (Linux), but not what they have started: a child's own
-such wish would be bound to the thread of the rank that forked it, which may end before.
+On Linux the kernel ends ranks with their parent (PR_SET_PDEATHSIG). Their own children cannot rely
+on that: the signal comes when the thread that forked them ends, which may be earlier.
 """
 
 from __future__ import annotations

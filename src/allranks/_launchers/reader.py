@@ -22,7 +22,7 @@ class Reader(NamedTuple):
         simulate: what it would give a process, for tests; None where another reader has it.
         variables: shown as evidence; the first is set wherever the launcher left any.
         sets_too: the launchers whose variables it sets too.
-        prefixes: how the names of all variables begin by which it tells a place.
+        prefixes: how the names of all variables begin by which it tells a process its rank.
     """
 
     name: Launcher

@@ -14,7 +14,7 @@ from allranks._process_group.own_record import assign_device, own_record
 from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
 from allranks._rendezvous import mpi, ports
 from allranks._rendezvous.meet import Meeting, Route, meet
-from allranks._rendezvous.plan import RendezvousPlan, nth
+from allranks._rendezvous.plan import RendezvousPlan, for_later_meeting
 from allranks._rendezvous.record import HostLayout, RankRecord
 from allranks._rendezvous.roll_call import LINGER, RollCall
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
@@ -74,16 +74,16 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     """
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     stall_after = _stall_after(wanted)
-    found, how = _planned(wanted, deadline)
+    found, how = _plan(wanted, deadline)
     verify_as_asked(wanted)
     process_groups.release_retired()
     with ExitStack() as undo:
         undo.callback(environment.restore)
-        me, meeting = _met(how, own_record(wanted, found), deadline, undo)
-        layout = _called(meeting, me, deadline)
-        world = _placed(found, layout)
+        me, meeting = _meet(how, own_record(wanted, found), deadline, undo)
+        layout = _call_the_roll(meeting, me, deadline)
+        world = _complete(found, layout)
         _prepare_recorder()
-        watch = _watched(wanted, stall_after, meeting, me, layout, undo)
+        watch = _start_watch(wanted, stall_after, meeting, me, layout, undo)
         if me.device is None:
             assign_device(wanted, world)
         prepare_gloo(layout, world.world_size)
@@ -94,17 +94,17 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     return ProcessGroupState(wanted, world, meeting, watch, layout.rank_0)
 
 
-def _planned(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
+def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
     """Who this process is, and how the ranks will meet; where nothing else tells, MPI is asked."""
     found = detected(wanted)
     first = planned(wanted, found)
     if first.ask_mpi:
         found = mpi.completed(found, deadline)
         first = planned(wanted, found)
-    return found, nth(first, _meetings)
+    return found, for_later_meeting(first, _meetings)
 
 
-def _met(
+def _meet(
     how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
 ) -> tuple[RankRecord, Meeting | None]:
     """The store where the ranks meet; None in a world of one. This rank's record knows the way."""
@@ -135,7 +135,7 @@ def take_down(meeting: Meeting | None) -> None:
     environment.restore()
 
 
-def _watched(
+def _start_watch(
     wanted: Settings,
     stall_after: float,
     meeting: Meeting | None,
@@ -152,7 +152,7 @@ def _watched(
         local_peers=layout.local_peers,
         world_size=me.world_size,
         hosts_store=meeting.server is not None,
-        keeper=meeting.keeper,
+        external_store=meeting.external_store,
         stall_after=stall_after,
         timeout=wanted.timeout.total_seconds(),
         rank_0=layout.rank_0,
@@ -195,23 +195,23 @@ def _prepare_recorder() -> None:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
 
 
-def _called(meeting: Meeting | None, me: RankRecord, deadline: Deadline) -> HostLayout:
+def _call_the_roll(meeting: Meeting | None, me: RankRecord, deadline: Deadline) -> HostLayout:
     """Where the ranks are, by the roll call."""
     if meeting is None:
         return HostLayout(0, 1, 0, 1)
-    roll_call = RollCall(meeting.store, me, meeting.place, deadline, meeting.keeper)
+    roll_call = RollCall(meeting.store, me, meeting.place, deadline, meeting.external_store)
     try:
         return BackgroundCall(roll_call.answer).result(deadline.left + 2 * LINGER)
     except StillRunning:
-        store = meeting.keeper or f"the store at {meeting.place}"
-        who = "what keeps it" if meeting.keeper else "rank 0"
+        store = meeting.external_store or f"the store at {meeting.place}"
+        who = "what keeps it" if meeting.external_store else "rank 0"
         raise RendezvousError(
             f"{me}: {store} stopped answering during the roll call; is the network cut, or {who} "
             "stopped?"
         ) from None
 
 
-def _placed(found: World, layout: HostLayout) -> World:
+def _complete(found: World, layout: HostLayout) -> World:
     """The world with what its launcher did not say, counted from the roll call."""
     names = ("local_rank", "local_world_size", "node_rank", "num_nodes")
     counted = {name: getattr(layout, name) for name in names if getattr(found, name) is None}

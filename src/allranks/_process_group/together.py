@@ -79,7 +79,10 @@ def agree(
         error = f'agree: how={brief_repr(how)} is neither "any" nor "all"'
     together = any if error or how == "any" else all
     header = Header("agree" if error else f"agree({how})", mine, error)
-    return headers.agree(who, header, lambda all_: bytes([together(map(any, all_))])) == b"\1"
+    return (
+        headers.exchange_and_combine(who, header, lambda all_: bytes([together(map(any, all_))]))
+        == b"\1"
+    )
 
 
 @outside_graphs
@@ -270,9 +273,9 @@ class _SignsOfLife:
             tell(f"waiting for {self._silent(now)}")
 
     def _silent(self, now: float) -> str:
-        keeper = failures.store_keeper()
-        if keeper and now - self._asked > LOOK:
-            return f"{keeper}, in {self._what}: it does not answer"
+        external_store = failures.external_store()
+        if external_store and now - self._asked > LOOK:
+            return f"{external_store}, in {self._what}: it does not answer"
         first = self._rank_0
         how = processes.condition(first.pid) if first and self._here else ""
         silent = f"silent for {SILENT:g} s{f'; {how}' if how else ''}"

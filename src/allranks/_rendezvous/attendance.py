@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Attendance:
-    """The records in a store, and what follows from those that lack."""
+    """The records in a store, and what follows from those that are missing."""
 
     def __init__(self, store: dist.Store, me: RankRecord, place: str) -> None:
         """Read nothing yet.

@@ -23,9 +23,9 @@ from allranks._rendezvous.roll_call import (
     PROGRESS_EVERY,
     PROGRESS_FIRST,
     TWO_JOBS,
-    answered,
     is_closed,
-    owner_of,
+    rank_0_record,
+    record_of,
     refuse_foreign,
 )
 from allranks._system import sockets
@@ -71,7 +71,7 @@ class Meeting:
         board: where rank 0 posted its address and must take it down at the end, or None.
         server: what serves the store, on rank 0; nobody else may hold it, lest a process group
             that the program keeps should keep its port.
-        keeper: names the store where no rank serves it, so that its loss is no rank's fault.
+        external_store: names the store where no rank serves it: its loss is no rank's fault.
         ended: set when the meeting is over.
     """
 
@@ -80,7 +80,7 @@ class Meeting:
     route: Route | None = None
     board: AddressBoard | None = None
     server: dist.Store | None = None
-    keeper: str = ""
+    external_store: str = ""
     ended: threading.Event = field(default_factory=threading.Event)
 
     def take_down(self) -> None:
@@ -129,7 +129,7 @@ def meet(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> Meeting:
         host, port, prefix = plan.agent
         place = f"torchrun's store at {host}:{port}"
         store, route = _agent_store(host, port, me, deadline)
-        return Meeting(dist.PrefixStore(prefix, store), place, route, keeper=place)
+        return Meeting(dist.PrefixStore(prefix, store), place, route, external_store=place)
     board = _board(plan, me, deadline)
     if me.rank == 0:
         return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
@@ -140,7 +140,7 @@ def _in_private_file(path: str, me: RankRecord, deadline: Deadline) -> Meeting:
     ended, place = threading.Event(), plain(path)
     opening = BackgroundCall(lambda: private_store(path, ended))
     try:
-        return Meeting(opening.result(deadline.left), place, keeper=place, ended=ended)
+        return Meeting(opening.result(deadline.left), place, external_store=place, ended=ended)
     except (StillRunning, OSError, RuntimeError) as error:
         raise RendezvousError(
             f"{me}: {place} (ALLRANKS_STORE), where the ranks of one host meet, cannot be opened: "
@@ -402,7 +402,7 @@ class _StoreSearch:
 
     def _was_in(self, store: dist.Store) -> bool:
         """Whether this very process took part in the roll call on a store."""
-        told = answered(store, self._me.rank)
+        told = record_of(store, self._me.rank)
         return told is not None and (told.pid, told.host_key) == (self._me.pid, self._me.host_key)
 
     def _is_final(self, error: RendezvousError) -> bool:
@@ -415,7 +415,7 @@ class _StoreSearch:
     def _meeting_at(self, address: StoreAddress) -> Meeting:
         """Join a store only after it has shown whose it is: ports are used again."""
         store, route = _connect(address.host, address.port, self._deadline)
-        signed = owner_of(store, str(address), self._deadline)
+        signed = rank_0_record(store, str(address), self._deadline)
         notice = address.notice
         if notice and store.get(NONCE).decode() != notice.nonce:
             raise WrongJobError(f"the store at {address} is not the one of the notice")

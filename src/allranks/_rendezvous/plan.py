@@ -87,8 +87,8 @@ def plan(
     return _plan_tcp(world, shared, port_range, has_mpi4py=has_mpi4py)
 
 
-def nth(first: RendezvousPlan, earlier: int) -> RendezvousPlan:
-    """The plan for a further world of the same job, apart from what the earlier ones have left.
+def for_later_meeting(first: RendezvousPlan, earlier: int) -> RendezvousPlan:
+    """The plan for a later setup() of this job, whose names are not those of earlier ones.
 
     Args:
         first: the plan for the first one.

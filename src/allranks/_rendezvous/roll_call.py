@@ -59,7 +59,12 @@ class RollCall:
     """One rank's side of the roll call on one store."""
 
     def __init__(
-        self, store: dist.Store, me: RankRecord, place: str, deadline: Deadline, keeper: str = ""
+        self,
+        store: dist.Store,
+        me: RankRecord,
+        place: str,
+        deadline: Deadline,
+        external_store: str = "",
     ) -> None:
         """Prepare the roll call; nothing is sent yet.
 
@@ -68,12 +73,12 @@ class RollCall:
             me: this rank's record.
             place: names the store in errors.
             deadline: when to give up.
-            keeper: names the store where no rank serves it, so that its loss is no rank's fault.
+            external_store: names the store where no rank serves it: its loss is no rank's fault.
         """
         self._store = store
         self._me = me
         self._place = place
-        self._keeper = keeper
+        self._external_store = external_store
         self._deadline = deadline
         self._attendance = Attendance(store, me, place)
         self._rank_0: RankRecord | None = None
@@ -107,7 +112,7 @@ class RollCall:
     def _present_myself(self) -> None:
         """The first that claims a rank has it; of two, the second one tells all, and fails."""
         if self._me.rank != 0:
-            self._rank_0 = owner_of(self._store, self._place, self._deadline)
+            self._rank_0 = rank_0_record(self._store, self._place, self._deadline)
             self._agree_with(self._rank_0)
         claims = self._store.add(f"claim/{self._me.rank}", 1)
         self._attendance.put(f"record/{self._me.rank}/{claims}", self._me)
@@ -191,8 +196,8 @@ class RollCall:
         lost = (
             f"the store at {self._place} closed during the roll call, so rank 0 has probably failed"
         )
-        if self._keeper:
-            lost = f"{self._keeper} closed during the roll call; no rank serves it"
+        if self._external_store:
+            lost = f"{self._external_store} closed during the roll call; no rank serves it"
         return RendezvousError(f"{self._me}: {lost}; its own log says why. ({error})")
 
 
@@ -211,7 +216,7 @@ def comes(store: dist.Store, key: str, seconds: float) -> bool:
     return True
 
 
-def owner_of(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
+def rank_0_record(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
     """The record of the rank 0 that signed a store.
 
     Raises:
@@ -226,7 +231,7 @@ def owner_of(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
     return read(RankRecord, store.get(IDENTITY), IDENTITY, place)
 
 
-def answered(store: dist.Store, rank: int) -> RankRecord | None:
+def record_of(store: dist.Store, rank: int) -> RankRecord | None:
     """What a rank told in the roll call on a store; None where it told nothing that can be read."""
     key = f"record/{rank}/1"
     with suppress(MalformedError):
@@ -261,7 +266,7 @@ def refuse_foreign(store: dist.Store, me: RankRecord, place: str, deadline: Dead
         DuplicateRankError: this rank 0 is the second one; the first is told, since nobody can
             know which of the two the other ranks belong to.
     """
-    signed = owner_of(store, place, deadline)
+    signed = rank_0_record(store, place, deadline)
     if signed.job != me.job:
         raise WrongJobError(
             f"the store at {place} belongs to job {signed.job!r} ({signed}), and this process, "

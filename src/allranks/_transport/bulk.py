@@ -18,7 +18,7 @@ from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import BackgroundCall
 from allranks._transport import process_groups
 from allranks._transport.group_operations import send_and_receive
-from allranks._transport.headers import Header, agree, exchange
+from allranks._transport.headers import Header, exchange, exchange_and_combine
 from allranks._transport.tensor_bytes import flat
 from allranks.errors import CollectiveError, PeerFailedError
 
@@ -124,9 +124,8 @@ def transfer(
     if members.group is None or members.size == 1:
         return
     found = reach(members) if largest >= LARGE else MemoryReach.nowhere(members.size)
-    members.cache["outgoing"] = (
-        outgoing  # Stays where this ends early: a peer may still be reading.
-    )
+    # Where this ends early it stays: a peer may still be reading.
+    members.cache["outgoing"] = outgoing
     problem = _moved(members, what, outgoing, incoming, found)
     try:
         if found.anywhere and _someone_could_not(members, what, problem):
@@ -162,7 +161,7 @@ def _moved(
 def _someone_could_not(members: Members, what: str, problem: str | None) -> bool:
     """Whether any member failed to read; if none, memory may be changed again. Collective."""
     told = Header(f"the end of {what}", b"1" if problem else b"")
-    return bool(agree(members, told, lambda bodies: b"1" if any(bodies) else b""))
+    return bool(exchange_and_combine(members, told, lambda bodies: b"1" if any(bodies) else b""))
 
 
 def _read(

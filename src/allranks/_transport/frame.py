@@ -9,10 +9,10 @@ from typing import NamedTuple
 HEAD = struct.Struct("<II16s")
 """The length of the body, what it is, and the digest of the call."""
 
-FRAME = 2048
+FIRST_MESSAGE = 2048
 """Bytes of the first message: the head, and the body's beginning."""
 
-ROOM = FRAME - HEAD.size
+FIRST_BODY = FIRST_MESSAGE - HEAD.size
 
 NO_DIGEST = bytes(16)
 """In place of a digest, where there is nothing to be compared."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
+from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE, HEAD, Frame
 from allranks._transport.group_operations import (
     all_to_all_single,
     broadcast_from_first,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from allranks._transport.process_groups import Members
 
 SWAPPING = 3
-"""Ranks that all tell each other sooner than by way of the first (measured on two cores)."""
+"""The largest group in which all-to-all is faster than through its first member (measured)."""
 
 
 class GlooChannel:
@@ -45,11 +45,11 @@ class GlooChannel:
         self._swaps = members.size <= SWAPPING
         self._hears = self._swaps or members.rank == 0
         copies = members.size if self._swaps else 1
-        self._mine, self._view = _memory(FRAME * copies)
-        self._copies = range(FRAME, FRAME * copies, FRAME)
-        self._answer, self._answered = _memory(FRAME)
-        self._all, self._heard = _memory(FRAME * members.size * self._hears)
-        self._frames = list(self._all.view(-1, FRAME))
+        self._mine, self._view = _memory(FIRST_MESSAGE * copies)
+        self._copies = range(FIRST_MESSAGE, FIRST_MESSAGE * copies, FIRST_MESSAGE)
+        self._answer, self._answered = _memory(FIRST_MESSAGE)
+        self._all, self._heard = _memory(FIRST_MESSAGE * members.size * self._hears)
+        self._frames = list(self._all.view(-1, FIRST_MESSAGE))
 
     def ask(
         self, mine: Frame, answer: Answer, what: str, meanwhile: Callable[[], None]
@@ -65,20 +65,20 @@ class GlooChannel:
         if self._hears:
             wait_for_collective(self._group, gathering, self._mine, what, meanwhile)
             return self._spread(answer(self._read_all(mine, what)), what)
-        self._pass_on([mine.body[ROOM:]], self._ranks[:1], what)
+        self._pass_on([mine.body[FIRST_BODY:]], self._ranks[:1], what)
         heard = self._spread(None, what, meanwhile)
         wait_for_collective(self._group, gathering, self._mine, what)
         return heard
 
     def _read_all(self, mine: Frame, what: str) -> list[Frame]:
         """All headers, after the second messages of those that are longer than the first."""
-        heads = [HEAD.unpack_from(self._heard, FRAME * i) for i in range(len(self._ranks))]
-        bodies = [_body_of(self._heard, FRAME * i, head[0]) for i, head in enumerate(heads)]
-        if any(length > ROOM for length, _, _ in heads):
+        heads = [HEAD.unpack_from(self._heard, FIRST_MESSAGE * i) for i in range(len(self._ranks))]
+        bodies = [_body_of(self._heard, FIRST_MESSAGE * i, head[0]) for i, head in enumerate(heads)]
+        if any(length > FIRST_BODY for length, _, _ in heads):
             peers = [i for i in range(len(self._ranks)) if i != self._rank]
-            rests = [_memory(max(0, heads[i][0] - ROOM)) for i in peers]
+            rests = [_memory(max(0, heads[i][0] - FIRST_BODY)) for i in peers]
             to = [self._ranks[i] for i in peers]
-            sent = [mine.body[ROOM:]] * (len(peers) * self._swaps)
+            sent = [mine.body[FIRST_BODY:]] * (len(peers) * self._swaps)
             self._pass_on(sent, to, what, [rest for rest, _ in rests])
             for i, (_, rest) in zip(peers, rests, strict=True):
                 bodies[i] += rest
@@ -107,10 +107,10 @@ class GlooChannel:
         broadcast_from_first(self._group, self._answer, what, meanwhile)
         length, kind, _ = HEAD.unpack_from(self._answered)
         body = answer[1] if answer else _body_of(self._answered, 0, length)
-        if length > ROOM:
-            rest, view = _memory(length - ROOM)
+        if length > FIRST_BODY:
+            rest, view = _memory(length - FIRST_BODY)
             if answer:
-                view[:] = body[ROOM:]
+                view[:] = body[FIRST_BODY:]
             broadcast_from_first(self._group, rest, what)
             body = body if answer else body + view
         return kind, body
@@ -128,7 +128,7 @@ def _memory(size: int) -> tuple[torch.Tensor, memoryview]:
 def _write(memory: memoryview, told: Frame) -> int:
     """A header's first message; where it ends."""
     HEAD.pack_into(memory, 0, len(told.body), told.kind, told.digest)
-    start = told.body[:ROOM]
+    start = told.body[:FIRST_BODY]
     end = HEAD.size + len(start)
     memory[HEAD.size : end] = start
     return end
@@ -136,4 +136,4 @@ def _write(memory: memoryview, told: Frame) -> int:
 
 def _body_of(memory: memoryview, start: int, length: int) -> bytes:
     """The beginning of a body, in a header's first message."""
-    return bytes(memory[start + HEAD.size : start + HEAD.size + min(length, ROOM)])
+    return bytes(memory[start + HEAD.size : start + HEAD.size + min(length, FIRST_BODY)])

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 Combine = Callable[[list[bytes]], bytes]
 """Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
 
-FINE, FAILED, DIFFERENT = range(3)
-"""What a frame means: a call with its data, or their result; a call that cannot be made (an
-answer's body says why); in an answer only, that calls differ, and all must tell theirs in words."""
+OK, ERROR, SEND_DETAILS = range(3)
+"""What a frame means. OK: the body is this rank's data, or in an answer the result. ERROR: this
+rank cannot make the call; in an answer, nobody can, and the body says why. SEND_DETAILS, in answers
+only: calls differ, or a rank cannot make its call, so that every rank sends its call in words."""
 
 EQUAL, OTHER = b"=", b"*"
 """The first byte of packed bodies: one copy follows, or the lengths and then all bodies."""
@@ -117,10 +118,10 @@ def exchange(members: Members, header: Header) -> list[bytes]:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
-    return _unpacked(agree(members, header, _packed), members.size)
+    return _unpacked(exchange_and_combine(members, header, _packed), members.size)
 
 
-def agree(
+def exchange_and_combine(
     members: Members,
     header: Header,
     combine: Combine = lambda _: b"",
@@ -140,18 +141,18 @@ def agree(
         CollectiveError: a rank cannot make the call, or ``combine`` raised; the same on every rank.
     """
     call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
-    kind = FINE if header.error is None else FAILED
+    kind = OK if header.error is None else ERROR
     told = Frame(kind, digest(call), header.body)
     kind, answer = _ask(members, told, combine, header.call, meanwhile)
-    if kind == DIFFERENT:
+    if kind == SEND_DETAILS:
         body = written([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
             return written(_verdict(members, texts)).encode()
 
-        _, answer = _ask(members, Frame(FINE, NO_DIGEST, body), verdict, header.call)
+        _, answer = _ask(members, Frame(OK, NO_DIGEST, body), verdict, header.call)
         _raise(*parsed(tuple[str, str], answer))
-    if kind == FAILED:
+    if kind == ERROR:
         raise CollectiveError(answer.decode())
     return answer
 
@@ -177,7 +178,7 @@ def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel
     gloo = GlooChannel(members, group)
 
     def exchange(body: bytes) -> list[bytes]:
-        told = Frame(FINE, NO_DIGEST, body)
+        told = Frame(OK, NO_DIGEST, body)
         _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
         return _unpacked(packed, members.size)
 
@@ -193,14 +194,14 @@ def _answer(told: Sequence[Frame], combine: Combine) -> tuple[int, bytes]:
     """The answer to all headers: the same, whichever rank makes it."""
     first = told[0].digest
     for one in told:
-        if one.digest != first or one.kind == FAILED:
-            return DIFFERENT, b""
+        if one.digest != first or one.kind == ERROR:
+            return SEND_DETAILS, b""
     try:
-        return FINE, combine([one.body for one in told])
+        return OK, combine([one.body for one in told])
     except CollectiveError as error:
-        return FAILED, str(error).encode()
+        return ERROR, str(error).encode()
     except Exception as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
-        return FAILED, f"{type(error).__name__}: {error}".encode()
+        return ERROR, f"{type(error).__name__}: {error}".encode()
 
 
 def _packed(bodies: Sequence[bytes]) -> bytes:

@@ -21,7 +21,7 @@ from allranks._system import sockets
 from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import SLICE, Deadline, StillRunning
 from allranks._transport import process_groups
-from allranks._transport.frame import FRAME, HEAD, ROOM, Frame
+from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE, HEAD, Frame
 from allranks._transport.group_operations import brief, fail_wait
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks.errors import CollectiveError
@@ -70,7 +70,7 @@ class HostChannel:
         self._group = group
         self._name = torch_groups.name_of(group)
         self._connections = connections
-        self._view = memoryview(bytearray(FRAME))
+        self._view = memoryview(bytearray(FIRST_MESSAGE))
         self._made = 0
         self._what = self._whom = ""
         self._end: Deadline | None = None
@@ -126,7 +126,7 @@ class HostChannel:
         would block each other.
         """
         is_first = self._rank == 0
-        later = is_first and len(mine.body) > ROOM
+        later = is_first and len(mine.body) > FIRST_BODY
         if not later:
             self._send(0, mine)
         meanwhile()
@@ -138,8 +138,8 @@ class HostChannel:
     def _send(self, index: int, told: Frame) -> None:
         send = self._connections[index].send
         head = HEAD.pack(len(told.body), told.kind, told.digest)
-        self._patiently(index, send, head + told.body[:ROOM])
-        for start in range(ROOM, len(told.body), PIECE):
+        self._patiently(index, send, head + told.body[:FIRST_BODY])
+        for start in range(FIRST_BODY, len(told.body), PIECE):
             self._patiently(index, send, told.body[start : start + PIECE])
 
     def _receive(self, index: int) -> Frame:
@@ -187,7 +187,7 @@ class _SocketInvitation(NamedTuple):
     """What members tell each other before they meet.
 
     Attributes:
-        where: within what the name of a socket means one socket; "" where there are none.
+        where: the host and network namespace in which the name is unique; "" where there is none.
         listener: the name of the socket on which the first member listens, in hexadecimal digits.
         secret: what a member must send to it, in hexadecimal digits.
     """

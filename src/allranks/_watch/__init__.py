@@ -1,7 +1,7 @@
 """Who has failed, who waits for whom, and why: the watch beside each rank's program.
 
 Read ``failures`` (what the program asks of its watch) and ``watch``, then ``config``, ``thread``
-and its parts: ``event_log_reader``, ``status_inquiry``, ``peer_search``, ``stall_judge``,
+and its parts: ``event_log_client``, ``status_inquiry``, ``peer_search``, ``stall_judge``,
 ``blocked_program``. They know of calls by ``flight_recorder``, ``progress`` and ``torch_groups``,
 of processes by ``local_peers``, and of other ranks by ``event_log`` and ``status_answers``, through
 ``store_client``. ``diagnosis`` makes the verdict, purely; ``evidence`` keeps it in files.

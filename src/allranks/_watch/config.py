@@ -36,7 +36,7 @@ class WatchConfig:
         stall_after: seconds in one collective after which the ranks are asked.
         timeout: seconds after which a collective fails.
         rank_0: rank 0's record, or None on rank 0 itself.
-        keeper: names the store where no rank serves it; else "".
+        external_store: names the store where no rank serves it; else "".
     """
 
     store: dist.Store
@@ -47,7 +47,7 @@ class WatchConfig:
     stall_after: float
     timeout: float
     rank_0: RankRecord | None = None
-    keeper: str = ""
+    external_store: str = ""
 
     @property
     def stall_limit(self) -> float:

@@ -51,7 +51,7 @@ class RankStatus:
         rank: the rank.
         who: names it, with its process and host.
         seconds: how long it has been in the collective, or in none.
-        at: the line of its program, or "".
+        line: the line of its program, or "".
         call: the collective that it waits in, as torch sees it; None in none.
         ours: the call of ours that it waits in, or "".
         group: the group of the call, or "".
@@ -64,7 +64,7 @@ class RankStatus:
     rank: int
     who: str
     seconds: float
-    at: str
+    line: str
     call: ReportedCollective | None = None
     ours: str = ""
     group: str = ""
@@ -121,9 +121,9 @@ def _since(status: RankStatus, seconds: float) -> str:
 
 
 def _place(seen_by: RankStatus, status: RankStatus) -> str:
-    at = f", {status.at}" if status.at else ""
+    at = f", {status.line}" if status.line else ""
     if not status.waits:
-        return f"in no collective, at {status.at}" if status.at else "in no collective"
+        return f"in no collective, at {status.line}" if status.line else "in no collective"
     name = status.ours or str(status.call)
     same = (status.group, status.number) == (seen_by.group, seen_by.number)
     number = f" #{status.number}" if status.number else ""

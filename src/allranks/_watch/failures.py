@@ -104,7 +104,7 @@ class WatchInterface(Protocol):
         """The last verdict that was told; "" if there is none."""
 
     @property
-    def keeper(self) -> str:
+    def external_store(self) -> str:
         """Names the store where no rank serves it; else ""."""
 
     def announce(self, error: BaseException) -> None:
@@ -241,18 +241,18 @@ def _is_the_stores(error: BaseException) -> bool:
     return isinstance(error, getattr(torchs, "DistNetworkError", ()))
 
 
-def store_keeper() -> str:
+def external_store() -> str:
     """Names the store of the world where no rank serves it; else ""."""
-    return active_watch.keeper if active_watch is not None else ""
+    return active_watch.external_store if active_watch is not None else ""
 
 
 def store_lost(error: BaseException) -> str:
     """What to say of the loss of a store that no rank serves; "" where it is none."""
-    keeper = store_keeper()
-    if not keeper or not _is_the_stores(error):
+    store = external_store()
+    if not store or not _is_the_stores(error):
         return ""
     return (
-        f"{keeper}, where the ranks have met, is gone ({error}). The ranks may be well; what keeps "
+        f"{store}, where the ranks have met, is gone ({error}). The ranks may be well; what keeps "
         "that store has ended, or was ended."
     )
 

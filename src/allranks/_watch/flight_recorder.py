@@ -48,7 +48,7 @@ class RecordedCollective(NamedTuple):
     Attributes:
         group_id: the recorder, and the group's number in this process.
         group: the group's name, the same on all its ranks.
-        number: the how manieth collective of the group it is, from 1 on.
+        number: the number of the collective within its group, from 1 on.
         op: its name.
         data: dtypes and shapes.
         line: the program's line, or "".
@@ -72,7 +72,7 @@ class HostExchange:
 
     Attributes:
         group: the group's name.
-        number: the how manieth of the group it is, from 1 on.
+        number: its number within the group, from 1 on.
         op: the call in words.
         line: the program's line.
         at: when it was made, in seconds since the epoch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from allranks._rendezvous.roll_call import answered
+from allranks._rendezvous.roll_call import record_of
 from allranks._system import processes
 from allranks._system.waiting import Deadline
 from allranks._system.words import ranges
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from allranks._rendezvous.record import RankRecord
     from allranks._watch.config import WatchConfig
-    from allranks._watch.event_log_reader import EventLogReader
+    from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.status_inquiry import StatusInquiry
     from allranks._watch.store_client import StoreClient
@@ -33,7 +33,7 @@ class PeerSearch:
         self,
         config: WatchConfig,
         client: StoreClient,
-        log_reader: EventLogReader,
+        log_client: EventLogClient,
         inquiry: StatusInquiry,
         local_peers: LocalPeers,
     ) -> None:
@@ -42,21 +42,21 @@ class PeerSearch:
         Args:
             config: what the watch was given.
             client: leads to the store.
-            log_reader: reads the event log.
+            log_client: reads the event log.
             inquiry: asks all ranks.
             local_peers: the processes of this host.
         """
         self._config = config
         self._client = client
-        self._log_reader = log_reader
+        self._log_client = log_client
         self._inquiry = inquiry
         self._local_peers = local_peers
 
     def on_process_exit(self, record: RankRecord, code: int | None, *, is_up: bool) -> None:
         """Publish a failure for a rank whose process has ended.
 
-        None if it wrote a departure note; nor, once the process group is up, if it exited with code
-        0, or if neither store nor kernel tells.
+        Nothing is published if the rank has left a departure note; nor, once the process group is
+        up, if it exited with code 0, or if neither the store nor the kernel can tell how it ended.
 
         Args:
             record: whose process has ended.
@@ -70,7 +70,7 @@ class PeerSearch:
         if told or (meant and is_up):
             return
         how = processes.ending(code)
-        self._log_reader.publish(Failure(record.rank, str(record), time.time(), "", how))
+        self._log_client.publish(Failure(record.rank, str(record), time.time(), "", how))
 
     def run(self, among: Sequence[int], hear_news: Callable[[], None]) -> Failure | None:
         """Who has closed a connection to this rank: known, or found by asking all.
@@ -82,7 +82,7 @@ class PeerSearch:
         end = Deadline.after(SEARCH)
         while True:
             hear_news()
-            if found := self._log_reader.failure:
+            if found := self._log_client.failure:
                 return found
             if end.passed or (self._client.lost and not self._local_peers.watch_over(0)):
                 break
@@ -90,7 +90,7 @@ class PeerSearch:
         if self._client.lost:
             if among and 0 not in among:
                 return self._the_only_one_gone(among)
-            return None if self._config.keeper else self._store_gone()
+            return None if self._config.external_store else self._store_gone()
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
@@ -110,27 +110,27 @@ class PeerSearch:
     def _who_has_left(self, among: Sequence[int]) -> Failure | None:
         left: Failure | None = None
         if left := self._client.ask(lambda store: first_left(store, among), left):
-            self._log_reader.publish(left)  # Some ranks wait for one that waits for it.
-        return self._log_reader.failure
+            self._log_client.publish(left)  # Some ranks wait for one that waits for it.
+        return self._log_client.failure
 
     def _who_is_missing(self, among: Sequence[int]) -> Failure | None:
         """A rank that closed a connection, gives no answer, and is not seen to live."""
-        if not self._inquiry.start(self._log_reader):
-            self._log_reader.wait_for(
-                lambda: self._log_reader.failure is not None, self._config.verdict_timeout
+        if not self._inquiry.start(self._log_client):
+            self._log_client.wait_for(
+                lambda: self._log_client.failure is not None, self._config.verdict_timeout
             )
-            return self._log_reader.failure
-        told = self._inquiry.answers(self._log_reader)
+            return self._log_client.failure
+        told = self._inquiry.answers(self._log_client)
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         gone = [rank for rank in silent if not self._local_peers.is_alive(rank)]
         gone.sort(key=lambda rank: rank not in among)
         if gone and told:
-            self._log_reader.publish(self._no_answer(gone))
-        return self._log_reader.failure
+            self._log_client.publish(self._no_answer(gone))
+        return self._log_client.failure
 
     def _no_answer(self, gone: Sequence[int]) -> Failure:
         more = f" (nor do others: {ranges(gone[1:])})" if gone[1:] else ""
         record: RankRecord | None = None
-        record = self._client.ask(lambda store: answered(store, gone[0]), record)
+        record = self._client.ask(lambda store: record_of(store, gone[0]), record)
         who = str(record or f"rank {gone[0]}")
         return Failure(gone[0], who, time.time(), "", f"does not answer{more}: died, or cut off")

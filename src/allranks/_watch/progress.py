@@ -124,20 +124,20 @@ class CollectiveProgress:
         made = self._made(by_id)
         calls = _numbered(collectives, made, flight_recorder.horizon())
         lines = stacks.program()
-        at = stacks.of_the_program(lines)
+        line = stacks.of_the_program(lines)
         group = ours.group if ours else here.group if here else ""
         return RankStatus(
             rank=rank,
             who=who,
             seconds=self._seconds(stuck, here),
-            at=str(at or ""),
+            line=str(line or ""),
             call=calls[collectives.index(here)] if here else None,
             ours=ours.call if ours else "",
             group=group,
             members=ours.ranks if ours and ours.ranks else torch_groups.ranks_of(group),
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
-            stack=tuple(str(line) for line in lines),
+            stack=tuple(map(str, lines)),
         )
 
     def _seconds(self, stuck: StuckCollective | None, here: RecordedCollective | None) -> float:

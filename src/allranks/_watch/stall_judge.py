@@ -13,7 +13,7 @@ from allranks._watch.event_log import LogEntry
 
 if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
-    from allranks._watch.event_log_reader import EventLogReader
+    from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress, StuckCollective
     from allranks._watch.status_answers import RankAnswer
@@ -54,7 +54,7 @@ class StallJudge:
         self._judged: tuple[tuple[object, ...] | None, float] | None = None
         self._patience: tuple[StuckCollective | None, float] = (None, config.stall_limit)
 
-    def follow(self, log_reader: EventLogReader) -> None:
+    def follow(self, log_client: EventLogClient) -> None:
         """See whether this rank goes on; ask all where they stand, if it has not for too long."""
         stuck = self._progress.stuck()
         before, patience = self._patience
@@ -63,29 +63,29 @@ class StallJudge:
                 stuck,
                 patience if self._is_judged(stuck) else self._config.stall_limit,
             )
-        if stuck is None or log_reader.failure is not None or stuck.age < self._patience[1]:
+        if stuck is None or log_client.failure is not None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
         if not again or stuck.age + self._config.answer_timeout < self._config.timeout:
-            self.judge(log_reader, again=again)
+            self.judge(log_client, again=again)
 
-    def judge(self, log_reader: EventLogReader, *, again: bool = False) -> str:
+    def judge(self, log_client: EventLogClient, *, again: bool = False) -> str:
         """Why this rank's collective does not go on, by what all ranks tell.
 
         Args:
-            log_reader: reads the event log.
+            log_client: reads the event log.
             again: whether they are asked once more, after an earlier verdict on it.
         """
         stuck, before = self._progress.stuck(), self.last_verdict
         if self._is_judged(stuck) and not again:
             return before
-        if self._inquiry.start(log_reader):
-            told = self._inquiry.answers(log_reader)
+        if self._inquiry.start(log_client):
+            told = self._inquiry.answers(log_client)
             if self._is_still(stuck) and told:
                 entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
-                log_reader.post(entry, unless="")
+                log_client.post(entry, unless="")
         else:
-            log_reader.wait_for(lambda: self.last_verdict != before, self._config.verdict_timeout)
+            log_client.wait_for(lambda: self.last_verdict != before, self._config.verdict_timeout)
         if self._client.cut_off and self._is_still(stuck):
             self.hear(self._verdict_alone())
         return self.last_verdict
@@ -134,11 +134,11 @@ class StallJudge:
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
-        size, keeper, lost = self._config.world_size, self._config.keeper, bool(self._client.lost)
+        external_store, lost = self._config.external_store, bool(self._client.lost)
         fates = status_answers.fates_unasked(
-            size, keeper, self._local_peers.condition(0), lost=lost
+            self._config.world_size, external_store, self._local_peers.condition(0), lost=lost
         )
         held = self._local_peers.held().items()
-        fates.update({rank: how for rank, how in held if rank or keeper})
+        fates.update({rank: how for rank, how in held if rank or external_store})
         me = self._inquiry.status()
         return verdict(me, {me.rank: me}, fates)

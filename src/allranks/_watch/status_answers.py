@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from allranks._rendezvous.roll_call import answered
+from allranks._rendezvous.roll_call import record_of
 from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._watch.diagnosis import RankStatus
 from allranks._watch.event_log import DepartureNote, left_note
@@ -61,18 +61,20 @@ def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
     return {rank: _fate(store, rank) for rank in silent[:NAMED]}
 
 
-def fates_unasked(world_size: int, keeper: str, of_rank_0: str, *, lost: bool) -> dict[int, str]:
+def fates_unasked(
+    world_size: int, external_store: str, of_rank_0: str, *, lost: bool
+) -> dict[int, str]:
     """What can be said of ranks that nobody can ask, since the store does not answer.
 
     Args:
         world_size: how many ranks there are.
-        keeper: names the store where no rank serves it; else "".
+        external_store: names the store where no rank serves it; else "".
         of_rank_0: what is seen of rank 0's process; "" if nothing.
         lost: whether the store is gone.
     """
-    if keeper:
+    if external_store:
         gone = "is gone" if lost else "does not answer"
-        return dict.fromkeys(range(world_size), f"cannot be asked, since {keeper} {gone}")
+        return dict.fromkeys(range(world_size), f"cannot be asked, since {external_store} {gone}")
     fates = dict.fromkeys(range(world_size), "cannot be asked, without the store")
     gone = "is gone, and so the others cannot be asked" if lost else "does not answer"
     return {**fates, 0: f"its store {gone}{f'; {of_rank_0}' if of_rank_0 else ''}"}
@@ -83,7 +85,7 @@ def _fate(store: dist.Store, rank: int) -> str:
         if store.check([left_note(rank)]):
             note = parsed(DepartureNote, store.get(left_note(rank)))
             return f"has left, {max(0.0, time.time() - note.at):.0f} s ago: {note.how}"
-    who = answered(store, rank)
+    who = record_of(store, rank)
     return f"no answer{f' from {who.host}' if who else ''}"
 
 

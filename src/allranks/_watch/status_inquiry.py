@@ -15,7 +15,7 @@ from allranks._watch.status_answers import RankAnswer
 if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
     from allranks._watch.diagnosis import RankStatus
-    from allranks._watch.event_log_reader import EventLogReader
+    from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress
     from allranks._watch.store_client import StoreClient
@@ -74,16 +74,16 @@ class StatusInquiry:
         )
         self.keep("was asked where it stands")
 
-    def start(self, log_reader: EventLogReader) -> bool:
+    def start(self, log_client: EventLogClient) -> bool:
         """Ask all ranks where they stand, unless another one has just done so."""
         name = uuid.uuid4().hex
-        log_reader.post(LogEntry("who", self._config.me.rank, inquiry=name), unless="who")
+        log_client.post(LogEntry("who", self._config.me.rank, inquiry=name), unless="who")
         return self._name == name
 
-    def answers(self, log_reader: EventLogReader) -> dict[int, RankAnswer]:
+    def answers(self, log_client: EventLogClient) -> dict[int, RankAnswer]:
         """What the ranks tell of themselves, by rank."""
         name, size = self._name, self._config.world_size
         count = partial(status_answers.count, inquiry=name)
-        log_reader.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answer_timeout)
+        log_client.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answer_timeout)
         told: dict[int, RankAnswer] = {}
         return self._client.ask(lambda store: status_answers.answers(store, name, size), told)

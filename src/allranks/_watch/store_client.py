@@ -19,7 +19,7 @@ PATIENCE = 2.0
 
 
 def unless_lost(action: Callable[[], object]) -> None:
-    """Use the store from the program's thread: not for long, and in vain where it is gone."""
+    """Use the store from the program's thread, for 2 s at most; do nothing where it is gone."""
     with suppress(StillRunning, RuntimeError):  # Rank 0 is gone or cut off: nobody to be told.
         BackgroundCall(action).result(PATIENCE)
 

@@ -3,7 +3,7 @@
 It looks at the store once a second, over a connection of its own; in large worlds less often, so
 that all ranks together look at most ``LOOKS`` times a second. A death on this host wakes it.
 
-Each part has its own state: ``event_log_reader`` follows the event log, ``status_inquiry``
+Each part has its own state: ``event_log_client`` follows the event log, ``status_inquiry``
 asks all ranks where they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with
 a collective that does not complete, ``blocked_program`` ends a process that cannot hear. The loop
 asks them in turn.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from allranks._system.words import tell
 from allranks._watch import flight_recorder
 from allranks._watch.blocked_program import BlockedProgram
-from allranks._watch.event_log_reader import EventHandlers, EventLogReader
+from allranks._watch.event_log_client import EventHandlers, EventLogClient
 from allranks._watch.local_peers import LocalPeers
 from allranks._watch.peer_search import PeerSearch
 from allranks._watch.progress import CollectiveProgress
@@ -60,8 +60,8 @@ class WatchThread:
         self._judge = StallJudge(config, client, inquiry, progress, peers)
         self._blocked = BlockedProgram(config, inquiry, progress)
         handlers = EventHandlers(self._hear_failure, inquiry.answer, self._judge.hear)
-        self._log_reader = EventLogReader(config, client, handlers)
-        self._search = PeerSearch(config, client, self._log_reader, inquiry, peers)
+        self._log_client = EventLogClient(config, client, handlers)
+        self._search = PeerSearch(config, client, self._log_client, inquiry, peers)
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._is_up = False
         self._has_looked = False
@@ -71,7 +71,7 @@ class WatchThread:
     @property
     def failure(self) -> Failure | None:
         """The first failure of the world that is known here."""
-        return self._log_reader.failure
+        return self._log_client.failure
 
     @property
     def last_verdict(self) -> str:
@@ -105,7 +105,7 @@ class WatchThread:
 
     def judge(self) -> str:
         """Why this rank's collective does not go on; to be requested."""
-        return self._judge.judge(self._log_reader)
+        return self._judge.judge(self._log_client)
 
     def keep(self, why: str, **more: Any) -> None:
         """Keep where this rank stands, for those who come later, where that is wanted."""
@@ -113,7 +113,7 @@ class WatchThread:
 
     def stop(self) -> None:
         """End the thread; one that is held up by the store is left behind."""
-        self._log_reader.stopping = True
+        self._log_client.stopping = True
         self._local_peers.wake()
         self._thread.join(1.0)
         if not self._thread.is_alive():
@@ -122,9 +122,9 @@ class WatchThread:
     def _run(self) -> None:
         """Look, until the rank leaves; an error of the watch is told and ends nothing else."""
         try:
-            while not self._log_reader.stopping:
+            while not self._log_client.stopping:
                 self._local_peers.wait(self._pause())
-                if not self._log_reader.stopping:
+                if not self._log_client.stopping:
                     self._look()
         except CancelledError:
             return
@@ -139,7 +139,7 @@ class WatchThread:
         return self._config.hurried_interval if in_hurry else self._config.look_interval
 
     def _look(self) -> None:
-        self._judge.follow(self._log_reader)
+        self._judge.follow(self._log_client)
         self._hear_news()
         while not self._requests.empty():
             self._requests.get()()
@@ -149,7 +149,7 @@ class WatchThread:
     def _hear_news(self) -> None:
         if self._has_looked or not self._is_up:  # A world of a moment needs none.
             self.client.take_own()
-        self._log_reader.fetch()
+        self._log_client.fetch()
         for record, code in self._local_peers.ended():
             self._search.on_process_exit(record, code, is_up=self._is_up)
 

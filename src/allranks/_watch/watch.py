@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
 
 LEAVING = 1.0
-"""Seconds that rank 0 keeps its store for the others when all leave, till it says that it goes."""
+"""Seconds for which rank 0, when all leave, keeps the store open before it says that it closes."""
 
 ANSWER = 3.5
 """Seconds that the thread may take for an answer, beside those that the ranks have."""
@@ -63,9 +63,9 @@ class Watch:
         return self._thread.last_verdict
 
     @property
-    def keeper(self) -> str:
+    def external_store(self) -> str:
         """Names the store where no rank serves it; else ""."""
-        return self._config.keeper
+        return self._config.external_store
 
     @property
     def cut_off(self) -> bool:

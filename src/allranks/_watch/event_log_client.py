@@ -32,7 +32,7 @@ class EventHandlers(NamedTuple):
     verdict: Callable[[str], None]
 
 
-class EventLogReader:
+class EventLogClient:
     """What this rank has read in the event log.
 
     Attributes:

@@ -231,7 +231,7 @@ def session_leader():
     process.wait()
 
 
-def test_a_warden_that_is_dismissed_ends_nothing(session_leader) -> None:
+def test_a_reaper_that_is_dismissed_ends_nothing(session_leader) -> None:
     """By then the ranks' ids may be those of others."""
     reaper = SessionReaper()
     reaper.tell(session_leader.pid)
@@ -240,7 +240,7 @@ def test_a_warden_that_is_dismissed_ends_nothing(session_leader) -> None:
     assert session_leader.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_a_warden_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
+def test_a_reaper_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
     reaper = SessionReaper()
     reaper.tell(session_leader.pid)
     reaper.forget()  # All that it hears of a parent's end, however that comes.
@@ -248,7 +248,7 @@ def test_a_warden_whose_parent_is_gone_ends_the_ranks(session_leader) -> None:
     processes.reap(reaper._pid)
 
 
-def test_the_ranks_of_a_job_are_reaped_after_the_warden_is_dismissed(monkeypatch) -> None:
+def test_the_ranks_of_a_job_are_reaped_after_the_reaper_is_dismissed(monkeypatch) -> None:
     done = []
     monkeypatch.setattr(processes, "end_sessions", lambda _: done.append("ended"))
     monkeypatch.setattr(processes, "reap", lambda _: done.append("reaped"))

@@ -1,7 +1,7 @@
 """Any other PMI-1 launcher: the rank and the size are all that the protocol promises.
 
 After those who speak the protocol: Flux clears PMI_*, srun may set them (``--mpi=pmi2``). Not
-recorded alone: PMI-1 is MPICH's interface, and Hydra and srun, which speak it, have their own files.
+recorded alone: PMI-1 is MPICH's, and Hydra and srun, which speak it, have files of their own.
 """
 
 from __future__ import annotations

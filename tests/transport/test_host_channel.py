@@ -73,7 +73,7 @@ def test_all_go_over_gloo_where_one_rank_cannot(without) -> None:
 
 def bodies() -> None:
     """The headers themselves, of any length and of other lengths on other ranks."""
-    from allranks._transport.headers import Header, agree, exchange
+    from allranks._transport.headers import Header, exchange, exchange_and_combine
 
     with session() as world:
         who = process_groups.members_of("test", None)
@@ -82,7 +82,7 @@ def bodies() -> None:
             wanted = [bytes([rank]) * (size + rank) for rank in range(world.world_size)]
             assert exchange(who, Header("test", mine)) == wanted
             alone = mine if world.rank == 1 else b""
-            assert agree(who, Header("test", alone), b"".join) == wanted[1]
+            assert exchange_and_combine(who, Header("test", alone), b"".join) == wanted[1]
         assert isinstance(channel(), HostChannel)
 
 

@@ -77,7 +77,7 @@ def test_a_skipped_call_is_found_where_the_calls_begin_to_differ() -> None:
         for n in (1, 2, 3)
     ]
     skipped = [first[0], replace(first[2], number=2)]
-    late = elsewhere(2, recent=tuple(skipped), made={"WORLD": 2}, at="train.py:50")
+    late = elsewhere(2, recent=tuple(skipped), made={"WORLD": 2}, line="train.py:50")
     here = [waiting(rank, first[2], recent=tuple(first)) for rank in (0, 1)]
     assert (
         "Their calls are alike, but their lines differ from #2: ranks 0-1: all_reduce float32[8] "

@@ -136,7 +136,7 @@ def test_asking_mpi_imports_nothing_from_the_working_directory(trap: Path, app: 
         "from allranks._rendezvous import mpi\nfrom allranks._system.waiting import Deadline\n"
         "print(mpi._asked_by_worker('message', Deadline.after(60)))"
     )
-    assert done(sys.executable, app / "ask.py").startswith("Answer(")
+    assert done(sys.executable, app / "ask.py").startswith("MpiAnswer(")
     assert sprung(trap) == []
 
 

@@ -1,4 +1,9 @@
-"""What this rank has in flight: from torch's Flight Recorder, and the exchanges it does not see."""
+"""What this rank has in flight: from torch's Flight Recorder, and the exchanges it does not see.
+
+Torch's recorder must not be read while a group makes its first call, or is made: it reads the list
+of groups without its lock (torch 2.13), and the process ends by a segmentation fault. So it is read
+only where a call may have stopped, never as long as a program goes on.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +134,7 @@ def forget() -> None:
 def _recorders() -> list[tuple[str, Any, Any]]:
     """The recorders of torch, of gloo and of NCCL; there is no public way to read them here.
 
-    Each with what it tells as JSON, which is quick, and with what it tells with stacks.
+    Each with what it tells of itself as JSON, and with what it tells of calls and their lines.
     """
     from torch._C import _distributed_c10d
 
@@ -143,32 +148,12 @@ def _recorders() -> list[tuple[str, Any, Any]]:
 
 
 def why_blind() -> str | None:
-    """Why collectives cannot be seen here; None if they can."""
+    """Why collectives cannot be seen here; None if they can. To be asked before a group is up."""
     try:
         told = [json.loads(quick(includeCollectives=False)) for _, quick, _ in _recorders()]
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         return f"this version of torch does not tell what is in flight ({error})"
     return None if told and all("version" in one for one in told) else "torch has no recorder"
-
-
-def progress() -> dict[str, tuple[int, int]]:
-    """Of each group: what changes with each call, in torch's own count, and the last that ended.
-
-    Over gloo the count goes on with messages from rank to rank, so that it differs by rank.
-    Of two that run at once the second may end first, so that a group may be idle though the last
-    that ended is not the last that was called.
-    """
-    seen = {one.group_id: (one.number, one.number - (not one.over)) for one in last_exchanges()}
-    return seen | {
-        f"{name}{group}": (
-            int(status["last_enqueued_collective"]),
-            int(status["last_completed_collective"]),
-        )
-        for name, quick, _ in _recorders()
-        for group, status in json.loads(quick(includeCollectives=False))
-        .get("pg_status", {})
-        .items()
-    }
 
 
 def horizon() -> float:

@@ -361,6 +361,14 @@ def _all_groups() -> list[dist.ProcessGroup]:
     return [group for group in {dist.group.WORLD, *table} if group is not None]
 
 
+def begun_calls() -> dict[str, int]:
+    """How many calls each group has begun, by the group's name; messages may be among them.
+
+    This can be read at any time, also while other threads make calls.
+    """
+    return {name_of(group): _torchs_groups.begun_calls(group) for group in _all_groups()}
+
+
 def name_of(group: dist.ProcessGroup) -> str:
     """A group's name, the same on all its ranks."""
     import torch.distributed as dist

@@ -12,6 +12,10 @@ from allranks._flight import Exchange, Flown, Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypeAlias
+
+    What: TypeAlias = tuple[object, ...]
+    """Tells a call from others: its group, and how many were begun; of torch's, the oldest open."""
 
 RECENT = 50
 """How many of its last collectives a rank tells."""
@@ -25,7 +29,7 @@ class Stuck(NamedTuple):
         since: since when, on the monotonic clock.
     """
 
-    what: tuple[object, ...]
+    what: What
     since: float
 
     @property
@@ -35,7 +39,11 @@ class Stuck(NamedTuple):
 
 
 class Progress:
-    """Follows the collectives of this rank, by looks that cost some 20 us."""
+    """Follows the collectives of this rank.
+
+    Each look compares counts of calls, which costs little and can be done at any time. Torch's
+    recorder is asked only where a count stands still for long, or where ranks tell each other.
+    """
 
     def __init__(self, *, blind: bool) -> None:
         """Begin to follow.
@@ -45,47 +53,68 @@ class Progress:
         """
         self._blind = blind
         self._began = time.time()
-        self._counts: dict[str, tuple[int, int]] = {}
         self._names: dict[str, str] = {}
+        self._counts: object = None
         self._changed = time.monotonic()
-        self._seen: dict[tuple[object, ...], float] = {}
-        self._idle: set[tuple[object, ...]] = set()
+        self._since: dict[What, float] = {}
+        self._open: dict[What, float] = {}
+        self._over: set[What] = set()
         self._given_up = 0
         self._abandoned: set[tuple[str, int]] = set()
 
+    def quiet(self) -> Stuck | None:
+        """Where this rank has made no call for the longest, and may be stuck; None if nowhere."""
+        self._see(time.monotonic())
+        return self._oldest(self._since)
+
     def stuck(self) -> Stuck | None:
         """The oldest collective that is not complete; None if the rank is in none."""
-        self._see(time.monotonic())
-        oldest = min(self._seen.items(), key=lambda item: item[1], default=None)
+        now = time.monotonic()
+        self._see(now)
+        exchanging = _exchanging()
+        ours = {what: at for what, at in self._since.items() if what in exchanging}
+        return self._oldest({**ours, **self._torchs(now)})
+
+    def _torchs(self, now: float) -> dict[What, float]:
+        """Each group's oldest call that is not complete, and since when nothing has gone on."""
+        begun = {what: self._since[what] for what in self._since.keys() - _exchanging()}
+        oldest = self._oldest_open() if begun else {}
+        followed, open_ = {what[:2] for what in self._open}, {}
+        for what, at in begun.items():
+            if what[0] in oldest:
+                call = (*what, oldest[what[0]])
+                open_[call] = self._open.get(call, now if what in followed else at)
+            elif at < now:  # Of one that has just begun the recorder may not know yet.
+                self._over.add(what)
+        self._open = open_
+        return open_
+
+    def _oldest(self, since: Mapping[What, float]) -> Stuck | None:
+        oldest = min(since.items(), key=lambda item: item[1], default=None)
         ours = _alarm.waiting
         if oldest:
-            what, since = oldest
-            return Stuck(what, min(since, ours.since) if ours else since)
+            what, at = oldest
+            return Stuck(what, min(at, ours.since) if ours else at)
         return Stuck((ours.since,), ours.since) if ours else None
 
     def _see(self, now: float) -> None:
-        """Follow the counts of calls; look closer at what does not change from look to look."""
-        counts = {} if self._blind else _flight.progress()
-        if counts != self._counts:
-            self._counts, self._changed = counts, now
-            if counts.keys() - self._names.keys():
-                self._learn_names()
+        """Follow the counts of calls."""
+        exchanges = [(one.group_id, one.number, one.over) for one in _flight.last_exchanges()]
+        begun = {} if self._blind else _groups.begun_calls()
+        if (exchanges, begun) != self._counts:
+            self._counts, self._changed = (exchanges, begun), now
         if _groups.number_given_up() != self._given_up:
             self._given_up = _groups.number_given_up()
-            self._abandoned |= {(one.group_id, one.number) for one in self._open(self._flown())}
-        behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
-        self._idle &= behind
-        self._seen = {what: self._seen.get(what, now) for what in behind - self._idle}
-        if any(since < now for since in self._seen.values()):
-            open_ = {one.group_id for one in self._open(self._flown())}
-            self._idle |= {what for what in self._seen if what[0] not in open_}
-            self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
+            self._abandoned |= {(one.group_id, one.number) for one in self._incomplete()}
+        last: set[What] = {what for what in begun.items() if what[1]} | _exchanging()
+        self._over &= last
+        self._since = {what: self._since.get(what, now) for what in last - self._over}
 
-    def _learn_names(self) -> None:
-        """Of the groups, while their calls are remembered."""
-        seen: list[Exchange | Flown] = [*_flight.last_exchanges(), *self._flown()]
-        told = {one.group_id: one.group for one in seen}
-        self._names |= dict.fromkeys(self._counts, "") | self._names | told
+    def _oldest_open(self) -> dict[object, int]:
+        """Of each group with calls that are not complete, as torch recorded them, the oldest."""
+        of_hosts = {one.group_id for one in _flight.last_exchanges()}
+        open_ = [one for one in self._incomplete() if one.group_id not in of_hosts]
+        return {one.group: one.number for one in reversed(open_)}
 
     def _made(self, by_id: Mapping[str, int | None]) -> Counter[str]:
         """How many calls were made on each group, whoever saw them, where that is known."""
@@ -102,12 +131,15 @@ class Progress:
         if self._blind:
             return Remembered([], {})
         flown, made = _flight.remembered()
+        seen: list[Exchange | Flown] = [*_flight.last_exchanges(), *flown]
+        self._names |= {one.group_id: one.group for one in seen}
         return Remembered([one for one in flown if one.at >= self._began], made)
 
-    def _flown(self) -> list[Flown]:
-        return self._remembered().flown
+    def _incomplete(self) -> list[Flown]:
+        """The calls that have not ended, oldest first."""
+        return self._not_over(self._remembered().flown)
 
-    def _open(self, flown: list[Flown]) -> list[Flown]:
+    def _not_over(self, flown: list[Flown]) -> list[Flown]:
         """Those that have not ended, but for the ones that were given up."""
         left = self._abandoned
         return [one for one in flown if not (one.over or (one.group_id, one.number) in left)]
@@ -116,7 +148,7 @@ class Progress:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), _alarm.waiting
         flown, by_id = self._remembered()
-        here = next(iter(self._open(flown)), None)
+        here = next(iter(self._not_over(flown)), None)
         made = self._made(by_id)
         calls = _numbered(flown, made, _flight.horizon())
         lines = _stacks.program()
@@ -140,6 +172,11 @@ class Progress:
         if here and not _alarm.waiting:
             return max(0.0, time.time() - here.at)
         return time.monotonic() - (stuck.since if stuck else self._changed)
+
+
+def _exchanging() -> set[What]:
+    """The exchanges between ranks of a host that are not over."""
+    return {(one.group_id, one.number) for one in _flight.last_exchanges() if not one.over}
 
 
 def _numbered(flown: list[Flown], made: Counter[str], since: float) -> list[Call]:

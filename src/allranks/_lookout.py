@@ -48,6 +48,10 @@ HURRY, HURRIED = 0.05, 3.0
 SEARCH = 0.5
 """Seconds in which a rank that has gone may be told of, before all ranks are asked."""
 
+ALONE = 3.0
+"""Seconds in which a process of this host may end that has closed a connection, where only that can
+tell which rank it was."""
+
 SPEAK = 2.0
 """Seconds in which the program may hear of a failure by itself before the lookout says it."""
 
@@ -289,28 +293,37 @@ class Lookout:
         Args:
             among: the ranks that have a connection to this one there; all if not given.
         """
+        alone = bool(among) and 0 not in among
         end = Deadline.after(SEARCH)
         while True:
             self._hear_news()
             if found := self.failure:
                 return found
-            if end.passed or (self._line.lost and not self._neighbours.watch_over(0)):
+            if end.passed or (self._line.lost and (alone or not self._neighbours.watch_over(0))):
                 break
             self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
+        if self._line.lost and alone:
+            return self._the_only_one_gone(among)
         if self._line.lost:
-            if among and 0 not in among:
-                return self._the_only_one_gone(among)
             return None if self._post.keeper else self._store_gone()
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
-        others = [rank for rank in among if rank != self._post.me.rank]
-        gone = [rank for rank in others if not self._neighbours.is_alive(rank)]
+        gone = [rank for rank in among if rank != self._post.me.rank]
+        if len(gone) > 1:
+            gone = self._ended_soon(gone)
         if len(gone) != 1:
             return None
-        text = "has closed its connection: it has left, or died (the store is gone, too)"
+        text = "has closed its connection: it has left, given up, or died (the store is gone, too)"
         return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
+
+    def _ended_soon(self, ranks: Sequence[int]) -> list[int]:
+        """Of some ranks those whose processes are not seen to live, once one of them is not."""
+        end = Deadline.after(ALONE)
+        while not end.passed and all(map(self._neighbours.is_alive, ranks)):
+            self._neighbours.sleep(0.02)
+        return [rank for rank in ranks if not self._neighbours.is_alive(rank)]
 
     def _store_gone(self) -> Failure:
         how = self._neighbours.condition(0) or "it has left or died"
@@ -425,11 +438,14 @@ class Lookout:
         return verdict(me, {me.rank: me}, fates)
 
     def _follow_progress(self) -> None:
+        quiet = self._progress.quiet()
+        if quiet is None or self.failure is not None or quiet.age < self._post.patience / 2:
+            return
         stuck = self._progress.stuck()
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
             self._patience = (stuck, patience if self._is_judged(stuck) else self._post.patience)
-        if stuck is None or self.failure is not None or stuck.age < self._patience[1]:
+        if stuck is None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
         if not again or stuck.age + self._post.answers < self._post.timeout:
@@ -443,8 +459,7 @@ class Lookout:
         lines = _stacks.main_thread()
         if not end.passed:
             return
-        blocked = self._progress.stuck() is not None
-        if not before or before != lines or not blocked:
+        if not before or before != lines or self._progress.stuck() is None:
             if not before:
                 tell(f"{self._post.me}: {self.failure}; {self.failure.age:.0f} s ago")
             self._deaf = (lines, Deadline.after(GRACE))

@@ -20,7 +20,7 @@ import torch.distributed as dist
 import allranks
 from allranks._process_group import lifecycle
 from allranks._system import processes, sockets, stacks
-from allranks._watch import blocked_program, failures, flight_recorder
+from allranks._watch import blocked_program, failures, flight_recorder, torch_groups
 from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import EventLog, LogEntry, left_note
 from allranks._watch.progress import CollectiveProgress
@@ -242,6 +242,43 @@ def overlapping() -> list[object]:
         return seen
 
 
+def going_on() -> tuple[int, bool]:
+    """How often torch's recorder is read in a program that goes on: groups make first calls."""
+    looks, reads = [], []
+    count, recorders = torch_groups.begun_calls, flight_recorder._recorders
+    with session():
+        torch_groups.begun_calls = lambda: looks.append(0) or count()
+        flight_recorder._recorders = lambda: reads.append(0) or recorders()
+        while not allranks.agree(len(looks) >= 4, "all"):
+            group = dist.new_group([0, 1])
+            dist.all_reduce(torch.ones(1), group=group)
+            dist.destroy_process_group(group)
+        read = len(reads)
+        CollectiveProgress(blind=False).stuck()
+        return read, len(reads) > read
+
+
+def ending_one_by_one() -> bool:
+    """Whether a rank goes on, that begins nothing, but whose calls end one after another."""
+    with session() as world:
+        store, progress = lifecycle.store(), CollectiveProgress(blind=False)
+        if world.rank:
+            store.wait(["begun"])
+            dist.all_reduce(torch.ones(1))
+            store.wait(["seen"])
+            dist.all_reduce(torch.ones(1))
+            return True
+        works = [dist.all_reduce(torch.ones(1), async_op=True) for _ in range(2)]
+        first = progress.stuck()
+        assert progress.stuck() == first
+        store.set("begun", "")
+        works[0].wait()
+        second = progress.stuck()
+        store.set("seen", "")
+        works[1].wait()
+        return second.since > first.since and progress.stuck() is None
+
+
 def catching() -> float:
     """A program that catches what left a session comes up anew."""
     for _ in range(2):
@@ -325,7 +362,7 @@ STORES = {
     "pair": lambda: private_environs(2),
 }
 
-SOUND = (overlapping, catching, caught_inside)
+SOUND = (overlapping, going_on, ending_one_by_one, catching, caught_inside)
 PAIRS = (blind, deaf, uncaught, slow, rank_0_first, looks, forking, unwatched, *SOUND)
 """What two ranks are enough for."""
 
@@ -438,6 +475,8 @@ def test_nothing_is_made_of_what_is_sound(befallen) -> None:
     values = {f: [one.value for one in befallen[f, "pair"][1]] for f in SOUND}
     assert values == {
         overlapping: [[None] * 3] * 2,
+        going_on: [(0, True)] * 2,
+        ending_one_by_one: [True] * 2,
         catching: [2.0] * 2,
         caught_inside: [2.0] * 2,
     }

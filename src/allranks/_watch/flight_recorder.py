@@ -1,4 +1,9 @@
-"""What this rank has in flight: from torch's Flight Recorder, and the exchanges it does not see."""
+"""What this rank has in flight: from torch's Flight Recorder, and the exchanges it does not see.
+
+Torch's recorder must not be read while a group makes its first call, or is made: it reads the list
+of groups without its lock (torch 2.13), and the process ends by a segmentation fault. So it is read
+only where a call may have stopped, never as long as a program goes on.
+"""
 
 from __future__ import annotations
 
@@ -145,31 +150,12 @@ def _recorders() -> list[tuple[str, Any, Any]]:
 
 
 def why_blind() -> str | None:
-    """Why collectives cannot be seen here; None if they can."""
+    """Why collectives cannot be seen here; None if they can. To be asked before a group is up."""
     try:
         told = [json.loads(quick(includeCollectives=False)) for _, quick, _ in _recorders()]
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         return f"this version of torch does not tell what is in flight ({error})"
     return None if told and all("version" in one for one in told) else "torch has no recorder"
-
-
-def progress() -> dict[str, tuple[int, int]]:
-    """Each group's last enqueued and last completed collective, in torch's own count.
-
-    Over gloo the count includes point-to-point messages, so that it differs between ranks. Calls
-    that run at once may complete in another order, so that an idle group may seem to be behind.
-    """
-    seen = {one.group_id: (one.number, one.number - (not one.over)) for one in last_exchanges()}
-    return seen | {
-        f"{name}{group}": (
-            int(status["last_enqueued_collective"]),
-            int(status["last_completed_collective"]),
-        )
-        for name, quick, _ in _recorders()
-        for group, status in json.loads(quick(includeCollectives=False))
-        .get("pg_status", {})
-        .items()
-    }
 
 
 def horizon() -> float:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 SEARCH = 0.5
 """Seconds in which a rank that has gone may be told of, before all ranks are asked."""
 
+ALONE = 3.0
+"""Seconds in which a process of this host may end that has closed a connection, where only that can
+tell which rank it was."""
+
 
 class PeerSearch:
     """What is asked, in turn: the news, the processes of this host, the store, all ranks."""
@@ -79,28 +83,37 @@ class PeerSearch:
             among: the ranks to which the closed connection may lead; all if empty.
             hear_news: looks at the event log, and at the processes of this host.
         """
+        alone = bool(among) and 0 not in among
         end = Deadline.after(SEARCH)
         while True:
             hear_news()
             if found := self._log_client.failure:
                 return found
-            if end.passed or (self._client.lost and not self._local_peers.watch_over(0)):
+            if end.passed or (self._client.lost and (alone or not self._local_peers.watch_over(0))):
                 break
             self._local_peers.wait(0.02)  # A socket is closed a moment before its process ends.
+        if self._client.lost and alone:
+            return self._the_only_one_gone(among)
         if self._client.lost:
-            if among and 0 not in among:
-                return self._the_only_one_gone(among)
             return None if self._config.external_store else self._store_gone()
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
-        others = [rank for rank in among if rank != self._config.me.rank]
-        gone = [rank for rank in others if not self._local_peers.is_alive(rank)]
+        gone = [rank for rank in among if rank != self._config.me.rank]
+        if len(gone) > 1:
+            gone = self._ended_soon(gone)
         if len(gone) != 1:
             return None
-        text = "has closed its connection: it has left, or died (the store is gone, too)"
+        text = "has closed its connection: it has left, given up, or died (the store is gone, too)"
         return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
+
+    def _ended_soon(self, ranks: Sequence[int]) -> list[int]:
+        """Of some ranks those whose processes are not seen to live, once one of them is not."""
+        end = Deadline.after(ALONE)
+        while not end.passed and all(map(self._local_peers.is_alive, ranks)):
+            self._local_peers.wait(0.02)
+        return [rank for rank in ranks if not self._local_peers.is_alive(rank)]
 
     def _store_gone(self) -> Failure:
         how = self._local_peers.condition(0) or "it has left or died"

@@ -13,6 +13,10 @@ from allranks._watch.flight_recorder import FlightRecord, HostExchange, Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypeAlias
+
+    CallKey: TypeAlias = tuple[object, ...]
+    """Tells a call from others: its group, and how many were begun; of torch's, the oldest open."""
 
 RECENT = 50
 """How many of its last collectives a rank tells."""
@@ -26,7 +30,7 @@ class StuckCollective(NamedTuple):
         since: since when, on the monotonic clock.
     """
 
-    what: tuple[object, ...]
+    what: CallKey
     since: float
 
     @property
@@ -36,7 +40,11 @@ class StuckCollective(NamedTuple):
 
 
 class CollectiveProgress:
-    """Follows the collectives of this rank, by looks that cost some 20 us."""
+    """Follows the collectives of this rank.
+
+    Each look compares counts of calls, which costs little and can be done at any time. Torch's
+    recorder is asked only where a count stands still for long, or where ranks tell each other.
+    """
 
     def __init__(self, *, blind: bool) -> None:
         """Begin to follow.
@@ -46,50 +54,70 @@ class CollectiveProgress:
         """
         self._blind = blind
         self._began = time.time()
-        self._counts: dict[str, tuple[int, int]] = {}
         self._names: dict[str, str] = {}
+        self._counts: object = None
         self._changed = time.monotonic()
-        self._seen: dict[tuple[object, ...], float] = {}
-        self._idle: set[tuple[object, ...]] = set()
+        self._since: dict[CallKey, float] = {}
+        self._open: dict[CallKey, float] = {}
+        self._over: set[CallKey] = set()
         self._number_unusable = 0
         self._abandoned: set[tuple[str, int]] = set()
 
+    def candidate(self) -> StuckCollective | None:
+        """Where this rank has made no call for the longest, and may be stuck; None if nowhere."""
+        self._see(time.monotonic())
+        return self._oldest(self._since)
+
     def stuck(self) -> StuckCollective | None:
         """The oldest collective that is not complete; None if the rank is in none."""
-        self._see(time.monotonic())
-        oldest = min(self._seen.items(), key=lambda item: item[1], default=None)
+        now = time.monotonic()
+        self._see(now)
+        exchanging = _exchanging()
+        ours = {what: at for what, at in self._since.items() if what in exchanging}
+        return self._oldest({**ours, **self._open_calls(now)})
+
+    def _open_calls(self, now: float) -> dict[CallKey, float]:
+        """Each group's oldest call that is not complete, and since when nothing has gone on."""
+        begun = {what: self._since[what] for what in self._since.keys() - _exchanging()}
+        oldest = self._oldest_open() if begun else {}
+        followed, open_ = {what[:2] for what in self._open}, {}
+        for what, at in begun.items():
+            if what[0] in oldest:
+                call = (*what, oldest[what[0]])
+                open_[call] = self._open.get(call, now if what in followed else at)
+            elif at < now:  # Of one that has just begun the recorder may not know yet.
+                self._over.add(what)
+        self._open = open_
+        return open_
+
+    def _oldest(self, since: Mapping[CallKey, float]) -> StuckCollective | None:
+        oldest = min(since.items(), key=lambda item: item[1], default=None)
         ours = failures.waiting
         if oldest:
-            what, since = oldest
-            return StuckCollective(what, min(since, ours.since) if ours else since)
+            what, at = oldest
+            return StuckCollective(what, min(at, ours.since) if ours else at)
         return StuckCollective((ours.since,), ours.since) if ours else None
 
     def _see(self, now: float) -> None:
-        """Follow the counts of calls; look closer at what does not change from look to look."""
-        counts = {} if self._blind else flight_recorder.progress()
-        if counts != self._counts:
-            self._counts, self._changed = counts, now
-            if counts.keys() - self._names.keys():
-                self._learn_names()
+        """Follow the counts of calls."""
+        exchanges = [
+            (one.group_id, one.number, one.over) for one in flight_recorder.last_exchanges()
+        ]
+        begun = {} if self._blind else torch_groups.begun_calls()
+        if (exchanges, begun) != self._counts:
+            self._counts, self._changed = (exchanges, begun), now
         if torch_groups.number_unusable() != self._number_unusable:
             self._number_unusable = torch_groups.number_unusable()
-            self._abandoned |= {(one.group_id, one.number) for one in self._open(self._recorded())}
-        behind = {(group, *both) for group, both in counts.items() if both[0] > both[1]}
-        self._idle &= behind
-        self._seen = {what: self._seen.get(what, now) for what in behind - self._idle}
-        if any(since < now for since in self._seen.values()):
-            open_ = {one.group_id for one in self._open(self._recorded())}
-            self._idle |= {what for what in self._seen if what[0] not in open_}
-            self._seen = {what: at for what, at in self._seen.items() if what[0] in open_}
+            self._abandoned |= {(one.group_id, one.number) for one in self._incomplete()}
+        last: set[CallKey] = {what for what in begun.items() if what[1]} | _exchanging()
+        self._over &= last
+        self._since = {what: self._since.get(what, now) for what in last - self._over}
 
-    def _learn_names(self) -> None:
-        """Learn the names of the groups before their calls are forgotten."""
-        seen: list[HostExchange | RecordedCollective] = [
-            *flight_recorder.last_exchanges(),
-            *self._recorded(),
-        ]
-        told = {one.group_id: one.group for one in seen}
-        self._names |= dict.fromkeys(self._counts, "") | self._names | told
+    def _oldest_open(self) -> dict[object, int]:
+        """Of each group with calls that are not complete, as torch recorded them, the oldest."""
+        of_hosts = {one.group_id for one in flight_recorder.last_exchanges()}
+        open_ = [one for one in self._incomplete() if one.group_id not in of_hosts]
+        return {one.group: one.number for one in reversed(open_)}
 
     def _made(self, by_id: Mapping[str, int | None]) -> Counter[str]:
         """How many calls were made on each group, whoever saw them, where that is known."""
@@ -106,12 +134,18 @@ class CollectiveProgress:
         if self._blind:
             return FlightRecord([], {})
         collectives, made = flight_recorder.remembered()
+        seen: list[HostExchange | RecordedCollective] = [
+            *flight_recorder.last_exchanges(),
+            *collectives,
+        ]
+        self._names |= {one.group_id: one.group for one in seen}
         return FlightRecord([one for one in collectives if one.at >= self._began], made)
 
-    def _recorded(self) -> list[RecordedCollective]:
-        return self._remembered().collectives
+    def _incomplete(self) -> list[RecordedCollective]:
+        """The calls that have not ended, oldest first."""
+        return self._not_over(self._remembered().collectives)
 
-    def _open(self, collectives: list[RecordedCollective]) -> list[RecordedCollective]:
+    def _not_over(self, collectives: list[RecordedCollective]) -> list[RecordedCollective]:
         """Those that have not ended, but for the ones that were given up."""
         left = self._abandoned
         return [one for one in collectives if not (one.over or (one.group_id, one.number) in left)]
@@ -120,7 +154,7 @@ class CollectiveProgress:
         """Where this rank stands now; takes torch some milliseconds to tell."""
         stuck, ours = self.stuck(), failures.waiting
         collectives, by_id = self._remembered()
-        here = next(iter(self._open(collectives)), None)
+        here = next(iter(self._not_over(collectives)), None)
         made = self._made(by_id)
         calls = _numbered(collectives, made, flight_recorder.horizon())
         lines = stacks.program()
@@ -144,6 +178,11 @@ class CollectiveProgress:
         if here and not failures.waiting:
             return max(0.0, time.time() - here.at)
         return time.monotonic() - (stuck.since if stuck else self._changed)
+
+
+def _exchanging() -> set[CallKey]:
+    """The exchanges between ranks of a host that are not over."""
+    return {(one.group_id, one.number) for one in flight_recorder.last_exchanges() if not one.over}
 
 
 def _numbered(

@@ -56,14 +56,14 @@ class StallJudge:
 
     def follow(self, log_client: EventLogClient) -> None:
         """See whether this rank goes on; ask all where they stand, if it has not for too long."""
+        limit, candidate = self._config.stall_limit, self._progress.candidate()
+        if candidate is None or log_client.failure is not None or candidate.age < limit / 2:
+            return
         stuck = self._progress.stuck()
         before, patience = self._patience
         if stuck is None or before is None or stuck.what != before.what:
-            self._patience = (
-                stuck,
-                patience if self._is_judged(stuck) else self._config.stall_limit,
-            )
-        if stuck is None or log_client.failure is not None or stuck.age < self._patience[1]:
+            self._patience = (stuck, patience if self._is_judged(stuck) else limit)
+        if stuck is None or stuck.age < self._patience[1]:
             return
         again = self._is_judged(stuck)
         if not again or stuck.age + self._config.answer_timeout < self._config.timeout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,24 @@ def table() -> dict[dist.ProcessGroup, Any] | None:
     except AttributeError:
         return None
     return found
+
+
+def begun_calls() -> dict[str, int]:
+    """How many calls each group has begun, by the group's name; messages may be among them.
+
+    This can be read at any time, also while other threads make calls.
+    """
+    return {name_of(group): _begun_on(group) for group in all_groups()}
+
+
+def _begun_on(group: dist.ProcessGroup) -> int:
+    """How many calls a group has begun on this rank, as far as its backends count them."""
+    begun = 0
+    for device in getattr(group, "_device_types", ()):
+        with suppress(RuntimeError, AttributeError):
+            backend: Any = group._get_backend(device)  # noqa: SLF001
+            begun += backend._get_sequence_number_for_group()  # noqa: SLF001
+    return begun
 
 
 def timeout_of(group: dist.ProcessGroup) -> timedelta:

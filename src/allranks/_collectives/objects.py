@@ -143,13 +143,9 @@ def scatter_objects(
         error = (
             f"scatter_objects: expected one object for each of {members.size} ranks, not {given}"
         )
-    each: list[list[Any]] = []
-    for one in objects if sends and not error else ():
-        buffers, why = _dump(one)
-        each.append(buffers)
-        error = error or why
+    each, why = _dump_each(objects if sends and not error else ())
     body = b"".join(_body(buffers, inline=False) for buffers in each)
-    bodies = exchange(members, Header(f"scatter_objects from src={src}", body, error))
+    bodies = exchange(members, Header(f"scatter_objects from src={src}", body, error or why))
     sender = members.ranks.index(src)
     told = list(_all_told(bodies[sender]))
     largest = (
@@ -163,6 +159,12 @@ def scatter_objects(
     incoming = {sender: told[members.rank].incoming(received)}
     transfer(members, "scatter_objects", {}, incoming, largest)
     return cast("T", _load(received, src))
+
+
+def _dump_each(objects: Sequence[Any]) -> tuple[list[list[Any]], str | None]:
+    """The buffers of each object, and why one of them cannot be sent."""
+    dumped = [_dump(one) for one in objects]
+    return [buffers for buffers, _ in dumped], next((why for _, why in dumped if why), None)
 
 
 def _sender(call: str, src: object, members: Members) -> tuple[int, str | None]:

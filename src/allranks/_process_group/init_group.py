@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from allranks._process_group import devices, environment
@@ -16,6 +17,8 @@ from allranks._watch import failures
 from allranks.errors import ConfigError, PeerFailedError, RendezvousError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from allranks._launchers.world import World
     from allranks._process_group.settings import Settings
     from allranks._rendezvous.meet import Meeting
@@ -86,23 +89,7 @@ def init_process_group(
     wanted: Settings, world: World, meeting: Meeting | None, deadline: Deadline
 ) -> None:
     """Torch's own call, over the store in which the ranks met; errors say who or what it lacked."""
-    import torch.distributed as dist
-
-    backend = _backend(wanted)
-    store = dist.PrefixStore("group", meeting.store) if meeting else dist.HashStore()
-    store.set_timeout(wanted.timeout)
-    device = devices.device()
-
-    def init() -> None:
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=world.rank,
-            world_size=world.world_size,
-            timeout=wanted.timeout,
-            device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
-        )
-
+    init = _torchs_call(wanted, world, meeting)
     failures.begin_wait("setup", "WORLD")
     try:
         calling = BackgroundCall(on_same_device(init))
@@ -110,13 +97,34 @@ def init_process_group(
     except PeerFailedError as error:
         raise lost(world.rank, error, deadline) from None
     except (StillRunning, RuntimeError) as error:
-        timed_out = isinstance(error, StillRunning) or failures.has_timed_out(error)
-        culprit = failures.find_lost_peer() if timed_out else failures.cause_of(error)
-        if culprit:
-            raise lost(world.rank, culprit, deadline) from error
-        told = what_gloo_lacked(error, world.rank, deadline, timed_out=timed_out)
-        if told is None:
-            raise
-        raise RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") from error
+        if explained := _explained(error, world.rank, deadline):
+            raise explained from error
+        raise
     finally:
         failures.end_wait()
+
+
+def _torchs_call(wanted: Settings, world: World, meeting: Meeting | None) -> Callable[[], None]:
+    import torch.distributed as dist
+
+    backend, device = _backend(wanted), devices.device()
+    store = dist.PrefixStore("group", meeting.store) if meeting else dist.HashStore()
+    store.set_timeout(wanted.timeout)
+    return partial(
+        dist.init_process_group,
+        backend,
+        store=store,
+        rank=world.rank,
+        world_size=world.world_size,
+        timeout=wanted.timeout,
+        device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
+    )
+
+
+def _explained(error: Exception, rank: int, deadline: Deadline) -> RendezvousError | None:
+    """Who or what was lacking, in words; None if torch's own error tells it."""
+    timed_out = isinstance(error, StillRunning) or failures.has_timed_out(error)
+    if culprit := failures.find_lost_peer() if timed_out else failures.cause_of(error):
+        return lost(rank, culprit, deadline)
+    told = what_gloo_lacked(error, rank, deadline, timed_out=timed_out)
+    return RendezvousError(f"{told}{f' ({error})' if str(error) else ''}") if told else None

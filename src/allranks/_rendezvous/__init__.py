@@ -2,7 +2,7 @@
 
 Read in the order of the work: ``plan`` (where to meet), ``meet`` (the store), ``record``,
 ``attendance`` and ``roll_call`` (who is there, and what is wrong). Beside them: ``address_board``
-(rank 0 posts its address in a file or an agent's store), ``private_store`` (the ranks of
-``allranks run``), ``mpi`` and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and
+(rank 0 posts its address in a file or an agent's store), ``private_store`` and
+``file_backed_store`` (the ranks of ``allranks run``), ``mpi`` and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and
 ``bind_hook`` (firewalls), and ``init_method`` (URLs).
 """

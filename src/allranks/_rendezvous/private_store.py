@@ -11,20 +11,13 @@ import fcntl
 import os
 import struct
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from allranks._system.waiting import Deadline
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import timedelta
+    from collections.abc import Iterator
 
     import torch.distributed as dist
-
-FIRST_LOOK = 0.0002
-LONGEST_PAUSE = 0.05
 
 LENGTHS = struct.Struct("<II")
 """What a record begins with: the lengths of its key and of its value, which follow."""
@@ -130,9 +123,7 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes | None, int]]:
         yield os.fsdecode(data[key:value]), None if value_size == DELETED else data[value:end], end
 
 
-def private_store(  # noqa: C901 - all of it is the class
-    path: str, ended: threading.Event | None = None
-) -> dist.Store:
+def private_store(path: str, ended: threading.Event | None = None) -> dist.Store:
     """The ranks' common store in a file.
 
     Args:
@@ -143,69 +134,6 @@ def private_store(  # noqa: C901 - all of it is the class
     Raises:
         OSError: the file cannot be opened.
     """
-    import torch.distributed as dist
+    from allranks._rendezvous.file_backed_store import FileBackedStore
 
-    class PrivateStore(dist.Store):
-        """A file that is looked at often at first, and seldom later."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._file = StoreFile(path)
-
-        def get(self, key: str) -> bytes:
-            self.wait([key])
-            with self._file.read() as values:
-                return values[key]
-
-        def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-            default: timedelta = self.timeout  # type: ignore[attr-defined]  # not in the stubs
-            seconds = (timeout or default).total_seconds()
-            end, pause = Deadline.after(seconds), FIRST_LOOK
-            while not self.check(list(keys)):
-                if end.passed or (ended and ended.is_set()):
-                    raise dist.DistStoreError(f"{keys} did not come within {seconds:g} s ({path})")
-                time.sleep(pause)
-                pause = min(pause * 1.2, LONGEST_PAUSE)
-
-        def set(self, key: str, value: str | bytes) -> None:
-            with self._file.write():
-                self._file.append(key, _as_bytes(value))
-
-        def add(self, key: str, amount: int) -> int:
-            with self._file.write() as values:
-                total = int(values.get(key, b"0")) + amount
-                self._file.append(key, b"%d" % total)
-            return total
-
-        def compare_set(self, key: str, expected: str | bytes, desired: str | bytes) -> bytes:
-            with self._file.write() as values:
-                if values.get(key, b"") == _as_bytes(expected):
-                    self._file.append(key, _as_bytes(desired))
-                return values.get(key, _as_bytes(expected))
-
-        def check(self, keys: list[str]) -> bool:
-            with self._file.read() as values:
-                return all(key in values for key in keys)
-
-        def delete_key(self, key: str) -> bool:
-            with self._file.write() as values:
-                there = key in values
-                if there:
-                    self._file.append(key, None)
-            return there
-
-        def num_keys(self) -> int:
-            with self._file.read() as values:
-                return len(values)
-
-        def clone(self) -> PrivateStore:
-            return self  # A file has no connection that one thread could hold from another.
-
-        def has_extended_api(self) -> bool:
-            return False
-
-    return PrivateStore()
-
-
-def _as_bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else os.fsencode(value)
+    return FileBackedStore(StoreFile(path), path, ended)

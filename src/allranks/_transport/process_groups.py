@@ -205,17 +205,25 @@ def new_group(
         making = BackgroundCall(on_same_device(make))
         return making.result_unless(failures.raise_if_failed, limit.total_seconds() + 1)
     except (StillRunning, RuntimeError) as error:
-        if culprit := failures.cause_of(error, _with_the_store(ranks)):
-            raise failures.peer_failed(culprit, what) from error
-        if isinstance(error, StillRunning) or failures.has_timed_out(error):
-            told = failures.verdict() or "at least one rank did not make the same call."
-            seconds = f"{limit.total_seconds():g} s"
-            raise StalledError(f"{what} did not complete within {seconds}; {told}") from error
-        if lost := failures.store_lost(error):
-            raise CollectiveError(f"{what}: {lost}") from error
+        if explained := _explained(error, what, ranks, limit):
+            raise explained from error
         raise
     finally:
         failures.end_wait()
+
+
+def _explained(
+    error: Exception, what: str, ranks: Sequence[int], limit: timedelta
+) -> CollectiveError | None:
+    """Why a group did not come up, by which rank; None if torch's own error tells it."""
+    if culprit := failures.cause_of(error, _with_the_store(ranks)):
+        return failures.peer_failed(culprit, what)
+    if isinstance(error, StillRunning) or failures.has_timed_out(error):
+        told = failures.verdict() or "at least one rank did not make the same call."
+        seconds = f"{limit.total_seconds():g} s"
+        return StalledError(f"{what} did not complete within {seconds}; {told}")
+    lost = failures.store_lost(error)
+    return CollectiveError(f"{what}: {lost}") if lost else None
 
 
 def group_for_tensor(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:

@@ -12,7 +12,8 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from allranks._rendezvous.private_store import LENGTHS, private_store
+from allranks._rendezvous.private_store import private_store
+from allranks._rendezvous.store_file import LENGTHS
 from harness import PATIENCE
 
 

@@ -2,7 +2,8 @@
 
 Read in the order of the work: ``plan`` (where to meet), ``meet`` (the store), ``record``,
 ``attendance`` and ``roll_call`` (who is there, and what is wrong). Beside them: ``address_board``
-(rank 0 posts its address in a file or an agent's store), ``private_store`` and
-``file_backed_store`` (the ranks of ``allranks run``), ``mpi`` and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and
-``bind_hook`` (firewalls), and ``init_method`` (URLs).
+(rank 0 posts its address in a file or an agent's store),
+``private_store``, ``file_backed_store`` and ``store_file`` (the store of ``allranks run``), ``mpi``
+and ``mpi_worker`` (rank 0's address, by MPI), ``ports`` and ``bind_hook`` (firewalls), and
+``init_method`` (URLs).
 """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from allranks._rendezvous.private_store import StoreFile
+    from allranks._rendezvous.store_file import StoreFile
 
 FIRST_LOOK = 0.0002
 LONGEST_PAUSE = 0.05

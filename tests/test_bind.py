@@ -17,6 +17,7 @@ from allranks import _bind, _elf, _sockets
 from allranks._plan import plan
 from allranks._world import World, detect
 from allranks.errors import ConfigError
+from harness import free_port
 from test_world import TORCHRUN
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def stored(taken: int, ports: str, **environ: str) -> subprocess.CompletedProces
 @pytest.mark.parametrize("lazily", ["", "1"])
 def test_torch_gets_a_port_of_the_range(taken, lazily) -> None:
     """Also where the linker looks for a function when it is called first."""
-    port = _sockets.free_port()
+    port = free_port()
     ended = stored(taken, f"{port}-{port}", TORCH_USE_RTLD_GLOBAL=lazily)
     assert (ended.stdout, ended.returncode) == (f"refused\n{port}\n", 0), ended.stderr
 

@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _alarm, _flight, _groups, _lifecycle, _lookout, _processes, _sockets, _stacks
+from allranks import _alarm, _flight, _groups, _lifecycle, _lookout, _processes, _stacks
 from allranks._bulletin import Bulletin, Entry, left_note
 from allranks._lookout import Post
 from allranks._progress import Progress
 from allranks.errors import ConfigError, PeerFailedError, StalledError
-from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
+from harness import PATIENCE, Ranks, env_environs, free_port, private_environs, wait_until
 
 
 def _heard(function, place: str):
@@ -351,7 +351,7 @@ STALLED = (
 @contextlib.contextmanager
 def at_a_port(ranks: int):
     """The environments of ranks that meet in a store of rank 0's."""
-    yield env_environs(ranks, _sockets.free_port())
+    yield env_environs(ranks, free_port())
 
 
 STORES = {
@@ -528,7 +528,7 @@ def test_the_watch_can_be_left_out(befallen) -> None:
 
 
 def test_rank_0_keeps_its_store_for_the_others_but_not_for_long(tmp_path) -> None:
-    environs = env_environs(2, _sockets.free_port())
+    environs = env_environs(2, free_port())
     ended = Ranks(_heard, environs, staying, str(tmp_path)).results()
     assert [one.error for one in ended] == [None, None]
     assert ended[0].value >= 0.5

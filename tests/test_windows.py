@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks import _bring_up, _groups, _rollcall, _sockets, _together
+from allranks import _bring_up, _groups, _rollcall, _together
 from allranks.errors import PeerFailedError
-from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
+from harness import PATIENCE, Ranks, env_environs, free_port, private_environs, wait_until
 
 LONG = 2.0 * PATIENCE
 """Seconds of every timeout of ours in here: whoever waits for one of them does not end in time."""
@@ -27,7 +27,7 @@ LONG = 2.0 * PATIENCE
 @contextlib.contextmanager
 def at_a_port(ranks: int):
     """Ranks that meet in a store which goes with rank 0."""
-    yield env_environs(ranks, _sockets.free_port())
+    yield env_environs(ranks, free_port())
 
 
 def killed() -> None:
@@ -132,7 +132,7 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
     """Where the ranks meet in a file, and in a store that goes with rank 0."""
     with private_environs(3) as environs:
         told = outcomes(ending_while_gloo_connects, culprit, end, environs)
-    port = _sockets.free_port()
+    port = free_port()
     told += outcomes(ending_while_gloo_connects, culprit, end, env_environs(3, port))
     for kind, text in told:
         assert kind == "RendezvousError", text
@@ -147,7 +147,7 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
 def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, function) -> None:
     with private_environs(3) as environs:
         told = outcomes(function, culprit, end, environs)
-    told += outcomes(function, culprit, end, env_environs(3, _sockets.free_port()))
+    told += outcomes(function, culprit, end, env_environs(3, free_port()))
     for kind, text in told:
         assert kind == "PeerFailedError", text
         assert f"rank {culprit} (pid " in text
@@ -262,7 +262,7 @@ WAITS = [
 
 @pytest.mark.parametrize(("function", "told"), WAITS, ids=lambda x: getattr(x, "__name__", ""))
 def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: str) -> None:
-    ranks = Ranks(function, env_environs(2, _sockets.free_port()))
+    ranks = Ranks(function, env_environs(2, free_port()))
     (one,) = ranks.results(never=0)
     assert one.error is None, one.error.__notes__
     assert re.search(told, one.value)

@@ -48,10 +48,6 @@ HURRY, HURRIED = 0.05, 3.0
 SEARCH = 0.5
 """Seconds in which a rank that has gone may be told of, before all ranks are asked."""
 
-ALONE = 3.0
-"""Seconds in which a process of this host may end that has closed a connection, where only that can
-tell which rank it was."""
-
 SPEAK = 2.0
 """Seconds in which the program may hear of a failure by itself before the lookout says it."""
 
@@ -302,33 +298,23 @@ class Lookout:
             if end.passed or (self._line.lost and (alone or not self._neighbours.watch_over(0))):
                 break
             self._neighbours.sleep(0.02)  # A socket is closed a moment before its process ends.
-        if self._line.lost and alone:
-            return self._the_only_one_gone(among)
         if self._line.lost:
-            return None if self._post.keeper else self._store_gone()
+            return self._the_only_one_gone(among) if alone else self._store_gone()
         return self._who_has_left(among) or self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
-        gone = [rank for rank in among if rank != self._post.me.rank]
-        if len(gone) > 1:
-            gone = self._ended_soon(gone)
-        if len(gone) != 1:
-            return None
+        others = [rank for rank in among if rank != self._post.me.rank]
+        gone = self._neighbours.ended_soon(others) if others[1:] else others
         text = "has closed its connection: it has left, given up, or died (the store is gone, too)"
-        return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
+        named = [Failure(rank, f"rank {rank}", time.time(), "", text) for rank in gone]
+        return named[0] if len(named) == 1 else None
 
-    def _ended_soon(self, ranks: Sequence[int]) -> list[int]:
-        """Of some ranks those whose processes are not seen to live, once one of them is not."""
-        end = Deadline.after(ALONE)
-        while not end.passed and all(map(self._neighbours.is_alive, ranks)):
-            self._neighbours.sleep(0.02)
-        return [rank for rank in ranks if not self._neighbours.is_alive(rank)]
-
-    def _store_gone(self) -> Failure:
+    def _store_gone(self) -> Failure | None:
         how = self._neighbours.condition(0) or "it has left or died"
         who = str(self._post.rank_0 or "rank 0")
-        return Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
+        gone = Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
+        return None if self._post.keeper else gone
 
     def _who_has_left(self, among: Sequence[int]) -> Failure | None:
         left: Failure | None = None

@@ -14,20 +14,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 import allranks
 from allranks._process_group import bring_up
-from allranks._system import sockets
 from allranks.errors import RendezvousError
-from harness import PATIENCE, Ranks, env_environs, private_environs
+from harness import PATIENCE, Ranks, env_environs, free_port, private_environs
 
 
 @contextlib.contextmanager
 def at_a_port(ranks: int):
-    yield env_environs(ranks, sockets.free_port())
+    yield env_environs(ranks, free_port())
 
 
 @contextlib.contextmanager
 def in_a_shared_directory(ranks: int):
     with tempfile.TemporaryDirectory() as directory:
-        yield env_environs(ranks, sockets.free_port(), SHARED=directory)
+        yield env_environs(ranks, free_port(), SHARED=directory)
 
 
 @contextlib.contextmanager

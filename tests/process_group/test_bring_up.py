@@ -18,7 +18,6 @@ import pytest
 import allranks
 from allranks._process_group.connect_errors import lost
 from allranks._rendezvous import meet
-from allranks._system import sockets
 from allranks._system.waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,
@@ -27,7 +26,15 @@ from allranks.errors import (
     WorldMismatchError,
     WrongJobError,
 )
-from harness import PATIENCE, Ranks, env_environs, private_environs, run_ranks, wait_until
+from harness import (
+    PATIENCE,
+    Ranks,
+    env_environs,
+    free_port,
+    private_environs,
+    run_ranks,
+    wait_until,
+)
 
 TIMEOUT = 10.0  # Of ranks that wait for what never comes.
 LIMIT = 60.0  # Seconds that it may take on a busy machine; torch would wait for minutes.
@@ -97,7 +104,7 @@ def test_a_private_file_brings_four_ranks_up() -> None:
 
 
 def test_env_brings_ranks_up_and_counts_local_ranks() -> None:
-    environs = env_environs(3, sockets.free_port())
+    environs = env_environs(3, free_port())
     for environ in environs:
         del environ["LOCAL_RANK"]
     worlds = [one.value[1] for one in Ranks(total, environs).results()]
@@ -112,7 +119,7 @@ def test_a_rank_that_comes_late_is_waited_for() -> None:
 
 
 def test_a_url_carries_everything() -> None:
-    url = f"tcp://127.0.0.1:{sockets.free_port()}?world_size=2&rank="
+    url = f"tcp://127.0.0.1:{free_port()}?world_size=2&rank="
     both = [Ranks(total_of, [{}], 1, {"init_method": f"{url}{rank}"}) for rank in range(2)]
     assert [ranks.results()[0].value[0] for ranks in both] == [2, 2]
 
@@ -121,11 +128,11 @@ def test_a_url_carries_everything() -> None:
 def waiting_jobs():
     """How jobs ended that wait for their whole deadline, all at once."""
     with busy_port() as silent, busy_port(b"HTTP/1.1 400 Bad Request\r\n\r\n") as http:
-        unknown = env_environs(2, sockets.free_port(), MASTER_ADDR="no-such-host.invalid")
+        unknown = env_environs(2, free_port(), MASTER_ADDR="no-such-host.invalid")
         environs = {"silent": env_environs(2, silent), "http": env_environs(2, http)}
         environs |= {"unknown": unknown}
         for missing in range(3):
-            whole = env_environs(3, sockets.free_port())
+            whole = env_environs(3, free_port())
             environs[f"missing {missing}"] = whole[:missing] + whole[missing + 1 :]
         with private_environs(3) as private:
             environs["private"] = private[:2]
@@ -196,7 +203,7 @@ def test_ranks_meet_at_a_path_that_is_no_utf8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("twice", [0, 1])
 def test_a_rank_claimed_twice_is_named_on_all(twice: int) -> None:
-    environs = env_environs(3, sockets.free_port())
+    environs = env_environs(3, free_port())
     ended = Ranks(total, [*environs[:2], environs[twice]]).results()
     assert_in_time(ended)
     for one in ended:
@@ -207,7 +214,7 @@ def test_a_rank_claimed_twice_is_named_on_all(twice: int) -> None:
 
 
 def test_ranks_that_disagree_on_the_world_size_hear_both() -> None:
-    environs = env_environs(3, sockets.free_port())
+    environs = env_environs(3, free_port())
     environs[1]["WORLD_SIZE"] = "2"
     ended = Ranks(total, environs).results()
     assert_in_time(ended)
@@ -233,7 +240,7 @@ def hold_open(value: int, timeout: float, directory: Path | None = None) -> int:
 @pytest.mark.parametrize("late", [0.0, 1.0])
 def test_two_jobs_on_one_port_never_mix(late: float) -> None:
     """Each job forms its own group, or hears that the port is the other's."""
-    port = sockets.free_port()
+    port = free_port()
     first = Ranks(hold_open, env_environs(2, port, ALLRANKS_JOB="first"), 1, TIMEOUT)
     time.sleep(late)
     second = Ranks(hold_open, env_environs(2, port, ALLRANKS_JOB="second"), 100, TIMEOUT)
@@ -246,7 +253,7 @@ def test_two_jobs_on_one_port_never_mix(late: float) -> None:
 
 
 def test_a_second_job_without_identity_is_refused_by_a_complete_one(tmp_path: Path) -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     first = Ranks(hold_open, environs, 1, PATIENCE, tmp_path)
     wait_until(lambda: all((tmp_path / f"up{rank}").exists() for rank in range(2)))
     second = Ranks(hold_open, environs, 100, TIMEOUT).results()
@@ -313,7 +320,7 @@ def file_settings(directory: Path) -> dict:
 
 
 def test_a_shared_directory_brings_ranks_up_and_stays_clean(tmp_path: Path) -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     for _ in range(2):
         ended = Ranks(total_of, environs, 1, file_settings(tmp_path)).results()
         assert [one.value and one.value[0] for one in ended] == [2, 2], [o.text for o in ended]
@@ -327,7 +334,7 @@ def leave_a_notice(directory: str) -> None:
 
 
 def test_a_stale_file_is_passed_by_or_named(tmp_path: Path) -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     Ranks(leave_a_notice, environs, str(tmp_path)).results()
     (stale,) = tmp_path.iterdir()
     pid = json.loads(stale.read_text())["pid"]
@@ -375,7 +382,7 @@ def interrupt_me() -> float:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_control_c_works_while_ranks_are_missing(rank: int) -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     (ended,) = Ranks(interrupt_me, [environs[rank]]).results()
     assert ended.value < LIMIT
 
@@ -417,7 +424,7 @@ def served_slowly() -> None:
 
 
 def test_a_slow_store_is_not_called_a_wrong_host() -> None:
-    environs = env_environs(2, sockets.free_port())[:1]
+    environs = env_environs(2, free_port())[:1]
     (one,) = Ranks(served_slowly, environs).results()
     assert one.text.startswith("RendezvousError: the store on 127.0.0.1:"), one.text
     assert "did not come up within 1 s" in one.text

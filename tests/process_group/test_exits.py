@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from allranks._system import sockets
-from harness import PATIENCE, env_environs
+from harness import PATIENCE, env_environs, free_port
 
 ROUNDS = 5
 
@@ -50,7 +49,7 @@ def test_what_is_under_way_does_not_abort_the_interpreter(program: str, starting
     jobs = []
     for number in range(ROUNDS):
         size = 3 if program is FAILED_SETUP else 2
-        environs = env_environs(size, sockets.free_port(), ALLRANKS_JOB=str(number))
+        environs = env_environs(size, free_port(), ALLRANKS_JOB=str(number))
         jobs += [started(program, environ) for environ in environs[:starting]]
     ended = [(job.communicate(timeout=PATIENCE)[0], job.returncode) for job in jobs]
     assert [code for _, code in ended] == [3] * len(jobs), ended

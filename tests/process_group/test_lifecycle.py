@@ -16,9 +16,8 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks._system import sockets
 from allranks.errors import CollectiveError, ConfigError, DetectionError, MismatchError
-from harness import PATIENCE, Ranks, env_environs, run_ranks
+from harness import PATIENCE, Ranks, env_environs, free_port, run_ranks
 
 
 def environ_now() -> dict[str, str]:
@@ -220,7 +219,7 @@ def verified_in_an_adopted_group() -> str:
 
 
 def test_an_adopted_group_is_verified_as_asked() -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     one, other = Ranks(verified_in_an_adopted_group, environs).results()
     assert one.value == other.value, (one.error, other.error)
     assert one.value
@@ -261,7 +260,7 @@ def ray_like(rank: int, port: int) -> float:
 
 
 def test_setup_env_local_multi_gpu_with_a_raw_group() -> None:
-    port = sockets.free_port()
+    port = free_port()
     both = [Ranks(ray_like, [{}], rank, port) for rank in range(2)]
     assert [ranks.results()[0].value for ranks in both] == [2.0, 2.0]
 
@@ -276,7 +275,7 @@ def setup_from_variables(port: int) -> int:
 
 
 def test_setup_env_local_multi_gpu_with_setup() -> None:
-    port = sockets.free_port()
+    port = free_port()
     ended = Ranks(setup_from_variables, [{"RANK": "0"}, {"RANK": "1"}], port).results()
     assert [one.value for one in ended] == [3, 3], [one.text for one in ended]
 
@@ -289,7 +288,7 @@ def explicit_rank(rank: int, url: str) -> int:
 
 
 def test_rank_and_world_size_may_be_given() -> None:
-    url = f"tcp://127.0.0.1:{sockets.free_port()}"
+    url = f"tcp://127.0.0.1:{free_port()}"
     both = [Ranks(explicit_rank, [{}], rank, url) for rank in range(2)]
     assert [ranks.results()[0].value for ranks in both] == [3, 3]
 
@@ -343,7 +342,7 @@ def several_worlds(sizes: list[int], ports: list[int]) -> list[int]:
 
 def test_setup_again_with_another_world_size() -> None:
     sizes = [2, 3, 1, 2]
-    ports = [sockets.free_port() for _ in sizes]
+    ports = [free_port() for _ in sizes]
     ended = Ranks(several_worlds, env_environs(3, 1), sizes, ports).results()
     assert [one.value for one in ended] == [[2, 3, 1, 2], [2, 3, 2], [3]], [o.text for o in ended]
 
@@ -366,7 +365,7 @@ allranks.all_reduce(1)
 
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("sys.exit(3)", 3), ("raise KeyError", 1)])
 def test_an_interpreter_that_ends_without_cleanup_ends_well(ending: str, code: int) -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     script = EXIT_CODE.format(ending=ending)
     running = [
         subprocess.Popen(

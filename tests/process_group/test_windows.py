@@ -18,10 +18,9 @@ import torch.distributed as dist
 import allranks
 from allranks._process_group import bring_up, together
 from allranks._rendezvous import roll_call
-from allranks._system import sockets
 from allranks._transport import process_groups
 from allranks.errors import PeerFailedError
-from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
+from harness import PATIENCE, Ranks, env_environs, free_port, private_environs, wait_until
 
 LONG = 2.0 * PATIENCE
 """Seconds of every timeout of ours in here: whoever waits for one of them does not end in time."""
@@ -30,7 +29,7 @@ LONG = 2.0 * PATIENCE
 @contextlib.contextmanager
 def at_a_port(ranks: int):
     """Ranks that meet in a store which goes with rank 0."""
-    yield env_environs(ranks, sockets.free_port())
+    yield env_environs(ranks, free_port())
 
 
 def killed() -> None:
@@ -135,7 +134,7 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
     """Where the ranks meet in a file, and in a store that goes with rank 0."""
     with private_environs(3) as environs:
         told = outcomes(ending_while_gloo_connects, culprit, end, environs)
-    port = sockets.free_port()
+    port = free_port()
     told += outcomes(ending_while_gloo_connects, culprit, end, env_environs(3, port))
     for kind, text in told:
         assert kind == "RendezvousError", text
@@ -150,7 +149,7 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
 def test_a_rank_that_ends_while_a_group_is_made_is_named(culprit, end, how, function) -> None:
     with private_environs(3) as environs:
         told = outcomes(function, culprit, end, environs)
-    told += outcomes(function, culprit, end, env_environs(3, sockets.free_port()))
+    told += outcomes(function, culprit, end, env_environs(3, free_port()))
     for kind, text in told:
         assert kind == "PeerFailedError", text
         assert f"rank {culprit} (pid " in text
@@ -265,7 +264,7 @@ WAITS = [
 
 @pytest.mark.parametrize(("function", "told"), WAITS, ids=lambda x: getattr(x, "__name__", ""))
 def test_ctrl_c_is_heard_while_rank_0_and_its_store_are_stopped(function, told: str) -> None:
-    ranks = Ranks(function, env_environs(2, sockets.free_port()))
+    ranks = Ranks(function, env_environs(2, free_port()))
     (one,) = ranks.results(never=0)
     assert one.error is None, one.error.__notes__
     assert re.search(told, one.value)

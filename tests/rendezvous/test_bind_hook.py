@@ -20,6 +20,7 @@ from allranks._rendezvous import bind_hook
 from allranks._rendezvous.plan import plan
 from allranks._system import elf, sockets
 from allranks.errors import ConfigError
+from harness import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def stored(taken: int, ports: str, **environ: str) -> subprocess.CompletedProces
 @pytest.mark.parametrize("lazily", ["", "1"])
 def test_torch_gets_a_port_of_the_range(taken, lazily) -> None:
     """Also where the linker looks for a function when it is called first."""
-    port = sockets.free_port()
+    port = free_port()
     ended = stored(taken, f"{port}-{port}", TORCH_USE_RTLD_GLOBAL=lazily)
     assert (ended.stdout, ended.returncode) == (f"refused\n{port}\n", 0), ended.stderr
 

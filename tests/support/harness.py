@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import re
+import socket
 import tempfile
 import time
 import traceback
@@ -135,6 +137,15 @@ def private_environs(ranks: int):
             }
             for rank in range(ranks)
         ]
+
+
+def free_port() -> int:
+    """A free port, of those that the kernel gives to no connection and to no listener of gloo's."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as bound, contextlib.suppress(OSError):
+            bound.bind(("", port))
+            return port
 
 
 def env_environs(ranks: int, port: int, **more: str) -> list[dict[str, str]]:

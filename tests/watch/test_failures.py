@@ -19,13 +19,13 @@ import torch.distributed as dist
 
 import allranks
 from allranks._process_group import lifecycle
-from allranks._system import processes, sockets, stacks
+from allranks._system import processes, stacks
 from allranks._watch import blocked_program, failures, flight_recorder, torch_groups
 from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import EventLog, LogEntry, left_note
 from allranks._watch.progress import CollectiveProgress
 from allranks.errors import ConfigError, PeerFailedError, StalledError
-from harness import PATIENCE, Ranks, env_environs, private_environs, wait_until
+from harness import PATIENCE, Ranks, env_environs, free_port, private_environs, wait_until
 
 
 def _heard(function, place: str):
@@ -353,7 +353,7 @@ STALLED = (
 @contextlib.contextmanager
 def at_a_port(ranks: int):
     """The environments of ranks that meet in a store of rank 0's."""
-    yield env_environs(ranks, sockets.free_port())
+    yield env_environs(ranks, free_port())
 
 
 STORES = {
@@ -530,7 +530,7 @@ def test_the_watch_can_be_left_out(befallen) -> None:
 
 
 def test_rank_0_keeps_its_store_for_the_others_but_not_for_long(tmp_path) -> None:
-    environs = env_environs(2, sockets.free_port())
+    environs = env_environs(2, free_port())
     ended = Ranks(_heard, environs, staying, str(tmp_path)).results()
     assert [one.error for one in ended] == [None, None]
     assert ended[0].value >= 0.5

@@ -34,6 +34,7 @@ PRELOADED = (
     "allranks.distutils",
     "allranks._process_group.together",
     "allranks._process_group.host_groups",
+    "allranks._rendezvous.file_backed_store",
 )
 """What programs import. The first optimizer imports torch._dynamo, which costs each rank as much as
 torch itself; the root of allranks imports its modules only when they are asked for."""

@@ -9,11 +9,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from allranks._system import processes
+from allranks._system.waiting import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from allranks._rendezvous.record import RankRecord
+
+ENDING = 3.0
+"""Seconds in which a process may end that has closed a connection, where only that tells whose."""
 
 
 class LocalPeers:
@@ -76,6 +80,13 @@ class LocalPeers:
         """Whether a rank's process is seen to run, or to be stopped, on this host."""
         record = self._records.get(rank)
         return record is not None and not processes.is_gone(record.pid)
+
+    def ended_soon(self, ranks: Sequence[int]) -> list[int]:
+        """Of some ranks those whose processes are not seen to live, once one of them is not."""
+        end = Deadline.after(ENDING)
+        while not end.passed and all(map(self.is_alive, ranks)):
+            self.wait(0.02)
+        return [rank for rank in ranks if not self.is_alive(rank)]
 
     def held(self) -> dict[int, str]:
         """The ranks whose processes are stopped or gone, and how."""

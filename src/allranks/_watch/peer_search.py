@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 SEARCH = 0.5
 """Seconds in which a rank that has gone may be told of, before all ranks are asked."""
 
-ALONE = 3.0
-"""Seconds in which a process of this host may end that has closed a connection, where only that can
-tell which rank it was."""
-
 
 class PeerSearch:
     """What is asked, in turn: the news, the processes of this host, the store, all ranks."""
@@ -100,20 +96,12 @@ class PeerSearch:
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
-        gone = [rank for rank in among if rank != self._config.me.rank]
-        if len(gone) > 1:
-            gone = self._ended_soon(gone)
+        others = [rank for rank in among if rank != self._config.me.rank]
+        gone = self._local_peers.ended_soon(others) if others[1:] else others
         if len(gone) != 1:
             return None
         text = "has closed its connection: it has left, given up, or died (the store is gone, too)"
         return Failure(gone[0], f"rank {gone[0]}", time.time(), "", text)
-
-    def _ended_soon(self, ranks: Sequence[int]) -> list[int]:
-        """Of some ranks those whose processes are not seen to live, once one of them is not."""
-        end = Deadline.after(ALONE)
-        while not end.passed and all(map(self._local_peers.is_alive, ranks)):
-            self._local_peers.wait(0.02)
-        return [rank for rank in ranks if not self._local_peers.is_alive(rank)]
 
     def _store_gone(self) -> Failure:
         how = self._local_peers.condition(0) or "it has left or died"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+pytest.register_assert_rewrite("expectations", "model")
+
+
 @pytest.fixture(autouse=True)
 def _clean_world(request: pytest.FixtureRequest) -> Iterator[None]:
     """No launcher's variables before a test, and no process group after it."""

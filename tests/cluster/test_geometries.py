@@ -8,11 +8,11 @@ import re
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_model import check, expected, steps
 
 from geometries import GEOMETRIES, PYTHON, Geometry
 from hosts import all_ended
 from jobs import COLLECTIVES, DIGITS, PROBE, wrong
+from model import check, expected, steps
 
 pytestmark = pytest.mark.timeout(120)
 

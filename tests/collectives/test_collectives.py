@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 import allranks
 from allranks.errors import CollectiveError, MismatchError
+from expectations import Celsius, everyone_works_on, identical, rank_and_size, refusal, same_values
 
 
 class Pair(NamedTuple):
@@ -27,50 +28,11 @@ class Metrics:
     steps: Any = field(init=False, default=1)
 
 
-class Celsius(torch.Tensor):
-    """A tensor subclass of the user's own."""
-
-
 class Unspeakable:
     """An object that cannot even be shown."""
 
     def __repr__(self):
         raise ValueError("no words")
-
-
-def identical(one, other):
-    """Equal, of one type and dtype, at every level of a tree."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and (one == other).all()
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(identical(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(identical, one, other))
-    return one == other
-
-
-def refusal(kind, call, *arguments, **keywords):
-    """The text of the error of exactly this kind that a call raises."""
-    with pytest.raises(kind) as caught:
-        call(*arguments, **keywords)
-    assert caught.type is kind
-    return str(caught.value)
-
-
-def rank_and_size():
-    return allranks.get_rank(), allranks.get_world_size()
-
-
-def everyone_works_on():
-    """The group is in step: the next collectives give the right results."""
-    rank, size = rank_and_size()
-    assert allranks.all_reduce(1) == size
-    assert torch.equal(allranks.all_reduce(torch.ones(3)), torch.full((3,), float(size)))
-    assert allranks.all_gather(rank) == list(range(size))
 
 
 def numbers_are_reduced():
@@ -394,12 +356,6 @@ def bad_data_are_refused_on_every_rank():
     told = refusal(CollectiveError, allranks.all_reduce, torch.Size([1]), average=True)
     assert "the result [1.0] does not go into a Size" in told
     everyone_works_on()
-
-
-def same_values(one, other):
-    """Equal in dtype, shape and values, also where the dtype knows no comparison."""
-    wide = [tensor.to(torch.complex128) for tensor in (one, other)]
-    return one.dtype == other.dtype and torch.equal(*wide)
 
 
 def tensors_of_all_sizes_are_gathered():

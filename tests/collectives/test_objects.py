@@ -11,10 +11,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from test_collectives import Celsius, everyone_works_on, rank_and_size, refusal, same_values
 
 import allranks
 from allranks.errors import CollectiveError
+from expectations import Celsius, everyone_works_on, rank_and_size, refusal, same_values
 from harness import PATIENCE
 
 

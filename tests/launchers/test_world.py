@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from allranks._launchers.detect import READERS, detect
 from allranks._launchers.world import Launcher, World
 from allranks.errors import DetectionError
+from environments import ENDPOINT, RANK_1_OF_4, TORCHRUN
 
 RECORDINGS = {
     path.stem: json.loads(path.read_text())["processes"]
@@ -24,19 +25,6 @@ RECORDINGS = {
 }
 SEVERAL_JOBS = {"slurm-array-srun"}
 BATCH_BODY = RECORDINGS["slurm-sbatch-body"][0]["environ"]
-RANK_1_OF_4 = {"RANK": "1", "WORLD_SIZE": "4"}
-ENDPOINT = {"MASTER_ADDR": "h1", "MASTER_PORT": "29500"}
-TORCHRUN = {
-    **RANK_1_OF_4,
-    **ENDPOINT,
-    "LOCAL_RANK": "1",
-    "LOCAL_WORLD_SIZE": "2",
-    "GROUP_RANK": "0",
-    "GROUP_WORLD_SIZE": "2",
-    "TORCHELASTIC_RUN_ID": "j1",
-    "TORCHELASTIC_RESTART_COUNT": "3",
-    "TORCHELASTIC_USE_AGENT_STORE": "True",
-}
 ALLRANKS = {
     "ALLRANKS_RANK": "1",
     "ALLRANKS_WORLD_SIZE": "4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import gc
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
+from allranks._transport import process_groups
 from allranks.errors import CollectiveError, ConfigError, DetectionError, MismatchError
 from harness import PATIENCE, Ranks, env_environs, free_port, run_ranks
 
@@ -483,3 +485,18 @@ def leave_at_once() -> float:
 def test_nobody_leaves_before_all_are_connected() -> None:
     left, connected = (one.value for one in run_ranks(leave_at_once, 2))
     assert left >= connected
+
+
+def stores_that_stay_open() -> list[str]:
+    """After a cleanup, though no garbage was collected."""
+    gc.disable()
+    with allranks.session(cpu=True):
+        allranks.all_reduce(1, group=allranks.node_group())
+    process_groups.release_retired()
+    opened = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    return [str(one) for one in opened if str(one) == os.environ["ALLRANKS_STORE"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_cleanup_closes_the_store_at_once() -> None:
+    assert allranks.launch(stores_that_stay_open, ranks=2, timeout=PATIENCE) == [[], []]

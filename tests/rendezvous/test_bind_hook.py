@@ -12,7 +12,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from test_world import TORCHRUN
 
 from allranks._launchers.detect import detect
 from allranks._launchers.world import World
@@ -20,6 +19,7 @@ from allranks._rendezvous import bind_hook
 from allranks._rendezvous.plan import plan
 from allranks._system import elf, sockets
 from allranks.errors import ConfigError
+from environments import TORCHRUN
 from harness import free_port
 
 if TYPE_CHECKING:

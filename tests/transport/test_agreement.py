@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from test_collectives import everyone_works_on, refusal
 
 import allranks
 from allranks._transport import group_operations
 from allranks.errors import CollectiveError, MismatchError, StalledError
+from expectations import everyone_works_on, refusal
 
 
 def what_ranks_do_differently(odd, call, other):

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from test_collectives import everyone_works_on, rank_and_size, refusal
 
 import allranks
 from allranks._system import peer_memory
 from allranks._transport import bulk, process_groups
 from allranks.errors import CollectiveError, StalledError
+from expectations import everyone_works_on, rank_and_size, refusal
 from harness import PATIENCE, Ranks, private_environs
 
 LARGE = bulk.LARGE

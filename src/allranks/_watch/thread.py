@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import traceback
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,9 @@ class WatchThread:
         self._inquiry = inquiry = StatusInquiry(config, client, progress, peers)
         self._judge = StallJudge(config, client, inquiry, progress, peers)
         self._blocked = BlockedProgram(config, inquiry, progress)
-        handlers = EventHandlers(self._hear_failure, inquiry.answer, self._judge.hear)
+        # No method of this object: a circle would keep the store open until it is collected.
+        on_failure = partial(_hear_failure, inquiry, self._blocked)
+        handlers = EventHandlers(on_failure, inquiry.answer, self._judge.hear)
         self._log_client = EventLogClient(config, client, handlers)
         self._search = PeerSearch(config, client, self._log_client, inquiry, peers)
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -153,9 +156,10 @@ class WatchThread:
         for record, code in self._local_peers.ended():
             self._search.on_process_exit(record, code, is_up=self._is_up)
 
-    def _hear_failure(self, failure: Failure) -> None:
-        self._inquiry.keep(f"heard that {failure}")
-        self._blocked.begin(failure)
+
+def _hear_failure(inquiry: StatusInquiry, blocked: BlockedProgram, failure: Failure) -> None:
+    inquiry.keep(f"heard that {failure}")
+    blocked.begin(failure)
 
 
 def _is_blind(config: WatchConfig) -> bool:

@@ -205,7 +205,7 @@ def kernels_range(net: Network, first: int, last: int) -> Iterator[None]:
 
 def test_a_range_that_is_the_kernel_s_own_is_left_to_it(walled) -> None:
     unasked = (
-        "from allranks._rendezvous import port_range; print('REPLACED', bind_hook.range_of_gloo())"
+        "from allranks._rendezvous import bind_hook; print('REPLACED', bind_hook.range_of_gloo())"
     )
     with kernels_range(walled, 20000, 20100):
         out = together(walled, PYTHON, "-c", LISTENERS + unasked, **KNOWN, ALLRANKS_PORT_RANGE=OPEN)

@@ -69,7 +69,7 @@ def agree(
             group.
         MismatchError: the ranks made different calls.
     """
-    who = process_groups.members_of("agree", group)
+    members = process_groups.members_of("agree", group)
     mine, error = b"", None
     try:
         mine = bytes([bool(flag)])
@@ -79,10 +79,10 @@ def agree(
         error = f'agree: how={brief_repr(how)} is neither "any" nor "all"'
     together = any if error or how == "any" else all
     header = Header("agree" if error else f"agree({how})", mine, error)
-    return (
-        headers.exchange_and_combine(who, header, lambda all_: bytes([together(map(any, all_))]))
-        == b"\1"
+    answer = headers.exchange_and_combine(
+        members, header, lambda bodies: bytes([together(map(any, bodies))])
     )
+    return answer == b"\1"
 
 
 @outside_graphs
@@ -105,15 +105,15 @@ def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
         CollectiveError: this rank is not in the group.
         MismatchError: the ranks made different calls.
     """
-    who = process_groups.members_of("should_stop", group)
+    members = process_groups.members_of("should_stop", group)
     stop_signals.listen()
     mine = bytes([stop_signals.received()])
-    asked = headers.exchange(who, Header("should_stop", mine))
+    asked = headers.exchange(members, Header("should_stop", mine))
     first = next((i for i, body in enumerate(asked) if any(body)), None)
-    if first is not None and who.rank == 0 and not who.cache.get("told to stop"):
-        who.cache["told to stop"] = True
+    if first is not None and members.rank == 0 and not members.cache.get("told to stop"):
+        members.cache["told to stop"] = True
         name = signal.Signals(asked[first][0]).name
-        tell(f"stopping all ranks together: rank {who.ranks[first]} got {name}")
+        tell(f"stopping all ranks together: rank {members.ranks[first]} got {name}")
     return first is not None
 
 
@@ -137,11 +137,11 @@ def on_master(fn: Callable[[], T]) -> T:
         CollectiveError: the result cannot be pickled, or ``setup`` was not called.
         MismatchError: the ranks made different calls.
     """
-    who = process_groups.members_of("on_master", None)
-    if who.size == 1:
+    members = process_groups.members_of("on_master", None)
+    if members.size == 1:
         return fn()
     result, failure = None, None
-    with _turn(who, f"on_master({getattr(fn, '__name__', type(fn).__name__)})") as mine:
+    with _turn(members, f"on_master({getattr(fn, '__name__', type(fn).__name__)})") as mine:
         try:
             result = fn() if mine else None
         except Exception as error:  # noqa: BLE001 - it is raised on all ranks
@@ -165,10 +165,10 @@ def master_first() -> Iterator[None]:
         PeerFailedError: on the others, where rank 0 raised in the body, left or died.
         CollectiveError: ``setup`` was not called.
     """
-    who = process_groups.members_of("master_first", None)
+    members = process_groups.members_of("master_first", None)
     mine = False
-    if who.size > 1:
-        with _turn(who, "master_first") as mine:
+    if members.size > 1:
+        with _turn(members, "master_first") as mine:
             if mine:
                 yield
     if not mine:
@@ -176,13 +176,13 @@ def master_first() -> Iterator[None]:
 
 
 @contextmanager
-def _turn(who: Members, what: str) -> Iterator[bool]:
+def _turn(members: Members, what: str) -> Iterator[bool]:
     """Rank 0's turn: the block on rank 0 comes before the block on the others."""
     import torch.distributed as dist
 
-    who.cache["turns"] = who.cache.get("turns", 0) + 1
-    place = dist.PrefixStore(f"turn/{who.cache['turns']}", store())
-    if who.rank > 0:
+    members.cache["turns"] = members.cache.get("turns", 0) + 1
+    place = dist.PrefixStore(f"turn/{members.cache['turns']}", store())
+    if members.rank > 0:
         _wait_for_rank_0(place, what, rank_0())
         yield False
         return

@@ -182,10 +182,10 @@ def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel
         _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
         return _unpacked(packed, members.size)
 
-    lines = connected(members, exchange)
-    if lines is None:
+    connections = connected(members, exchange)
+    if connections is None:
         return gloo
-    host = HostChannel(members, group, lines)
+    host = HostChannel(members, group, connections)
     members.on_destroy.callback(host.close)
     return host
 

@@ -74,11 +74,11 @@ class CollectiveProgress:
         self._see(now)
         exchanging = _exchanging()
         ours = {what: at for what, at in self._since.items() if what in exchanging}
-        return self._oldest({**ours, **self._open_calls(now)})
+        torchs = {what: at for what, at in self._since.items() if what not in exchanging}
+        return self._oldest({**ours, **self._open_calls(torchs, now)})
 
-    def _open_calls(self, now: float) -> dict[CallKey, float]:
+    def _open_calls(self, begun: Mapping[CallKey, float], now: float) -> dict[CallKey, float]:
         """Each group's oldest call that is not complete, and since when nothing has gone on."""
-        begun = {what: self._since[what] for what in self._since.keys() - _exchanging()}
         oldest = self._oldest_open() if begun else {}
         followed, open_ = {what[:2] for what in self._open}, {}
         for what, at in begun.items():

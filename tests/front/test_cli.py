@@ -202,6 +202,16 @@ def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(alive, pids)))
 
 
+def two_ranks(tmp_path: Path, script: str, **streams):
+    """A job of two ranks, once each has made a file under its rank's number."""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    command = [*ALLRANKS, "run", "-n", "2", str(path), f"{tmp_path}/"]
+    job = subprocess.Popen(command, text=True, **streams)
+    wait_until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+    return job
+
+
 LEAVES_FIRST = """
 import atexit, os, signal, sys, time
 def handle(signum, frame): sys.exit(0)
@@ -218,14 +228,8 @@ if os.environ["RANK"] == "1":
 
 def test_when_a_rank_has_left_signals_are_still_heard(tmp_path: Path) -> None:
     """A forked rank leaves through its parent's frames, and must not undo there what is shared."""
-    path = tmp_path / "script.py"
-    path.write_text(LEAVES_FIRST)
-    job = subprocess.Popen(
-        [*ALLRANKS, "run", "-n", "2", str(path), f"{tmp_path}/"], stdout=subprocess.PIPE, text=True
-    )
-    files = [tmp_path / str(rank) for rank in range(2)]
-    wait_until(lambda: all(file.exists() for file in files))
-    wait_until(lambda: not alive(int(files[0].read_text())))
+    job = two_ranks(tmp_path, LEAVES_FIRST, stdout=subprocess.PIPE)
+    wait_until(lambda: not alive(int((tmp_path / "0").read_text())))
     job.send_signal(signal.SIGTERM)
     said, _ = job.communicate(timeout=PATIENCE)
     assert said.splitlines() == ["0│ True", "1│ True"]
@@ -248,12 +252,7 @@ time.sleep(600)
 
 
 def test_control_c_works_inside_a_blocked_collective(tmp_path: Path) -> None:
-    path = tmp_path / "script.py"
-    path.write_text(INTERRUPTED)
-    job = subprocess.Popen(
-        [*ALLRANKS, "run", "-n", "2", str(path), f"{tmp_path}/"], stderr=subprocess.PIPE, text=True
-    )
-    wait_until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+    job = two_ranks(tmp_path, INTERRUPTED, stderr=subprocess.PIPE)
     time.sleep(0.5)
     job.send_signal(signal.SIGINT)
     _, said = job.communicate(timeout=PATIENCE)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from allranks._launchers.world import World
 from allranks._process_group import environment
+from allranks._process_group.inherited import leave_word, refuse_inherited_place
 from allranks._process_group.init_group import init_process_group, prepare_gloo
 from allranks._process_group.intended_world import detected, planned
 from allranks._process_group.own_record import assign_device, own_record
@@ -17,7 +18,9 @@ from allranks._rendezvous.meet import Meeting, Route, meet
 from allranks._rendezvous.plan import RendezvousPlan, for_later_meeting
 from allranks._rendezvous.record import HostLayout, RankRecord
 from allranks._rendezvous.roll_call import LINGER, RollCall
+from allranks._system import streams
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
+from allranks._system.words import tell
 from allranks._transport import process_groups
 from allranks._transport.headers import CHECK
 from allranks._watch import flight_recorder
@@ -75,6 +78,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     stall_after = _stall_after(wanted)
     found, how = _plan(wanted, deadline)
+    _tell_doubt(found)
     verify_as_asked(wanted)
     process_groups.release_retired()
     with ExitStack() as undo:
@@ -94,9 +98,16 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     return ProcessGroupState(wanted, world, meeting, watch, layout.rank_0)
 
 
+def _tell_doubt(found: World) -> None:
+    """Say at once that the world may not be the one that is meant, where that is likely."""
+    if found.doubt and (found.world_size == 1 or streams.on_a_terminal()):
+        tell(f"note: {found.doubt}")
+
+
 def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
     """Who this process is, and how the ranks will meet; where nothing else tells, MPI is asked."""
     found = detected(wanted)
+    refuse_inherited_place(found)
     first = planned(wanted, found)
     if first.ask_mpi:
         found = mpi.completed(found, deadline)
@@ -187,6 +198,7 @@ def _describe(world: World, layout: HostLayout) -> None:
     if world.world_size > 1:
         known = replace(world, master_addr=world.master_addr or layout.address_of_0)
         environment.complete(known.environ(ports.allowed(os.environ)))
+        leave_word(world)
 
 
 def _prepare_recorder() -> None:

@@ -45,6 +45,7 @@ def own_record(wanted: Settings, found: World) -> RankRecord:
         versions=_versions(),
         error=error,
         settings=_to_be_agreed(wanted, assigned=assigned),
+        doubt=found.doubt,
     )
 
 

@@ -245,7 +245,7 @@ def _listen(plan: RendezvousPlan, port: int) -> socket.socket:
                 raise
             continue
         addresses = {*plan.hosts[1:], *sockets.addresses_of(host)}
-        if len(addresses) == 1 and not any(map(sockets.is_loopback, addresses)):
+        if len(addresses) == 1 and not any(map(sockets.is_every_hosts, addresses)):
             return listener
         listener.close()  # Others may come by another address, or know this one as another's.
         return sockets.listen("", port)
@@ -445,6 +445,8 @@ class _StoreSearch:
         )
 
     def _local_holder(self) -> str:
-        if self._plan.one_host and len(self._plan.ports) == 1:
+        if len(self._plan.ports) == 1 and (
+            self._plan.one_host or sockets.is_every_hosts(self._plan.hosts[0])
+        ):
             return f". The port is held by {sockets.holder(self._plan.ports[0])}"
         return ""

@@ -110,9 +110,7 @@ def _plan_url(url: str, world: World, port_range: range | None) -> RendezvousPla
     if url_parts.path is not None:
         return RendezvousPlan(board=url_parts.path, port_range=port_range, one_host=one_host)
     host, port = str(url_parts.host), int(url_parts.port or 0)
-    return RendezvousPlan(
-        hosts=(host,), ports=(port,), one_host=sockets.is_loopback(host) or one_host
-    )
+    return RendezvousPlan(hosts=(host,), ports=(port,), one_host=one_host)
 
 
 def _plan_tcp(
@@ -133,7 +131,7 @@ def _plan_tcp(
     if one_host:
         return RendezvousPlan(hosts=(sockets.LOOPBACK,), ports=ports, one_host=True)
     if hosts:
-        return RendezvousPlan(hosts=hosts, ports=ports, one_host=sockets.is_loopback(hosts[0]))
+        return RendezvousPlan(hosts=hosts, ports=ports)
     if shared:
         return RendezvousPlan(board=shared, port_range=port_range)
     if has_mpi4py and world.launcher in MPI:
@@ -145,5 +143,6 @@ def _plan_tcp(
 
 
 def _shared_path(world: World, directory: str, array_job_num: int | None) -> str:
-    name = f"{world.job}/{world.attempt}/{array_job_num}"
+    # Two jobs of one name must not meet in a file; an address that is given keeps them apart.
+    name = f"{world.job}/{world.master_addr}/{world.attempt}/{array_job_num}"
     return f"{directory}/.allranks-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

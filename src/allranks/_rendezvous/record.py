@@ -40,6 +40,7 @@ class RankRecord:
             the store itself, or where no connection leads there.
         address_of_0: rank 0's numeric address, as this rank reached it, or None.
         settings: those in which all ranks must agree, as they are shown.
+        doubt: why the others may not come, as its launcher lets it suspect, or "".
     """
 
     rank: int
@@ -57,6 +58,7 @@ class RankRecord:
     address: str | None = None
     address_of_0: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)

@@ -161,7 +161,8 @@ class RollCall:
             if self._deadline.passed or self._store.check([FAILURE]):
                 return False
             if self._deadline.elapsed > report:
-                tell(f"still waiting: {self._attendance.summary(self._deadline.elapsed)}")
+                present = self._attendance.summary(self._deadline.elapsed)
+                tell(f"still waiting: {present}. {self._me.doubt}".removesuffix(". "))
                 report += PROGRESS_EVERY
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import asdict
@@ -23,6 +25,8 @@ from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
+
+INTERPRETER = re.compile(r"(^|/)(python[\d.]*|pypy3?)(\.exe)?$")
 
 
 class _FailingClosed(click.Group):
@@ -66,6 +70,12 @@ def run(
     torch is imported once and the ranks are forked. When one rank fails, the others are ended,
     its traceback is shown last, and its exit code is the command's.
     """
+    if not module and INTERPRETER.search(target) and shutil.which(target):
+        raise click.BadParameter(
+            f"leave {target!r} out: the command starts the interpreter by itself, as in `allranks "
+            f"run -n {ranks} {shlex.join(arguments) or 'train.py'}`",
+            param_hint="TARGET",
+        )
     if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
     interpreter.forget_first_place()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import pickle
 import sys
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,11 +67,12 @@ def launch(
     if ranks < 1:
         raise ConfigError(f"ranks={ranks}: expected an integer of at least 1")
     call = functools.partial(fn, *args, **(kwargs or {}))
-    with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
-        payload.write(pickle.dumps(RemoteCall.of(call, environs)))
-        payload.flush()
-        with _one_at_a_time:
-            ended = _template().order(ranks, payload.fileno(), CallerOutput().write, timeout)
+    with (
+        local_world(ranks) as environs,
+        RemoteCall.of(call, environs).packed() as payload,
+        _one_at_a_time,
+    ):
+        ended = _template().order(ranks, payload, CallerOutput().write, timeout)
     _raise_failures(ended, timeout)
     return [one.value for one in ended]
 

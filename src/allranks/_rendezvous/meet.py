@@ -132,6 +132,7 @@ def meet(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> Meeting:
         return Meeting(dist.PrefixStore(prefix, store), place, route, external_store=place)
     board = _board(plan, me, deadline)
     if me.rank == 0:
+        plan = replace(plan, one_host=plan.one_host or plan.near_first)
         return _host_and_post(plan, board, deadline) if board else _host(plan, me, deadline)
     return _StoreSearch(plan, board, me, deadline).find()
 
@@ -445,8 +446,6 @@ class _StoreSearch:
         )
 
     def _local_holder(self) -> str:
-        if len(self._plan.ports) == 1 and (
-            self._plan.one_host or sockets.is_every_hosts(self._plan.hosts[0])
-        ):
-            return f". The port is held by {sockets.holder(self._plan.ports[0])}"
-        return ""
+        here = self._plan.one_host or self._plan.near_first
+        known = here and len(self._plan.ports) == 1
+        return f". The port is held by {sockets.holder(self._plan.ports[0])}" if known else ""

@@ -68,6 +68,10 @@ class RankRecord:
         return f"rank {self.rank} (pid {self.pid} on {printable(self.host)})"
 
 
+class StoreMovesError(RendezvousError):
+    """Rank 0 hosts its store anew, for other hosts too: all that came meet there once more."""
+
+
 @dataclass(frozen=True)
 class HostLayout:
     """Where one rank stands among the hosts, counted from everybody's records.
@@ -154,7 +158,7 @@ def revive(packed: PackedError) -> RendezvousError:
         return MissingRanksError(message, missing=packed.missing)
     if packed.kind == DuplicateRankError.__name__:
         return DuplicateRankError(message, rank=packed.rank)
-    kinds = {kind.__name__: kind for kind in (WrongJobError, WorldMismatchError)}
+    kinds = {kind.__name__: kind for kind in (WrongJobError, WorldMismatchError, StoreMovesError)}
     return kinds.get(packed.kind, RendezvousError)(message)
 
 

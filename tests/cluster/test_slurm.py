@@ -67,6 +67,33 @@ def test_plain_python_in_a_batch_script(lab) -> None:
     assert "would start the job's tasks, 4 in all" in text
 
 
+def test_the_terminal_of_a_step_of_several_tasks(lab) -> None:
+    """One process of four: said at once, and in the error; not of the ranks started from there."""
+    code = "import allranks; allranks.setup(cpu=True, rendezvous_timeout=2)"
+    probe = " ".join((PYTHON, *PROBE))
+    inside = f"{PYTHON} -m allranks env; {PYTHON} -c '{code}'; srun --overlap -n4 {probe}"
+    shell = f'srun -N1 -n4 --pty bash -c "{inside}"'
+    ended = lab.slurm.run("script", "--quiet", "--return", "--command", shell, "/dev/null")
+    text = " ".join(ended.out.split())
+    assert "note: SLURM_PTY_PORT is set: in the shell of `srun --pty` this is one process" in text
+    assert "allranks: note: SLURM_PTY_PORT is set" in text
+    assert "MissingRanksError: 3 of 4 ranks did not come" in text
+    error = text.partition("MissingRanksError: ")[2]
+    assert "`srun --overlap -n 4 python ...` starts all ranks" in error
+    assert not wrong(ended.out, "slurm", ["h1"] * 4), ended.out
+
+
+def test_a_task_of_srun_with_the_variables_of_mpi(lab) -> None:
+    """Both say the same of it; Slurm knows the hosts, MPI does not."""
+    export = (
+        "export OMPI_COMM_WORLD_RANK=$SLURM_PROCID OMPI_COMM_WORLD_SIZE=$SLURM_NTASKS "
+        "OMPI_COMM_WORLD_LOCAL_RANK=$SLURM_LOCALID"
+    )
+    ended = lab.slurm.run("srun", *ON_TWO, "-n4", "bash", "-c", f"{export}; exec {LINE}")
+    assert ended.code == 0, ended.out
+    assert not wrong(ended.out, "slurm", ["h1", "h1", "h2", "h2"]), ended.out
+
+
 ENV_ONLY = """
 import os, torch
 import torch.distributed as dist

@@ -347,6 +347,85 @@ def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     assert "'nowhere.py' does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("python", ["python", "python3", sys.executable])
+def test_an_interpreter_in_front_of_the_script_is_too_much(python: str) -> None:
+    """The habit of mpirun and srun."""
+    done = subprocess.run(
+        [*ALLRANKS, "run", "-n", "2", python, "train.py", "--lr", "1"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    assert f"leave '{python}' out" in told
+    assert "`allranks run -n 2 train.py --lr 1`" in told
+
+
+def test_the_package_is_a_command() -> None:
+    """Where its script is not on the path, ``python -m allranks`` is the same."""
+    command = [sys.executable, "-m", "allranks", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("allranks, version ")
+
+
+WITHOUT_ROOM = """
+set -e
+mount -t tmpfs -o size=1m tmpfs /dev/shm
+dd if=/dev/zero of=/dev/shm/filler bs=4k count=1000 2>/dev/null || true
+mkdir -p "$1"
+mount -t tmpfs -o size=64k tmpfs "$1"
+[ "$2" = both ] && { dd if=/dev/zero of="$1"/filler bs=4k count=100 2>/dev/null || true; }
+export TMPDIR="$1"
+shift 2
+exec "$@"
+"""
+IN_NO_ROOM = ["unshare", "--mount", "bash", "-c", WITHOUT_ROOM, "-"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own: needs root")
+@pytest.mark.parametrize("full", ["shm", "both"])
+def test_a_full_file_system_is_passed_by_or_named(tmp_path: Path, full: str) -> None:
+    """Shared memory is small in containers: then TMPDIR; where that is full, too, an error."""
+    script, room = tmp_path / "script.py", tmp_path / "room"
+    script.write_text(HELLO)
+    done = subprocess.run(
+        [*IN_NO_ROOM, str(room), full, *ALLRANKS, "run", "-n", "2", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    if full == "shm":
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("sum 1") == 2
+    else:
+        assert done.returncode == 1, done
+        assert re.search(rf"No space left on device: '{room}/.*allranks", done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+LAUNCHING = """
+import allranks
+try:
+    print(allranks.launch(lambda: 1, ranks=2))
+except OSError as error:
+    print("named", error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own: needs root")
+def test_launch_names_what_is_full(tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    done = subprocess.run(
+        [*IN_NO_ROOM, str(room), "both", sys.executable, "-c", LAUNCHING],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert f"named [Errno 28] No space left on device: '{room}" in done.stdout, done
+
+
 def test_the_ranks_must_be_said() -> None:
     done = subprocess.run([*ALLRANKS, "run", "x.py"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -18,6 +18,7 @@ import pytest
 import allranks
 from allranks._process_group.connect_errors import lost
 from allranks._rendezvous import meet
+from allranks._system import sockets
 from allranks._system.waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,
@@ -418,8 +419,8 @@ def test_torchrun_restarts_work(tmp_path: Path) -> None:
 
 
 def served_slowly() -> None:
-    made = meet._tcp_store
-    meet._tcp_store = lambda *given, **more: (time.sleep(3), made(*given, **more))[1]
+    made = meet.tcp_store
+    meet.tcp_store = lambda *given, **more: (time.sleep(3), made(*given, **more))[1]
     allranks.setup(cpu=True, rendezvous_timeout=1)
 
 

@@ -13,7 +13,7 @@ from allranks._launchers.world import World
 from allranks._process_group import bring_up as steps
 from allranks._process_group import devices
 from allranks._process_group.own_record import assign_device, own_record
-from allranks._rendezvous.meet import Meeting
+from allranks._rendezvous.meeting import Meeting
 from allranks._system.waiting import Deadline
 from allranks._transport import process_groups
 from allranks._watch import torch_groups

@@ -14,10 +14,12 @@ from allranks._process_group.intended_world import detected, planned
 from allranks._process_group.own_record import assign_device, own_record
 from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
 from allranks._rendezvous import mpi, ports
-from allranks._rendezvous.meet import Meeting, Route, meet
+from allranks._rendezvous.meet import meet
+from allranks._rendezvous.meeting import Meeting
 from allranks._rendezvous.plan import RendezvousPlan, for_later_meeting
 from allranks._rendezvous.record import HostLayout, RankRecord, StoreMovesError
 from allranks._rendezvous.roll_call import LINGER, RollCall
+from allranks._rendezvous.tcp_store import Route
 from allranks._system import streams
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell

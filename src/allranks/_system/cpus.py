@@ -12,7 +12,7 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cpus() -> float:
-    """The CPUs of this process's affinity, or of the tightest quota of its cgroups, if that is less.
+    """The CPUs of this process's affinity, or of its cgroups' tightest quota, if that is less.
 
     Schedulers and containers limit one or the other (sched_setaffinity(2); ``cpu.max`` of the
     kernel's page on cgroup v2, ``cpu.cfs_quota_us`` of that on v1).

@@ -44,7 +44,10 @@ def launch(
 
     The ranks are forked from a process that already holds torch, so the first call costs an
     import of torch, and each later one milliseconds. They share nothing with the caller: whatever
-    it has done with torch, OpenMP or CUDA. Within the function, ``setup`` brings the group up.
+    it has done with torch, OpenMP or CUDA. Each draws random numbers of its own, as under torchrun,
+    and has a fair share of the CPUs for its threads, unless OMP_NUM_THREADS says otherwise; what it
+    cannot have of its own is the seed of Python's hashes, which orders sets of texts. Within the
+    function, ``setup`` brings the group up.
 
     Args:
         fn: any function: a closure, a lambda, or one of a notebook's cell.

@@ -135,7 +135,7 @@ def env(as_json: bool, export: bool) -> None:
     told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
     for name, value in asdict(world).items():
-        if name not in ("launcher", "notes") and value not in (None, "", ()):
+        if name not in ("launcher", "notes", "doubt") and value not in (None, "", ()):
             table.add_row(name, Text(printable(str(value))))
     console = streams.console(stderr=False)
     console.print(table)

@@ -62,6 +62,12 @@ READERS = (
 """In this order, since a launcher's variables leak into all that its processes start: the innermost
 launcher wins. Each file says why it stands where it does."""
 
+LOST = "This process is one of several, but not all that says which one has come here"
+PASS_ON = (
+    "Pass all of the launcher's variables on (into the container, through sudo or ssh), or set "
+    "RANK and WORLD_SIZE; for a world of one, unset them all."
+)
+
 _OVER_SLURM = ("openmpi", "mvapich", "mpich")
 """What may be set for a task of srun, too, and stands before it."""
 
@@ -115,12 +121,7 @@ def _refuse_lost_rank(environ: Environ, ignore: Collection[str]) -> None:
     silent = {*ignore, *(name for row in ignored for name in row.sets_too)}
     for row in READERS:
         if row.name not in silent and (names := row.lost(environ)):
-            problem = "A launcher started this process, but some of its variables are missing"
-            fix = (
-                "Pass all of them on (into the container, through sudo or ssh), or set RANK and "
-                "WORLD_SIZE; for a world of one, unset them all."
-            )
-            raise fault(environ, names, problem, fix)
+            raise fault(environ, names, LOST, PASS_ON)
 
 
 def _as_slurm_knows_it(

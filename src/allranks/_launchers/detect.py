@@ -63,7 +63,7 @@ READERS = (
 launcher wins. Each file says why it stands where it does."""
 
 LOST = "This process is one of several, but not all that says which one has come here"
-PASS_ON = (
+LOST_FIX = (
     "Pass all of the launcher's variables on (into the container, through sudo or ssh), or set "
     "RANK and WORLD_SIZE; for a world of one, unset them all."
 )
@@ -121,7 +121,7 @@ def _refuse_lost_rank(environ: Environ, ignore: Collection[str]) -> None:
     silent = {*ignore, *(name for row in ignored for name in row.sets_too)}
     for row in READERS:
         if row.name not in silent and (names := row.lost(environ)):
-            raise fault(environ, names, LOST, PASS_ON)
+            raise fault(environ, names, LOST, LOST_FIX)
 
 
 def _as_slurm_knows_it(

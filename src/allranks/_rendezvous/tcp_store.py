@@ -14,6 +14,8 @@ from allranks._system.waiting import StillRunning
 from allranks._system.words import tell
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch.distributed as dist
 
     from allranks._rendezvous.address_board import PostedAddress
@@ -70,9 +72,20 @@ def tcp_store(host: str, port: int, deadline: Deadline, **more: Any) -> dist.Sto
         port,
         wait_for_workers=False,
         timeout=timedelta(seconds=deadline.left + PATIENCE),
-        use_libuv=sys.platform != "win32",
+        use_libuv=_has_libuv_for(more),
         **more,
     )
+
+
+def _has_libuv_for(options: Mapping[str, Any]) -> bool:
+    """Whether torch's newer server can be had: before 2.8 it takes no socket that listens already.
+
+    The older one serves each store as well, on the same protocol (torch's pull request 150215).
+    """
+    import torch
+
+    given_a_socket = "master_listen_fd" in options
+    return sys.platform != "win32" and (not given_a_socket or torch.__version__ >= "2.8")
 
 
 def _complain_of_names(seconds: float, address: str) -> None:

@@ -75,11 +75,12 @@ def test_the_terminal_of_a_step_of_several_tasks(lab) -> None:
     shell = f'srun -N1 -n4 --pty bash -c "{inside}"'
     ended = lab.slurm.run("script", "--quiet", "--return", "--command", shell, "/dev/null")
     text = " ".join(ended.out.split())
-    assert "note: SLURM_PTY_PORT is set: in the shell of `srun --pty` this is one process" in text
-    assert "allranks: note: SLURM_PTY_PORT is set" in text
+    told = "SLURM_PTY_PORT is set. In a shell of `srun --pty`, only one of the 4 tasks"
+    assert f"allranks: warning: {told}" in text
+    assert text.count(f"warning: {told}") == 2  # Of allranks env, too.
     assert "MissingRanksError: 3 of 4 ranks did not come" in text
     error = text.partition("MissingRanksError: ")[2]
-    assert "`srun --overlap -n 4 python ...` starts all ranks" in error
+    assert "`srun --overlap -n 4 python ...` starts all of them" in error
     assert not wrong(ended.out, "slurm", ["h1"] * 4), ended.out
 
 

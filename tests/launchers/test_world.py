@@ -549,30 +549,30 @@ DOUBTS = {
     "batch script of several tasks": (BATCH_BODY, "Slurm job 9, but not started by srun"),
     "SkyPilot": (
         {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "a\nb"},
-        "SkyPilot tells of 2 hosts.*torchrun --nnodes=.SKYPILOT_NUM_NODES",
+        "SkyPilot names 2 hosts.*torchrun --nnodes=.SKYPILOT_NUM_NODES",
     ),
     "dstack": (
         {"DSTACK_NODE_RANK": "0", "DSTACK_NODES_NUM": "3", "DSTACK_MASTER_NODE_IP": "10.0.0.1"},
-        "dstack tells of 3 hosts.*--master-addr=.DSTACK_MASTER_NODE_IP",
+        "dstack names 3 hosts.*--master-addr=.DSTACK_MASTER_NODE_IP",
     ),
     "AWS Batch": (
         {"AWS_BATCH_JOB_NODE_INDEX": "0", "AWS_BATCH_JOB_NUM_NODES": "2"},
-        "AWS Batch tells of 2 hosts",
+        "AWS Batch names 2 hosts",
     ),
-    "SageMaker": ({"SM_HOSTS": '["algo-1", "algo-2"]'}, "SageMaker tells of 2 hosts"),
+    "SageMaker": ({"SM_HOSTS": '["algo-1", "algo-2"]'}, "SageMaker names 2 hosts"),
     "Volcano": (
         {"VC_TASK_INDEX": "0", "VC_MASTER_HOSTS": "m", "VC_WORKER_HOSTS": "w0,w1"},
-        "Volcano tells of 3 hosts",
+        "Volcano names 3 hosts",
     ),
     "Vertex AI": (
         {"CLUSTER_SPEC": '{"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1"]}}'},
-        "Vertex AI tells of 2 hosts",
+        "Vertex AI names 2 hosts",
     ),
     "the launcher of an MPIJob": ({"K_MPI_JOB_ROLE": "launcher"}, "MPIJob.*mpirun"),
     "torchrun's settings without torchrun": ({"PET_NNODES": "2"}, "PET_NNODES=2 is for torchrun"),
     "the shell of srun --pty": (
         srun(0, (4,), SLURM_PTY_PORT="41431"),
-        "srun --pty.*9[.]0 has 4 tasks.*srun --overlap -n 4",
+        "srun --pty.*4 tasks of step 9[.]0.*srun --overlap -n 4",
     ),
 }
 

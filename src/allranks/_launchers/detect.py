@@ -62,12 +62,6 @@ READERS = (
 """In this order, since a launcher's variables leak into all that its processes start: the innermost
 launcher wins. Each file says why it stands where it does."""
 
-LOST = "This process is one of several, but not all that says which one has come here"
-LOST_FIX = (
-    "Pass all of the launcher's variables on (into the container, through sudo or ssh), or set "
-    "RANK and WORLD_SIZE; for a world of one, unset them all."
-)
-
 _OVER_SLURM = ("openmpi", "mvapich", "mpich")
 """What may be set for a task of srun, too, and stands before it."""
 
@@ -121,7 +115,12 @@ def _refuse_lost_rank(environ: Environ, ignore: Collection[str]) -> None:
     silent = {*ignore, *(name for row in ignored for name in row.sets_too)}
     for row in READERS:
         if row.name not in silent and (names := row.lost(environ)):
-            raise fault(environ, names, LOST, LOST_FIX)
+            there = " and ".join(name for name in names if name in environ)
+            fix = (
+                "Pass all of them on (into the container, through sudo or ssh), or set RANK and "
+                f"WORLD_SIZE. For a world of one, unset {there}."
+            )
+            raise fault(environ, names, "Some of the launcher's variables are missing", fix)
 
 
 def _as_slurm_knows_it(

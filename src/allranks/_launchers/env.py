@@ -29,6 +29,8 @@ def read(environ: Environ) -> WorldFields | None:
     if _rank_is_local(environ):
         names = names._replace(rank="LOCAL_RANK")
     here = place(environ, names)
+    if names.rank == "LOCAL_RANK":
+        here["notes"] = ("RANK is not set: on the first host (NODE_RANK=0) it is LOCAL_RANK.",)
     here["job"] = joined("env", here["master_port"])
     return here
 
@@ -49,7 +51,8 @@ def _check_complete(environ: Environ) -> None:
     if not alone and len({bool(environ.get(name)) for name in pairs[1]}) == 2:
         missing += [name for name in pairs[1] if not environ.get(name)]
     if missing:
-        seen = [name for name in (*pairs[0], "LOCAL_RANK", *pairs[1]) if name in environ]
+        others = ("LOCAL_RANK", "NODE_RANK", *pairs[1])
+        seen = [name for name in (*pairs[0], *others) if name in environ]
         raise fault(
             environ,
             dict.fromkeys([*seen, *missing]),

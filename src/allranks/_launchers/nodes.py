@@ -40,11 +40,11 @@ class Platform(NamedTuple):
         if count in ("", "0", "1"):
             return
         yield (
-            f"{self.name} tells of {count:.20} hosts, and nothing of the processes on them: a "
-            f"world of one. On each, start `torchrun --nnodes=${self.num_nodes} "
-            f"--node-rank=${self.node_rank} --master-addr={self.master_addr} ...`, or, for one "
-            f"process each, set RANK=${self.node_rank} WORLD_SIZE=${self.num_nodes}, MASTER_ADDR "
-            "and MASTER_PORT."
+            f"{self.name} names {count:.20} hosts ({self.num_nodes}), but no ranks, so that this "
+            f"is a world of one. Run `torchrun --nnodes=${self.num_nodes} "
+            f"--node-rank=${self.node_rank} --master-addr={self.master_addr} --nproc-per-node=...` "
+            f"on each host; or, for one process per host, set RANK=${self.node_rank}, "
+            f"WORLD_SIZE=${self.num_nodes}, MASTER_ADDR and MASTER_PORT."
         )
 
 
@@ -71,22 +71,26 @@ def doubts(environ: Environ) -> Iterator[str]:
     """A sentence from each platform that tells of several hosts."""
     for platform in PLATFORMS:
         yield from platform.doubt(environ)
-    lists = (("SageMaker", _sagemaker), ("Volcano", _volcano), ("Vertex AI", _vertex))
-    for name, hosts in lists:
+    for name, variable, hosts in (
+        ("SageMaker", "SM_HOSTS", _sagemaker),
+        ("Volcano", "VC_*_HOSTS", _volcano),
+        ("Vertex AI", "CLUSTER_SPEC", _vertex),
+    ):
         if (count := hosts(environ)) > 1:
             yield (
-                f"{name} tells of {count} hosts, and nothing of the processes on them: a world of "
-                "one. Start torchrun on each of them, or set RANK and WORLD_SIZE."
+                f"{name} names {count} hosts ({variable}), but no ranks, so that this is a world "
+                "of one. Run torchrun on each host, with its --node-rank and one --master-addr; or "
+                "set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
             )
     if environ.get("PET_NNODES", "1").strip() != "1":
         yield (
             f"PET_NNODES={environ['PET_NNODES']:.20} is for torchrun, which did not start this "
-            "process: a world of one."
+            "process, so that this is a world of one. Run `torchrun ...`."
         )
     if environ.get("K_MPI_JOB_ROLE") == "launcher":
         yield (
-            "The launcher of an MPIJob, not started by mpirun: a world of one. `mpirun python ...` "
-            "starts its workers."
+            "This is the launcher of an MPIJob, and mpirun did not start this process, so that it "
+            "is a world of one. `mpirun python ...` starts the ranks."
         )
 
 

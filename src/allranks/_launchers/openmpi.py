@@ -55,4 +55,11 @@ def simulate(process: SimulatedProcess) -> dict[str, str]:
     }
 
 
-READER = Reader("openmpi", read, simulate, NAMES[:2], sets_too=("pmix",), prefixes=("OMPI_",))
+READER = Reader(
+    "openmpi",
+    read,
+    simulate,
+    (*NAMES[:2], "AZ_BATCH_MASTER_NODE"),
+    sets_too=("pmix",),
+    prefixes=("OMPI_",),
+)

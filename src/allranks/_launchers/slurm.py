@@ -56,7 +56,8 @@ def lost(environ: Environ) -> tuple[str, ...]:
     is_task = "SLURM_PROCID" in environ and not in_batch_script(environ)
     if environ.get("SLURM_STEP_ID") or alone or not (in_step or is_task):
         return ()
-    return (*told, "SLURM_JOB_ID", "SLURM_STEP_ID")
+    absent = [name for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if not environ.get(name)]
+    return (*told, *absent)
 
 
 def in_batch_script(environ: Environ) -> bool:
@@ -107,10 +108,10 @@ def _of_terminal(environ: Environ) -> str:
         return ""
     tasks = environ[NAMES.world_size].strip()
     return (
-        f"SLURM_PTY_PORT is set: in the shell of `srun --pty` this is one process, though step "
-        f"{_step(environ)} has {tasks} tasks, since the shells of the others have ended. There, "
-        f"`srun --overlap -n {tasks} python ...` starts all ranks, and `allranks run -n {tasks} "
-        "...` those of one host."
+        f"SLURM_PTY_PORT is set. In a shell of `srun --pty`, only one of the {tasks} tasks of step "
+        f"{_step(environ)} runs what is typed, and would wait for the others. `srun --overlap -n "
+        f"{tasks} python ...` starts all of them; `allranks run -n {tasks} ...` starts {tasks} "
+        "ranks on this host."
     )
 
 

@@ -102,7 +102,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
 def _tell_doubt(found: World) -> None:
     """Say at once that the world may not be the one that is meant, where that is likely."""
     if found.doubt and (found.world_size == 1 or streams.on_a_terminal()):
-        tell(f"note: {found.doubt}")
+        tell(f"warning: {found.doubt}")
 
 
 def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:

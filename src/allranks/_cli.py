@@ -98,7 +98,7 @@ def run(
             outcome = supervisor.watch(
                 lambda reaper: child_rank.start(program, environs, reaper, spawn=spawn)
             )
-    except AllranksError as error:
+    except (AllranksError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

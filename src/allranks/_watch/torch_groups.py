@@ -119,7 +119,7 @@ def is_up(group: dist.ProcessGroup) -> bool:
 
     try:
         dist.get_backend(group)
-    except ValueError:
+    except (ValueError, TypeError):  # Of torch before 2.7.
         return False
     return True
 

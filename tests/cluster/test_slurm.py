@@ -90,7 +90,8 @@ def test_a_task_of_srun_with_the_variables_of_mpi(lab) -> None:
         "export OMPI_COMM_WORLD_RANK=$SLURM_PROCID OMPI_COMM_WORLD_SIZE=$SLURM_NTASKS "
         "OMPI_COMM_WORLD_LOCAL_RANK=$SLURM_LOCALID"
     )
-    ended = lab.slurm.run("srun", *ON_TWO, "-n4", "bash", "-c", f"{export}; exec {LINE}")
+    step = (*ON_TWO, "--ntasks-per-node=2")
+    ended = lab.slurm.run("srun", *step, "bash", "-c", f"{export}; exec {LINE}")
     assert ended.code == 0, ended.out
     assert not wrong(ended.out, "slurm", ["h1", "h1", "h2", "h2"]), ended.out
 

@@ -67,13 +67,15 @@ def test_plain_python_in_a_batch_script(lab) -> None:
     assert "would start the job's tasks, 4 in all" in text
 
 
+@pytest.mark.timeout(360)
 def test_the_terminal_of_a_step_of_several_tasks(lab) -> None:
     """One process of four: said at once, and in the error; not of the ranks started from there."""
     code = "import allranks; allranks.setup(cpu=True, rendezvous_timeout=2)"
     probe = " ".join((PYTHON, *PROBE))
     inside = f"{PYTHON} -m allranks env; {PYTHON} -c '{code}'; srun --overlap -n4 {probe}"
     shell = f'srun -N1 -n4 --pty bash -c "{inside}"'
-    ended = lab.slurm.run("script", "--quiet", "--return", "--command", shell, "/dev/null")
+    typed = ("script", "--quiet", "--return", "--command", shell, "/dev/null")
+    ended = lab.slurm.run(*typed, timeout=300)
     text = " ".join(ended.out.split())
     told = "SLURM_PTY_PORT is set. In a shell of `srun --pty`, only one of the 4 tasks"
     assert f"allranks: warning: {told}" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 import words
@@ -70,17 +72,22 @@ def test_plain_python_in_a_batch_script(lab) -> None:
 @pytest.mark.timeout(360)
 def test_the_terminal_of_a_step_of_several_tasks(lab) -> None:
     """One process of four: said at once, and in the error; not of the ranks started from there."""
-    code = "import allranks; allranks.setup(cpu=True, rendezvous_timeout=2)"
-    probe = " ".join((PYTHON, *PROBE))
-    inside = f"{PYTHON} -m allranks env; {PYTHON} -c '{code}'; srun --overlap -n4 {probe}"
-    shell = f'srun -N1 -n4 --pty bash -c "{inside}"'
-    typed = ("script", "--quiet", "--return", "--command", shell, "/dev/null")
-    ended = lab.slurm.run(*typed, timeout=300)
+    code = "import allranks; allranks.setup(cpu=True, rendezvous_timeout=20)"
+    typed = [
+        f"{PYTHON} -m allranks env",
+        f"{PYTHON} -c '{code}'",
+        f"srun --overlap -n4 {' '.join((PYTHON, *PROBE))} < /dev/null",
+        "exit",
+    ]
+    shell = "srun -N1 -n4 --pty bash --norc"
+    lines = " ".join(shlex.quote(line) for line in typed)
+    terminal = f"script --quiet --return --command {shlex.quote(shell)} /dev/null"
+    ended = lab.slurm.run("bash", "-c", f"printf '%s\\n' {lines} | {terminal}", timeout=300)
     text = " ".join(ended.out.split())
     told = "SLURM_PTY_PORT is set. In a shell of `srun --pty`, only one of the 4 tasks"
     assert f"allranks: warning: {told}" in text
     assert text.count(f"warning: {told}") == 2  # Of allranks env, too.
-    assert "MissingRanksError: 3 of 4 ranks did not come" in text
+    assert "MissingRanksError: 3 of 4 ranks did not come" in text, ended.out
     error = text.partition("MissingRanksError: ")[2]
     assert "`srun --overlap -n 4 python ...` starts all of them" in error
     assert not wrong(ended.out, "slurm", ["h1"] * 4), ended.out

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test slow test-cluster check format bench faults chaos clean
+.PHONY: demo test test-torch slow test-cluster check format bench faults chaos clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -13,6 +13,20 @@ WORKERS ?= 3
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+
+# Another torch, in an environment of its own, of several gigabytes; remove it afterwards.
+TORCH ?= 2.9.1
+OTHER := .venv-torch-$(TORCH)
+
+test-torch: $(OTHER)/ready
+	$(OTHER)/bin/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+
+$(OTHER)/ready:
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --disable-pip-version-check --quiet 'torch==$(TORCH)'
+	$(OTHER)/bin/python -m pip install --disable-pip-version-check --quiet 'torch==$(TORCH)' \
+	    --editable '.[dev]'
+	touch $@
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
@@ -66,4 +80,4 @@ chaos: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-ray .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-ray .venv-torch-* .mypy_cache .pytest_cache .ruff_cache

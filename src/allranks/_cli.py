@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +25,11 @@ from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INTERPRETER = re.compile(r"(^|/)(python[\d.]*|pypy3?)(\.exe)?$")
 
 
 class _FailingClosed(click.Group):
@@ -66,6 +73,12 @@ def run(
     torch is imported once and the ranks are forked. When one rank fails, the others are ended,
     its traceback is shown last, and its exit code is the command's.
     """
+    if not module and INTERPRETER.search(target) and shutil.which(target):
+        raise click.BadParameter(
+            f"leave {target!r} out: the command starts the interpreter by itself, as in `allranks "
+            f"run -n {ranks} {shlex.join(arguments) or 'train.py'}`",
+            param_hint="TARGET",
+        )
     if not module and not os.path.exists(target):  # noqa: PTH110 - a path or a zip, as python
         raise click.BadParameter(f"{target!r} does not exist", param_hint="TARGET")
     interpreter.forget_first_place()
@@ -85,7 +98,7 @@ def run(
             outcome = supervisor.watch(
                 lambda reaper: child_rank.start(program, environs, reaper, spawn=spawn)
             )
-    except AllranksError as error:
+    except (AllranksError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
@@ -124,16 +137,31 @@ def env(as_json: bool, export: bool) -> None:
     streams.escape_what_cannot_be_encoded()
     told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
-    for name, value in asdict(world).items():
-        if name not in ("launcher", "notes") and value not in (None, "", ()):
-            table.add_row(name, Text(printable(str(value))))
+    for name, value in _shown_facts(world):
+        table.add_row(name, Text(printable(value)))
     console = streams.console(stderr=False)
     console.print(table)
     if told:
         pairs = ", ".join(f"{name}={plain(os.environ[name]):.60}" for name in told)
         console.print(Text(printable(f"told by: {pairs}")))
     for note in world.notes:
-        console.print(Text(printable(f"note: {note}")))
+        kind = "warning" if note in world.doubt else "note"
+        console.print(Text(printable(f"{kind}: {note}")))
+
+
+def _shown_facts(world: World) -> Iterator[tuple[str, str]]:
+    """What is known of a world, for people."""
+    told = asdict(world)
+    counted = ("local_rank", "local_world_size", "node_rank", "num_nodes")
+    for name in ("rank", "world_size", *counted):
+        yield name, "counted by setup()" if told[name] is None else str(told[name])
+    for name in ("job", "master_addr", "master_port", "attempt", "store_path"):
+        if told[name]:
+            yield name, str(told[name])
+    if world.hosts:
+        yield "hosts of rank 0", ", ".join(world.hosts)
+    if world.agent_store:
+        yield "agent_store", "torchrun's agent keeps a store there"
 
 
 def _exported(world: World) -> str:

@@ -18,9 +18,10 @@ of each hook. Of an output of more than 512 KiB both ends are shown.
 After 30 s (``ranks(4, timeout=5)``, or ``ranks_timeout`` in the ini file) the ranks are killed,
 and the report shows where each of them stood. Once a rank has failed, the others have 3 s.
 
-A flaky test is run again on all ranks (pytest-rerunfailures). All ranks see the random numbers of
-pytest-randomly's seed, and draw the same examples of Hypothesis: with ``--hypothesis-seed``, or
-with a seed that the report of a failure tells. An ``async def`` test may have the marker.
+A flaky test is run again on all ranks (pytest-rerunfailures). Each rank draws random numbers of its
+own, as under any launcher, until a seed is set; all see those of pytest-randomly's seed, and draw
+the same examples of Hypothesis: with ``--hypothesis-seed``, or with a seed that the report of a
+failure tells. An ``async def`` test may have the marker.
 
 Under pytest-xdist each worker has its own such process. Under pytest-cov the lines that ranks
 run are measured without further ado; under plain ``coverage run``, combine the data files that

@@ -111,6 +111,24 @@ def test_a_host_whose_name_means_loopback(astray) -> None:
     assert total(out) == 3
 
 
+@pytest.mark.parametrize("own", ["localhost", "0.0.0.0"])
+def test_rank_0_is_told_another_address_than_the_others(astray, own) -> None:
+    """As older operators of Kubernetes do; it proves nothing of where the others are."""
+    running = [
+        host.start(
+            *(PYTHON, *PROBE),
+            environ={
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": ("10.77.0.1", own)[rank == 0],
+                "MASTER_PORT": "29400",
+            },
+        )
+        for rank, host in enumerate(astray.hosts)
+    ]
+    assert total("".join(ended.out for ended in all_ended(running))) == 3
+
+
 def test_gloo_listens_on_the_interface_that_leads_to_the_others(astray) -> None:
     """Nowhere else: neither on loopback, where it is of no use, nor on all interfaces."""
     where = {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29400"}

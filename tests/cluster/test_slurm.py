@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 import words
@@ -65,6 +67,42 @@ def test_plain_python_in_a_batch_script(lab) -> None:
     text = " ".join(out.split())
     assert f"In Slurm job {job}, {words.ONE_BATCH_PROCESS}" in text
     assert "would start the job's tasks, 4 in all" in text
+
+
+@pytest.mark.timeout(360)
+def test_the_terminal_of_a_step_of_several_tasks(lab) -> None:
+    """One process of four: said at once, and in the error; not of the ranks started from there."""
+    code = "import allranks; allranks.setup(cpu=True, rendezvous_timeout=20)"
+    typed = [
+        f"{PYTHON} -m allranks env",
+        f"{PYTHON} -c '{code}'",
+        f"srun --overlap -n4 {' '.join((PYTHON, *PROBE))} < /dev/null",
+        "exit",
+    ]
+    shell = "srun -N1 -n4 --pty bash --norc"
+    lines = " ".join(shlex.quote(line) for line in typed)
+    terminal = f"script --quiet --return --command {shlex.quote(shell)} /dev/null"
+    ended = lab.slurm.run("bash", "-c", f"printf '%s\\n' {lines} | {terminal}", timeout=300)
+    text = " ".join(ended.out.split())
+    told = "SLURM_PTY_PORT is set. In a shell of `srun --pty`, only one of the 4 tasks"
+    assert f"allranks: warning: {told}" in text
+    assert text.count(f"warning: {told}") == 2  # Of allranks env, too.
+    assert "MissingRanksError: 3 of 4 ranks did not come" in text, ended.out
+    error = text.partition("MissingRanksError: ")[2]
+    assert "`srun --overlap -n 4 python ...` starts all of them" in error
+    assert not wrong(ended.out, "slurm", ["h1"] * 4), ended.out
+
+
+def test_a_task_of_srun_with_the_variables_of_mpi(lab) -> None:
+    """Both say the same of it; Slurm knows the hosts, MPI does not."""
+    export = (
+        "export OMPI_COMM_WORLD_RANK=$SLURM_PROCID OMPI_COMM_WORLD_SIZE=$SLURM_NTASKS "
+        "OMPI_COMM_WORLD_LOCAL_RANK=$SLURM_LOCALID"
+    )
+    step = (*ON_TWO, "--ntasks-per-node=2")
+    ended = lab.slurm.run("srun", *step, "bash", "-c", f"{export}; exec {LINE}")
+    assert ended.code == 0, ended.out
+    assert not wrong(ended.out, "slurm", ["h1", "h1", "h2", "h2"]), ended.out
 
 
 ENV_ONLY = """

@@ -347,6 +347,87 @@ def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     assert "'nowhere.py' does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("python", ["python", "python3", sys.executable])
+def test_an_interpreter_in_front_of_the_script_is_too_much(python: str) -> None:
+    """The habit of mpirun and srun."""
+    done = subprocess.run(
+        [*ALLRANKS, "run", "-n", "2", python, "train.py", "--lr", "1"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2
+    assert f"leave '{python}' out" in told
+    assert "`allranks run -n 2 train.py --lr 1`" in told
+
+
+def test_the_package_is_a_command() -> None:
+    """Where its script is not on the path, ``python -m allranks`` is the same."""
+    command = [sys.executable, "-m", "allranks", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("allranks, version ")
+
+
+WITHOUT_ROOM = """
+set -e
+mount -t tmpfs -o size=1m,nr_inodes="$1" tmpfs /dev/shm
+mkdir -p "$3"
+mount -t tmpfs -o size=64k,nr_inodes="$2" tmpfs "$3"
+export TMPDIR="$3"
+shift 3
+exec "$@"
+"""
+NONE, ONE, MANY = "1", "2", "1000"
+"""How many inodes a file system has: its own root takes one, and Python tries a directory's room by
+a file."""
+IN_NO_ROOM = ["unshare", "--mount", "bash", "-c", WITHOUT_ROOM, "-"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own: needs root")
+@pytest.mark.parametrize("room_for", [MANY, ONE])
+def test_a_full_file_system_is_passed_by_or_named(tmp_path: Path, room_for: str) -> None:
+    """Shared memory is small in containers: then TMPDIR; where that is full, too, an error."""
+    script, room = tmp_path / "script.py", tmp_path / "room"
+    script.write_text(HELLO)
+    done = subprocess.run(
+        [*IN_NO_ROOM, NONE, room_for, str(room), *ALLRANKS, "run", "-n", "2", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    if room_for == MANY:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("sum 1") == 2
+    else:
+        assert done.returncode == 1, done
+        assert f"No space left on device: '{room}/.allranks-0" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+LAUNCHING = """
+import allranks
+try:
+    much = bytes(1_000_000)
+    print(allranks.launch(lambda: len(much), ranks=2))
+except OSError as error:
+    print("named", error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own: needs root")
+def test_launch_names_what_is_full(tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    done = subprocess.run(
+        [*IN_NO_ROOM, MANY, MANY, str(room), sys.executable, "-c", LAUNCHING],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert f"named [Errno 28] No space left on device: '{room}" in done.stdout, done
+
+
 def test_the_ranks_must_be_said() -> None:
     done = subprocess.run([*ALLRANKS, "run", "x.py"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -28,7 +28,7 @@ PLACES = (
 )
 """From the ground up; "" is the street, where the front doors are."""
 
-DOORS = {"__init__", "distutils", "pytest_plugin", "_cli"}
+DOORS = {"__init__", "__main__", "distutils", "pytest_plugin", "_cli"}
 
 DRAWING = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
 

@@ -101,6 +101,46 @@ TRAINJOB = {
     "PET_MASTER_PORT": "29400",
 }
 INDEXED_JOB = {"JOB_COMPLETION_INDEX": "1", "HOSTNAME": "train-1", "KUBERNETES_SERVICE_HOST": "k"}
+SUBMITIT = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_JOB_ID": "31",
+    "SUBMITIT_LOCAL_NTASKS": "2",
+    "SUBMITIT_LOCAL_GLOBALID": "1",
+    "SUBMITIT_LOCAL_LOCALID": "1",
+    "SUBMITIT_LOCAL_NODEID": "0",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+}
+HOROVODRUN = {
+    "HOROVOD_HOSTNAME": "h2",
+    "HOROVOD_RANK": "2",
+    "HOROVOD_SIZE": "3",
+    "HOROVOD_LOCAL_RANK": "0",
+    "HOROVOD_LOCAL_SIZE": "1",
+    "HOROVOD_CROSS_RANK": "1",
+    "HOROVOD_CROSS_SIZE": "2",
+    "HOROVOD_GLOO_RENDEZVOUS_ADDR": "10.0.0.9",
+    "HOROVOD_GLOO_RENDEZVOUS_PORT": "41000",
+}
+LWS = {
+    "LWS_LEADER_ADDRESS": "train-1.train.default",
+    "LWS_GROUP_SIZE": "4",
+    "LWS_WORKER_INDEX": "1",
+    "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+}
+LIGHTNING_CHILD = {
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+    "NODE_RANK": "0",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "2",
+}
+TORCH_DISTRIBUTOR = {
+    **TORCHRUN,
+    "MASTER_ADDR": "10.0.0.4",
+    "NODE_RANK": "1",
+    "SPARK_ENV_LOADED": "1",
+    "DATABRICKS_RUNTIME_VERSION": "15.4",
+}
 POD = {"local_rank": 0, "local_world_size": 1, "node_rank": 1, "num_nodes": 4}
 
 
@@ -125,6 +165,15 @@ def srun(rank=1, counts=(2, 2), **changes):
         "SLURM_NODEID": str(node),
         "SLURM_GTIDS": ",".join(str(first + local) for local in range(counts[node])),
         **changes,
+    }
+
+
+def _openmpi_rank(rank, local_rank):
+    """Open MPI's variables of a rank of four on two hosts."""
+    return {
+        "OMPI_COMM_WORLD_RANK": str(rank),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(local_rank),
+        "PMIX_RANK": str(rank),
     }
 
 
@@ -173,7 +222,7 @@ WORLDS = {
         TORCHRUN,
         {
             "launcher": "torchrun",
-            "job": "torchrun:j1:h1:29500",
+            "job": "torchrun:j1:29500",
             "attempt": 3,
             "agent_store": True,
             "master_addr": "h1",
@@ -182,7 +231,7 @@ WORLDS = {
     ),
     "torchrun without a run id": (
         {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "False"},
-        {"job": "torchrun:none:h1:29500", "agent_store": False},
+        {"job": "torchrun:none:29500", "agent_store": False},
     ),
     "jsrun": (JSM, {"launcher": "lsf", "job": "lsf:5:77", "local_world_size": 2, "notes": ()}),
     "mpirun, nodes unknown": (
@@ -207,7 +256,7 @@ WORLDS = {
     ),
     "MVAPICH": (
         {**MVAPICH, **ENDPOINT},
-        {"launcher": "mvapich", "job": "mvapich:h1:29500", "local_world_size": 2, "notes": ()},
+        {"launcher": "mvapich", "job": "mvapich:29500", "local_world_size": 2, "notes": ()},
     ),
     "MVAPICH's size, set for another program": (
         {"MV2_COMM_WORLD_LOCAL_SIZE": "16"},
@@ -217,7 +266,7 @@ WORLDS = {
         {**HYDRA, "I_MPI_ROOT": "/opt/intel"},
         {"launcher": "mpich", "job": "mpich", "local_rank": 1, "num_nodes": None},
     ),
-    "Hydra with an address": ({**HYDRA, **ENDPOINT}, {"job": "mpich:h1:29500"}),
+    "Hydra with an address": ({**HYDRA, **ENDPOINT}, {"job": "mpich:29500"}),
     "PMI without local ranks": (
         {"PMI_RANK": "1", "PMI_SIZE": "4"},
         {"launcher": "mpich", "local_rank": None},
@@ -258,16 +307,16 @@ WORLDS = {
     ),
     "Ray Train": (
         RAY_TRAIN,
-        {"launcher": "ray", "job": "ray:h1:29500", "local_rank": 1, "node_rank": 0},
+        {"launcher": "ray", "job": "ray:29500", "local_rank": 1, "node_rank": 0},
     ),
-    "PyTorchJob": (PYTORCHJOB, {"launcher": "kubernetes", "job": "kubernetes:h1:29500", **POD}),
+    "PyTorchJob": (PYTORCHJOB, {"launcher": "kubernetes", "job": "kubernetes:29500", **POD}),
     "TrainJob": (
         TRAINJOB,
-        {"launcher": "kubernetes", "job": "kubernetes:job-node-0-0.job:29400", **POD},
+        {"launcher": "kubernetes", "job": "kubernetes:29400", **POD},
     ),
     "JobSet": (
         {**INDEXED_JOB, "JOB_COMPLETION_INDEX": "0", **RANK_1_OF_4, **ENDPOINT},
-        {"launcher": "kubernetes", "job": "kubernetes:h1:29500", **POD},
+        {"launcher": "kubernetes", "job": "kubernetes:29500", **POD},
     ),
     "Indexed Job": (
         {**INDEXED_JOB, "WORLD_SIZE": "4"},
@@ -279,16 +328,124 @@ WORLDS = {
     ),
     "env://": (
         {**RANK_1_OF_4, **ENDPOINT},
-        {"launcher": "env", "job": "env:h1:29500", "local_rank": None, "num_nodes": None},
+        {"launcher": "env", "job": "env:29500", "local_rank": None, "num_nodes": None},
+    ),
+    "env:// of a pyxis hook in a batch container": (
+        {"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "61175"},
+        {"launcher": "env", "rank": 0, "world_size": 1, "local_rank": 0, "num_nodes": 1},
+    ),
+    "Lightning's child": (
+        LIGHTNING_CHILD,
+        {"launcher": "env", "rank": 1, "world_size": 2, "local_rank": 1, "node_rank": 0},
+    ),
+    "submitit's local executor": (
+        SUBMITIT,
+        {
+            "launcher": "submitit",
+            "job": "submitit:31",
+            "rank": 1,
+            "world_size": 2,
+            "local_rank": 1,
+            "local_world_size": 2,
+            "num_nodes": 1,
+        },
+    ),
+    "submitit's local executor in a Slurm job": (
+        {**BATCH_BODY, **SUBMITIT},
+        {"launcher": "submitit", "rank": 1},
+    ),
+    "horovodrun": (
+        HOROVODRUN,
+        {
+            "launcher": "horovod",
+            "job": "horovod:10.0.0.9:41000",
+            "rank": 2,
+            "world_size": 3,
+            "local_rank": 0,
+            "local_world_size": 1,
+            "node_rank": None,
+            "num_nodes": None,
+            "hosts": (),
+        },
+    ),
+    "LeaderWorkerSet": (
+        LWS,
+        {
+            "launcher": "lws",
+            "job": "lws:train-1.train.default",
+            "hosts": ("train-1.train.default",),
+            **POD,
+        },
+    ),
+    "torchrun in a pod of a LeaderWorkerSet": ({**LWS, **TORCHRUN}, {"launcher": "torchrun"}),
+    "numbered processes of a LeaderWorkerSet": (
+        {**LWS, "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"},
+        {"launcher": "env", "rank": 5, "local_rank": 1},
+    ),
+    "Databricks' TorchDistributor": (TORCH_DISTRIBUTOR, {"launcher": "torchrun"}),
+    "mpirun on AzureML": (
+        {**OPENMPI, "AZ_BATCH_MASTER_NODE": "10.0.0.4:6000"},
+        {"launcher": "openmpi", "hosts": ("10.0.0.4",), "master_port": None},
+    ),
+    "mpirun on AzureML, one host": (
+        {**OPENMPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "AZ_BATCH_MASTER_NODE": "10.0.0.4:6000"},
+        {"num_nodes": 1, "hosts": ()},
+    ),
+    "srun with Open MPI's variables": (
+        {**srun(2, (2, 2)), **OPENMPI, **_openmpi_rank(2, 0)},
+        {
+            "launcher": "slurm",
+            "rank": 2,
+            "hosts": ("n1",),
+            "job": "slurm:lab:9.0",
+            "num_nodes": 2,
+            "notes": (),
+        },
+    ),
+    "srun with Hydra's variables": (
+        {**srun(1, (1, 3)), **HYDRA, "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "3"},
+        {"launcher": "slurm", "hosts": ("n1",), "job": "slurm:lab:9.0"},
+    ),
+    "mpirun's rank in another srun task": (
+        {**srun(1, (2, 2)), **OPENMPI, **_openmpi_rank(2, 0)},
+        {"launcher": "openmpi", "rank": 2, "hosts": (), "job": "openmpi:77"},
+    ),
+    "RANK and WORLD_SIZE beside a PALS that tells no size": (
+        {
+            "PALS_RANKID": "0",
+            "PMIX_RANK": "0",
+            "PMIX_NAMESPACE": "z",
+            "RANK": "1",
+            "WORLD_SIZE": "2",
+            **ENDPOINT,
+        },
+        {"launcher": "env", "rank": 1, "world_size": 2},
+    ),
+    "RANK and WORLD_SIZE beside a PMIx that tells no size": (
+        {"PMIX_RANK": "0", "PMIX_NAMESPACE": "z", "RANK": "1", "WORLD_SIZE": "2"},
+        {"launcher": "env", "rank": 1},
+    ),
+    "a step's only task, in a container that was given little": (
+        {
+            "SLURM_JOB_ID": "9",
+            "SLURM_STEP_ID": "0",
+            "SLURM_PROCID": "0",
+            "SLURM_STEP_NUM_TASKS": "1",
+        },
+        {"launcher": "slurm", "rank": 0, "world_size": 1, "local_rank": 0, "num_nodes": 1},
+    ),
+    "an only task without the number of its step": (
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+        {"launcher": "single", "notes": ()},
     ),
     "env:// without an address": (RANK_1_OF_4, {"launcher": "env", "job": "env"}),
     "env:// of a second host": (
         {**RANK_1_OF_4, **ENDPOINT, "GROUP_RANK": "1"},
         {"node_rank": 1},
     ),
-    "env:// on one host": (
+    "env:// with an address that each host has": (
         {**RANK_1_OF_4, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
-        {"local_rank": 1, "local_world_size": 4, "node_rank": 0, "num_nodes": 1},
+        {"job": "env:1", "local_rank": None, "local_world_size": None, "num_nodes": None},
     ),
     "env:// on one host, by size": (
         {**RANK_1_OF_4, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"},
@@ -377,7 +534,7 @@ NOTES = {
     "batch script without -n": (without(BATCH_BODY, "SLURM_NTASKS"), "start the job's tasks[.]"),
     "salloc's shell": (srun(SLURM_STEP_ID="4294967290"), "not started by srun"),
     "torchrun under srun": ({**srun(), **TORCHRUN}, "Ignored SLURM_JOB_ID=9, .*torchrun started"),
-    "mpirun under srun": ({**srun(), **OPENMPI}, "Ignored SLURM_JOB_ID=9, .*openmpi started"),
+    "mpirun under srun": ({**srun(2), **OPENMPI}, "Ignored SLURM_JOB_ID=9, .*openmpi started"),
     "env:// in a batch script": ({**BATCH_BODY, **RANK_1_OF_4}, "SLURM_JOB_ID=9.*RANK and WORLD_S"),
     "Ray Train under srun": ({**srun(), **RAY_TRAIN}, "Ignored SLURM_JOB_ID=9, .*ray started"),
     "torchrun in a pod": ({**INDEXED_JOB, **TORCHRUN}, "Ignored JOB_COMPLETION_INDEX=1 .kubern"),
@@ -386,6 +543,69 @@ NOTES = {
     "Indexed Job alone": (INDEXED_JOB, "JOB_COMPLETION_INDEX=1, .* Set WORLD_SIZE"),
     "Ray actor": (RAY_WORKER, "A Ray worker without RANK"),
 }
+
+
+DOUBTS = {
+    "batch script of several tasks": (BATCH_BODY, "Slurm job 9, but not started by srun"),
+    "SkyPilot": (
+        {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "a\nb"},
+        "SkyPilot names 2 hosts.*torchrun --nnodes=.SKYPILOT_NUM_NODES",
+    ),
+    "dstack": (
+        {"DSTACK_NODE_RANK": "0", "DSTACK_NODES_NUM": "3", "DSTACK_MASTER_NODE_IP": "10.0.0.1"},
+        "dstack names 3 hosts.*--master-addr=.DSTACK_MASTER_NODE_IP",
+    ),
+    "AWS Batch": (
+        {"AWS_BATCH_JOB_NODE_INDEX": "0", "AWS_BATCH_JOB_NUM_NODES": "2"},
+        "AWS Batch names 2 hosts",
+    ),
+    "SageMaker": ({"SM_HOSTS": '["algo-1", "algo-2"]'}, "SageMaker names 2 hosts"),
+    "Volcano": (
+        {"VC_TASK_INDEX": "0", "VC_MASTER_HOSTS": "m", "VC_WORKER_HOSTS": "w0,w1"},
+        "Volcano names 3 hosts",
+    ),
+    "Vertex AI": (
+        {"CLUSTER_SPEC": '{"cluster": {"workerpool0": ["a:1"], "workerpool1": ["b:1"]}}'},
+        "Vertex AI names 2 hosts",
+    ),
+    "the launcher of an MPIJob": ({"K_MPI_JOB_ROLE": "launcher"}, "MPIJob.*mpirun"),
+    "torchrun's settings without torchrun": ({"PET_NNODES": "2"}, "PET_NNODES=2 is for torchrun"),
+    "the shell of srun --pty": (
+        srun(0, (4,), SLURM_PTY_PORT="41431"),
+        "srun --pty.*4 tasks of step 9[.]0.*srun --overlap -n 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTS)
+def test_what_is_likely_meant_otherwise_is_a_doubt_and_a_note(case):
+    """Traces of more ranks than this process can know of: it is told, and not only on demand."""
+    environ, pattern = DOUBTS[case]
+    world = detect(environ)
+    assert re.search(pattern, world.doubt)
+    assert world.notes == (world.doubt,)
+
+
+MEANT = {
+    "batch script of one task": {**BATCH_BODY, "SLURM_NTASKS": "1"},
+    "SkyPilot, one host": {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1"},
+    "SageMaker, one host": {"SM_HOSTS": '["algo-1"]'},
+    "SageMaker's name for something else": {"SM_HOSTS": "[" * 100_000},
+    "another program's CLUSTER_SPEC": {"CLUSTER_SPEC": "[1, 2]"},
+    "Vertex AI, one host": {"CLUSTER_SPEC": '{"cluster": {"workerpool0": ["a:1"]}}'},
+    "Volcano, one host": {"VC_TASK_INDEX": "0", "VC_WORKER_HOSTS": "w0"},
+    "a worker of an MPIJob": {"K_MPI_JOB_ROLE": "worker"},
+    "Indexed Job alone": INDEXED_JOB,
+    "Ray actor": RAY_WORKER,
+    "srun --pty of one task": srun(0, (1,), SLURM_PTY_PORT="41431"),
+    "another rank, started from the shell of srun --pty": srun(1, (4,), SLURM_PTY_PORT="41431"),
+}
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_what_is_mostly_meant_is_no_doubt(case):
+    """A world of one that is meant as one says nothing by itself."""
+    assert detect(MEANT[case]).doubt == ""
 
 
 @pytest.mark.parametrize("case", NOTES)
@@ -449,6 +669,34 @@ FAULTS = {
     "half of mpiexec": (without(HYDRA, "PMI_SIZE"), ["PMI_RANK", "PMI_SIZE"]),
     "half of flux run": (without(FLUX, "FLUX_JOB_SIZE"), ["FLUX_TASK_RANK", "FLUX_JOB_SIZE"]),
     "half of srun": (without(srun(), "SLURM_GTIDS"), ["SLURM_GTIDS", "SLURM_PROCID"]),
+    "a rank of srun in a container": (
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"},
+        ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"],
+    ),
+    "rank 0 of srun in a container": (
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+        ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"],
+    ),
+    "srun without the number of its step": (
+        without(srun(0), "SLURM_STEP_ID"),
+        ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_ID"],
+    ),
+    "a size of PMI without a rank": ({"PMI_SIZE": "4"}, ["PMI_SIZE", "PMI_RANK"]),
+    "a rank of PMIx without its job": ({"PMIX_RANK": "1"}, ["PMIX_RANK", "PMIX_NAMESPACE"]),
+    "a rank of srun --mpi=pmi2 in a container": (
+        {"PMI_RANK": "1", "PMI_SIZE": "4", "SLURM_JOB_ID": "9"},
+        ["PMI_RANK", "PMI_SIZE", "SLURM_STEP_ID"],
+    ),
+    "Lightning's child on a second host": (
+        {**LIGHTNING_CHILD, "NODE_RANK": "1", "WORLD_SIZE": "4"},
+        ["RANK", "WORLD_SIZE", "LOCAL_RANK"],
+    ),
+    "half of submitit's local executor": (
+        without(SUBMITIT, "SUBMITIT_LOCAL_NTASKS"),
+        ["SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS"],
+    ),
+    "half of horovodrun": (without(HOROVODRUN, "HOROVOD_SIZE"), ["HOROVOD_SIZE"]),
+    "half of a LeaderWorkerSet": (without(LWS, "LWS_GROUP_SIZE"), ["LWS_GROUP_SIZE"]),
     "half of a JobSet": ({**INDEXED_JOB, "RANK": "1"}, ["RANK", "WORLD_SIZE"]),
     "address of an Indexed Job": (
         {**INDEXED_JOB, **ENDPOINT},
@@ -586,7 +834,11 @@ def test_detect_imports_no_torch_and_warns_of_nothing():
 
 
 KNOWN = sorted(
-    {name for environ, _ in (*WORLDS.values(), *FAULTS.values()) for name in environ}
+    {
+        name
+        for environ, _ in (*WORLDS.values(), *FAULTS.values(), *DOUBTS.values())
+        for name in environ
+    }
     | {name for process in RECORDINGS["slurm-arbitrary"] for name in process["environ"]}
 )
 VALUES = st.sampled_from(

@@ -18,6 +18,7 @@ import pytest
 import allranks
 from allranks._process_group.connect_errors import lost
 from allranks._rendezvous import meet
+from allranks._system import sockets
 from allranks._system.waiting import Deadline
 from allranks.errors import (
     DuplicateRankError,
@@ -418,8 +419,8 @@ def test_torchrun_restarts_work(tmp_path: Path) -> None:
 
 
 def served_slowly() -> None:
-    made = meet._tcp_store
-    meet._tcp_store = lambda *given, **more: (time.sleep(3), made(*given, **more))[1]
+    made = meet.tcp_store
+    meet.tcp_store = lambda *given, **more: (time.sleep(3), made(*given, **more))[1]
     allranks.setup(cpu=True, rendezvous_timeout=1)
 
 
@@ -439,3 +440,39 @@ def test_who_gave_up_on_gloo_sooner_is_not_to_blame() -> None:
     assert "does a firewall" in told
     assert "rank 0" not in told
     assert "one was lost" in str(lost(1, f"{first}it was killed", deadline))
+
+
+SPELLINGS = (
+    ("localhost", "127.0.0.1"),
+    ("localhost", sockets.own_addresses()[0]),
+    ("0.0.0.0", sockets.own_addresses()[0]),
+    ("0.0.0.0", "localhost"),
+    (sockets.own_addresses()[0], "127.0.0.1"),
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_each_rank_may_spell_rank_0s_address_its_own_way(spelling) -> None:
+    """Rank 0 with localhost proves nothing of the others: they may be elsewhere."""
+    environs = env_environs(2, free_port())
+    for environ, address in zip(environs, spelling, strict=True):
+        environ["MASTER_ADDR"] = address
+        del environ["LOCAL_RANK"]
+    ended = Ranks(total, environs).results()
+    assert [one.value and one.value[0] for one in ended] == [2, 2], ended
+
+
+def test_a_url_of_loopback_proves_nothing_of_the_others() -> None:
+    port = free_port()
+    urls = [f"tcp://{host}:{port}" for host in ("localhost", sockets.own_addresses()[0])]
+    ranks = [
+        Ranks(total_by_url, [{"RANK": str(rank), "WORLD_SIZE": "2"}], url)
+        for rank, url in enumerate(urls)
+    ]
+    ended = [one for each in ranks for one in each.results()]
+    assert [one.value for one in ended] == [2, 2], ended
+
+
+def total_by_url(url: str) -> int:
+    with allranks.session(cpu=True, init_method=url):
+        return allranks.all_reduce(1)

@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import allranks
+from accelerators import FakeAccelerator
 from allranks._process_group import devices
 from allranks.errors import ConfigError, DeviceError
 
 VARIABLE = allranks.CURRENT_DEVICE_TYPE_STR
 
 
-@dataclass
-class Fake:
-    """An accelerator that is not here."""
-
-    kind: str | None
-    count: int
-    initialised: bool = False
-    current: int = 0
-    made_current: list[int] = field(default_factory=list)
-
-    def make_current(self, index: int) -> None:
-        self.made_current.append(index)
-        self.current, self.initialised = index, True
-
-    def current_device(self) -> int:
-        assert self.initialised, "asking must not initialise CUDA"
-        return self.current
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch):
     """Replaces torch.accelerator and torch.cuda."""
-
-    def replace(kind: str | None, count: int = 0) -> Fake:
-        made = Fake(kind, count)
-        device = torch.device(kind) if kind else None
-        for name, function in {
-            "is_available": lambda: kind is not None,
-            "current_accelerator": lambda: device,
-            "device_count": lambda: count,
-            "set_device_index": made.make_current,
-            "current_device_index": made.current_device,
-        }.items():
-            monkeypatch.setattr(torch.accelerator, name, function)
-        for name, function in {
-            "is_available": lambda: kind == "cuda",
-            "device_count": lambda: count if kind == "cuda" else 0,
-            "set_device": made.make_current,
-            "is_initialized": lambda: made.initialised,
-            "current_device": made.current_device,
-            "get_device_properties": lambda index: SimpleNamespace(uuid=f"GPU-{index}"),
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, function)
-        return made
-
-    return replace
+    return lambda kind, count=0: FakeAccelerator(kind, count).put_in(monkeypatch.setattr)
 
 
 def test_a_rank_gets_the_gpu_of_its_local_rank(fake) -> None:

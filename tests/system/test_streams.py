@@ -105,7 +105,7 @@ def test_the_world_is_shown_on_such_a_terminal(terminal: str) -> None:
     environ = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "h\u014dte", "MASTER_PORT": "1234"}
     done = python("-m", "allranks._cli", "env", **environ, **TERMINALS[terminal])
     assert done.returncode == 0, done.stderr
-    assert rb"env:h\u014dte:1234" in done.stdout
+    assert rb"h\u014dte" in done.stdout
 
 
 def test_what_cannot_be_encoded_is_escaped() -> None:

@@ -2,6 +2,6 @@
 
 Read ``objects`` (any objects), ``tensors`` (tensors of any shape) and ``all_reduce`` (numbers,
 tensors and trees of them). They use ``pickling`` (objects as buffers), ``in_place`` (tensors that
-are written where they are), ``trees``, ``scalars`` and ``flat`` (leaves in few messages). Groups of
-ranks come of ``split``.
+are written where they are), ``extremes`` (the least and greatest of floats), ``trees``,
+``scalars`` and ``flat`` (leaves in few messages). Groups of ranks come of ``split``.
 """

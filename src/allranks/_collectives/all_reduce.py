@@ -28,7 +28,7 @@ from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.group_operations import nothing
 from allranks._transport.headers import Header, exchange_and_combine, fits_inline
-from allranks._transport.tensor_bytes import from_bytes, to_bytes, why_no_block
+from allranks._transport.tensor_bytes import from_bytes, to_bytes, why_in_parts, why_no_block
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def all_reduce(
             is left as it is (a tensor in a tree, too). Shapes and dtypes must agree between
             ranks; a number may be an integer on one rank and a float on another. Booleans count
             as integers, except in a tensor, which has no sum of them. The least and greatest of
-            numbers is NaN if one is; in large tensors it is what the backend makes of it.
+            floats is NaN if one is.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         device: move a tensor there first; other data travel over the CPU in any case.
@@ -374,8 +374,9 @@ def _why_no_leaf(signature: Signature, op: str) -> str | None:
         return None
     if not _is_tensors(signature):
         return _why_no_array(signature[1], signature[0], op)
-    _, dtype, _, layout, device = signature
-    return why_no_block(layout, device.type) or why_not_reduced(dtype, device.type, op)
+    kind, dtype, _, layout, device = signature
+    why = why_in_parts(kind) or why_no_block(layout, device.type)
+    return why or why_not_reduced(dtype, device.type, op)
 
 
 def _why_no_array(dtype: Any, kind: type, op: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from allranks._collectives.extremes import as_floats, as_keys, needs_keys
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.group_operations import wait_for_collective
@@ -149,7 +150,11 @@ def torchs_op(op: str) -> Any:
 
 def reduce_in_place(tensor: torch.Tensor, op: str, members: Members) -> None:
     """Reduce a tensor over the ranks, in place."""
-    if members.group is not None:
+    if members.group is not None and needs_keys(tensor.dtype, op):
+        keys = as_keys(tensor, op)
+        run_in_place(keys, members.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+        tensor.detach().copy_(as_floats(keys, tensor.dtype))
+    elif members.group is not None:
         run_in_place(tensor, members.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
     if op == "mean":
         tensor.div_(members.size)
@@ -177,7 +182,8 @@ def enable_fast_path(tensor: torch.Tensor, op: str, members: Members) -> None:
     """Let ``reduce_by_fast_path`` take the next tensor of this dtype, now that one was reduced."""
     import torch
 
-    if members.group is not None and tensor.is_cpu and not tensor.is_complex():
+    alike = not (tensor.is_complex() or needs_keys(tensor.dtype, op))
+    if members.group is not None and tensor.is_cpu and alike:
         over = process_groups.group_for_tensor(members.group, tensor)
         members.cache["tensor"] = torch.Tensor
         members.cache[op, tensor.dtype] = over, _options(op), torch.strided

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
+from allranks._collectives.extremes import as_floats, as_keys, needs_keys
 from allranks._collectives.in_place import (
     check_call,
     completed_work,
@@ -390,10 +391,12 @@ def _scattered_by_backend(
     import torch
     import torch.distributed as dist
 
-    total = torch.empty_like(mine)
-    work = dist.reduce_scatter(total, parts, torchs_op(op), group=group, async_op=True)
+    keyed = needs_keys(mine.dtype, op)
+    sent = [as_keys(part, op) for part in parts] if keyed else parts
+    total = torch.empty_like(as_keys(mine, op) if keyed else mine)
+    work = dist.reduce_scatter(total, sent, torchs_op(op), group=group, async_op=True)
     wait_for_collective(group, work, total, "reduce_scatter")
-    return total
+    return as_floats(total, mine.dtype) if keyed else total
 
 
 def _scattered_by_messages(

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from allranks._launch import rank_process
-from allranks._launch.template import become_a_fresh_process
+from allranks._launch.template import become_a_fresh_process, threads_each
 from allranks._system import interpreter
 from allranks._watch.failures import LOST_PEERS
 
@@ -125,6 +125,7 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
 
 def _spawn(program: Program, rank: int, environ: dict[str, str], _: SessionReaper) -> ChildRank:
     pipes, writers = _pipes()
+    threads = threads_each(int(environ["WORLD_SIZE"]))
     order = {
         "parent": os.getpid(),
         "program": asdict(program),
@@ -134,7 +135,7 @@ def _spawn(program: Program, rank: int, environ: dict[str, str], _: SessionReape
     main = "from allranks._launch import rank_process; rank_process.main()"
     process = subprocess.Popen(  # noqa: S603 - this very interpreter
         interpreter.command(main, json.dumps(order), options=["-u"]),
-        env={**os.environ, **environ},
+        env={**os.environ, **environ, "OMP_NUM_THREADS": str(threads)},
         stdin=None if rank == 0 and not sys.stdin.isatty() else subprocess.DEVNULL,
         stdout=writers[0],
         stderr=writers[1],

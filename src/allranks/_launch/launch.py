@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import pickle
 import sys
-import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,7 +44,10 @@ def launch(
 
     The ranks are forked from a process that already holds torch, so the first call costs an
     import of torch, and each later one milliseconds. They share nothing with the caller: whatever
-    it has done with torch, OpenMP or CUDA. Within the function, ``setup`` brings the group up.
+    it has done with torch, OpenMP or CUDA. Each draws random numbers of its own, as under torchrun,
+    and has a fair share of the CPUs for its threads, unless OMP_NUM_THREADS says otherwise; what it
+    cannot have of its own is the seed of Python's hashes, which orders sets of texts. Within the
+    function, ``setup`` brings the group up.
 
     Args:
         fn: any function: a closure, a lambda, or one of a notebook's cell.
@@ -69,11 +70,12 @@ def launch(
     if ranks < 1:
         raise ConfigError(f"ranks={ranks}: expected an integer of at least 1")
     call = functools.partial(fn, *args, **(kwargs or {}))
-    with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
-        payload.write(pickle.dumps(RemoteCall.of(call, environs)))
-        payload.flush()
-        with _one_at_a_time:
-            ended = _template().order(ranks, payload.fileno(), CallerOutput().write, timeout)
+    with (
+        local_world(ranks) as environs,
+        RemoteCall.of(call, environs).packed() as payload,
+        _one_at_a_time,
+    ):
+        ended = _template().order(ranks, payload, CallerOutput().write, timeout)
     _raise_failures(ended, timeout)
     return [one.value for one in ended]
 

@@ -8,7 +8,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from allranks._launch.template import HEARD
+from allranks._launch.template import HEARD, IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def _handle(received: list[int], waker: socket.socket) -> Callable[[], None]:
         asked_to_end |= signum != signal.SIGCHLD
         received.append(signum)
 
-    before = {signum: signal.signal(signum, receive) for signum in HEARD}
+    before = {signum: signal.signal(signum, receive) for signum in HEARD - IGNORED}
     wakeup = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
 
     def restore() -> None:

@@ -12,8 +12,9 @@ import pickle
 import socket
 import struct
 import sys
+import tempfile
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,7 +32,7 @@ from allranks._transport.process_groups import rest_before_exit
 from allranks._watch import failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 
 FILE: type = io.IOBase.__bases__[0]
@@ -69,6 +70,26 @@ class RemoteCall:
 
         packed = cloudpickle.dumps(function)
         return cls(packed, environs, dict(os.environ), str(Path.cwd()), list(sys.path))
+
+    @contextmanager
+    def packed(self) -> Iterator[int]:
+        """A file that holds the call, for the ranks to read.
+
+        Yields:
+            Its descriptor.
+
+        Raises:
+            OSError: there is no room for it; the error names the directory.
+        """
+        with tempfile.TemporaryFile(buffering=0) as file:
+            left = memoryview(pickle.dumps(self))
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError as error:
+                error.filename = tempfile.gettempdir()
+                raise
+            yield file.fileno()
 
     def enter(self, rank: int) -> None:
         """Take over the caller's surroundings, and this rank's own."""

@@ -21,7 +21,8 @@ from importlib import import_module, invalidate_caches
 from typing import TYPE_CHECKING
 
 from allranks._launch.rank_process import die_with_parent
-from allranks._system import huge_pages, processes
+from allranks._system import blas_threads, huge_pages, processes
+from allranks._system.cpus import usable_cpus
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -39,8 +40,13 @@ PRELOADED = (
 """What programs import. The first optimizer imports torch._dynamo, which costs each rank as much as
 torch itself; the root of allranks imports its modules only when they are asked for."""
 
-HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
+HEARD = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD))
 """The signals that the parent of ranks hears, and that a rank must not inherit."""
+
+IGNORED = frozenset(
+    signum for signum in HEARD - {signal.SIGCHLD} if signal.getsignal(signum) == signal.SIG_IGN
+)
+"""Those that were ignored when this process began, as nohup does: they stay so, in ranks too."""
 
 SHOW_STACKS = getattr(signal, "SIGRTMAX", signal.SIGUSR2)
 """Makes a rank write the Python stacks of its threads, even while C code holds the lock."""
@@ -66,6 +72,7 @@ def preload(modules: Sequence[str] = PRELOADED) -> None:
     gc.enable()
     sys.modules["torch"].set_num_threads(1)  # A pool of OpenMP threads does not survive a fork.
     refuse_threads()
+    blas_threads.find()
     _keep_finalizers_here()
     gc.freeze()  # Keeps the garbage collector from writing to the pages that the ranks share.
 
@@ -100,7 +107,7 @@ def become_a_fresh_process(ranks: int, streams: Sequence[int], *, keep_stdin: bo
     import torch
 
     signal.set_wakeup_fd(-1)
-    for signum in HEARD:
+    for signum in HEARD - IGNORED:
         handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
         signal.signal(signum, handler)
     if not keep_stdin:
@@ -110,9 +117,18 @@ def become_a_fresh_process(ranks: int, streams: Sequence[int], *, keep_stdin: bo
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
     np.random.seed()  # noqa: NPY002 - the global state, which all ranks would share
+    torch.default_generator.seed()  # Python's own is sown anew at each fork.
+    threads = threads_each(ranks)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    blas_threads.use(threads)
+
+
+def threads_each(ranks: int) -> int:
+    """The threads of each rank: what OMP_NUM_THREADS says, else a fair share of the CPUs."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    fair = (os.cpu_count() or 1) // ranks
-    torch.set_num_threads(max(1, int(asked) if asked.isdecimal() else fair))
+    fair = int(usable_cpus() / ranks)
+    return max(1, int(asked) if asked.isdecimal() else fair)
 
 
 class TemplateServer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,11 @@ from allranks._launchers import (
     allranks_run,
     env,
     flux,
+    horovod,
     hydra,
     kubernetes,
     lsf,
+    lws,
     mvapich,
     openmpi,
     pals,
@@ -20,6 +23,7 @@ from allranks._launchers import (
     ray,
     single,
     slurm,
+    submitit,
     torchrun,
 )
 from allranks._launchers.fields import fault, joined, shown, whole
@@ -27,33 +31,41 @@ from allranks._launchers.ray import in_ray_worker
 from allranks._launchers.world import World
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.typed_json import plain
+from allranks.errors import DetectionError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from allranks._launchers.fields import Environ, WorldFields
     from allranks._launchers.reader import Reader
-    from allranks.errors import DetectionError
 
 READERS = (
     allranks_run.READER,
     torchrun.READER,
     ray.READER,
+    horovod.READER,
     lsf.READER,
     openmpi.READER,
     mvapich.READER,
     hydra.READER,
+    submitit.READER,
     flux.READER,
     slurm.READER,
     pals.READER,
     pmi.READER,
     pmix.READER,
+    lws.READER,
     kubernetes.READER,
     env.READER,
     single.READER,
 )
 """In this order, since a launcher's variables leak into all that its processes start: the innermost
 launcher wins. Each file says why it stands where it does."""
+
+_OVER_SLURM = ("openmpi", "mvapich", "mpich")
+"""What may be set for a task of srun, too, and stands before it."""
+
+_PLACE = ("rank", "world_size", "local_rank", "local_world_size", "node_rank", "num_nodes")
 
 
 @outside_graphs
@@ -73,9 +85,11 @@ def detect(environ: Environ, *, ignore: Collection[str] = ()) -> World:
     """
     # A path is opened as it stands.
     environ = {k: v if k == "ALLRANKS_STORE" else plain(v) for k, v in environ.items()}
-    row, here = _innermost(environ, ignore)
+    row, here = _as_slurm_knows_it(*_innermost(environ, ignore), environ, ignore)
     if "env" not in ignore and _outnumbered(row, here, environ):
         row, here = _innermost(environ, {row.name for row in READERS if not row.takes_rank})
+    if row.name == "single":
+        _refuse_lost_rank(environ, ignore)
     world = World(row.name, **here)
     notes = (*world.notes, *_leftovers(row, environ, ignore))
     return replace(world, job=joined(world.job, environ.get("ALLRANKS_JOB")), notes=notes)
@@ -93,6 +107,32 @@ def _innermost(environ: Environ, ignore: Collection[str]) -> tuple[Reader, World
         if here is not None:
             return row, here
     return READERS[-1], single.read(environ)
+
+
+def _refuse_lost_rank(environ: Environ, ignore: Collection[str]) -> None:
+    """Raise a ``DetectionError`` for a rank of several that lost what tells which one it is."""
+    ignored = [row for row in READERS if row.name in ignore and row.left_traces(environ)]
+    silent = {*ignore, *(name for row in ignored for name in row.sets_too)}
+    for row in READERS:
+        if row.name not in silent and (names := row.lost(environ)):
+            there = " and ".join(name for name in names if name in environ)
+            fix = (
+                "Pass all of them on (into the container, through sudo or ssh), or set RANK and "
+                f"WORLD_SIZE. For a world of one, unset {there}."
+            )
+            raise fault(environ, names, "Some of the launcher's variables are missing", fix)
+
+
+def _as_slurm_knows_it(
+    row: Reader, here: WorldFields, environ: Environ, ignore: Collection[str]
+) -> tuple[Reader, WorldFields]:
+    """The task of srun, where MPI says the same of it: Slurm knows its hosts and its job."""
+    if row.name in _OVER_SLURM and here.get("num_nodes") != 1 and "slurm" not in ignore:
+        with suppress(DetectionError):
+            step = slurm.read(environ)
+            if step and all(here.get(name) in (None, step.get(name)) for name in _PLACE):
+                return slurm.READER, step
+    return row, here
 
 
 def _outnumbered(row: Reader, here: WorldFields, environ: Environ) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import VariableNames, fault, joined, on_one_host, place, whole
+from allranks._launchers.fields import VariableNames, fault, joined, place, whole
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 NAMES = VariableNames(
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_WORLD_SIZE"
 )
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def read(environ: Environ) -> WorldFields | None:
@@ -27,22 +26,33 @@ def read(environ: Environ) -> WorldFields | None:
         return None
     _check_complete(environ)
     names = NAMES if NAMES.node_rank in environ else NAMES._replace(node_rank="GROUP_RANK")
+    if _rank_is_local(environ):
+        names = names._replace(rank="LOCAL_RANK")
     here = place(environ, names)
-    unknown = not (here["local_world_size"] or here["num_nodes"] or here["node_rank"])
-    if unknown and here["master_addr"] in LOOPBACK:
-        here = on_one_host(here)
-    here["job"] = joined("env", here["master_addr"], here["master_port"])
+    if names.rank == "LOCAL_RANK":
+        here["notes"] = ("RANK is not set: on the first host (NODE_RANK=0) it is LOCAL_RANK.",)
+    here["job"] = joined("env", here["master_port"])
     return here
+
+
+def _rank_is_local(environ: Environ) -> bool:
+    """Whether the rank follows from the local one: on the first host. Lightning's children."""
+    told = all(environ.get(name) for name in ("LOCAL_RANK", "WORLD_SIZE"))
+    return told and not environ.get("RANK") and environ.get("NODE_RANK", "").strip() == "0"
 
 
 def _check_complete(environ: Environ) -> None:
     """RANK without WORLD_SIZE, or an address without its port, is a mistake and no world of one."""
     pairs = (("RANK", "WORLD_SIZE"), ("MASTER_ADDR", "MASTER_PORT"))
     missing = [name for name in pairs[0] if not environ.get(name)]
-    if len({bool(environ.get(name)) for name in pairs[1]}) == 2:
+    if _rank_is_local(environ):
+        missing.remove("RANK")
+    alone = environ.get("WORLD_SIZE", "").strip() == "1"  # Nobody asks where its rank 0 is.
+    if not alone and len({bool(environ.get(name)) for name in pairs[1]}) == 2:
         missing += [name for name in pairs[1] if not environ.get(name)]
     if missing:
-        seen = [name for name in (*pairs[0], "LOCAL_RANK", *pairs[1]) if name in environ]
+        others = ("LOCAL_RANK", "NODE_RANK", *pairs[1])
+        seen = [name for name in (*pairs[0], *others) if name in environ]
         raise fault(
             environ,
             dict.fromkeys([*seen, *missing]),
@@ -61,6 +71,6 @@ READER = Reader(
     "env",
     read,
     simulate,
-    NAMES[:2],
+    (*NAMES[:3], NAMES.node_rank),
     prefixes=("RANK", "WORLD_SIZE", "MASTER_"),
 )

@@ -41,6 +41,7 @@ class WorldFields(_RequiredFields, total=False):
     num_nodes: int | None
     job: str
     notes: tuple[str, ...]
+    doubt: str
     hosts: tuple[str, ...]
     master_addr: str | None
     master_port: int | None
@@ -109,7 +110,7 @@ def place(
     )
     for problem, at_fault in _contradictions(names, here):
         raise fault(environ, at_fault, problem, CONSISTENT)
-    one_host = here["num_nodes"] == 1 or here["local_world_size"] == here["world_size"]
+    one_host = here["num_nodes"] == 1 or here["world_size"] in (1, here["local_world_size"])
     return on_one_host(here) if one_host else here
 
 
@@ -187,6 +188,12 @@ def require_size(environ: Environ, rank: str, size: str) -> None:
         problem = "This launcher does not tell how many processes it started"
         fix = f"Set {size} to their number in the environment of each of them."
         raise fault(environ, (rank, size), problem, fix)
+
+
+def numbered_otherwise(environ: Environ, rank: str) -> bool:
+    """Whether RANK and WORLD_SIZE belong together, and to another process than this rank."""
+    both = environ.get("RANK") and environ.get("WORLD_SIZE")
+    return bool(both) and number(environ, "RANK") != number(environ, rank)
 
 
 def shown(environ: Environ, names: Iterable[str]) -> str:

@@ -42,11 +42,11 @@ def _pod(environ: Environ, names: VariableNames) -> WorldFields:
     here = place(environ, names, local_world_size=1)
     here["local_rank"] = 0
     here["node_rank"], here["num_nodes"] = here["rank"], here["world_size"]
-    job: tuple[object, ...] = (here["master_addr"], here["master_port"])
+    job: object = here["master_port"]
     if not here["master_addr"] and names.rank == "JOB_COMPLETION_INDEX":
         # A pod of an Indexed Job is called after the job and its index.
-        job = (environ.get("HOSTNAME", "").removesuffix("-" + environ[names.rank]),)
-    here["job"] = joined("kubernetes", *job)
+        job = environ.get("HOSTNAME", "").removesuffix("-" + environ[names.rank])
+    here["job"] = joined("kubernetes", job)
     return here
 
 

@@ -30,8 +30,8 @@ def read(environ: Environ) -> WorldFields | None:
     if NAMES.rank not in environ and NAMES.world_size not in environ:
         return None
     here = place(environ, NAMES)
-    # It says nothing that is the same on all hosts; an address given by the user is.
-    here["job"] = joined("mvapich", here["master_addr"], here["master_port"])
+    # It says nothing that is the same on all hosts; a port given by the user is.
+    here["job"] = joined("mvapich", here["master_port"])
     return here
 
 

@@ -1,6 +1,8 @@
 """Open MPI's ``mpirun``.
 
-Before Slurm, through which it starts its daemons, and whose variables are then theirs. Recorded.
+Before Slurm, through which it starts its daemons, and whose variables are then theirs. Recorded;
+AZ_BATCH_MASTER_NODE, the first host and a port of Azure's own, from AzureML's page on distributed
+training.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ def read(environ: Environ) -> WorldFields | None:
             here = on_one_host(here)
         elif daemons and daemons > 1 and hosts_fit(here["world_size"], on_this_host, daemons):
             here["num_nodes"] = daemons
+    if here.get("num_nodes") != 1 and (first := environ.get("AZ_BATCH_MASTER_NODE")):
+        here["hosts"] = (first.rpartition(":")[0] or first,)
     job = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid")
     here["job"] = joined("openmpi", job)
     return here
@@ -51,4 +55,11 @@ def simulate(process: SimulatedProcess) -> dict[str, str]:
     }
 
 
-READER = Reader("openmpi", read, simulate, NAMES[:2], sets_too=("pmix",), prefixes=("OMPI_",))
+READER = Reader(
+    "openmpi",
+    read,
+    simulate,
+    (*NAMES[:2], "AZ_BATCH_MASTER_NODE"),
+    sets_too=("pmix",),
+    prefixes=("OMPI_",),
+)

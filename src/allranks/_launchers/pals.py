@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import VariableNames, first_set, joined, place, require_size
+from allranks._launchers.fields import (
+    VariableNames,
+    first_set,
+    joined,
+    numbered_otherwise,
+    place,
+    require_size,
+)
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
@@ -26,6 +33,8 @@ def read(environ: Environ) -> WorldFields | None:
     if NAMES.rank not in environ or "SLURM_JOB_ID" in environ:
         return None
     size = first_set(environ, "PMI_SIZE", "WORLD_SIZE")
+    if size == "WORLD_SIZE" and numbered_otherwise(environ, NAMES.rank):
+        return None
     local_size = first_set(environ, "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE")
     require_size(environ, NAMES.rank, size)
     here = place(environ, NAMES._replace(world_size=size, local_world_size=local_size))

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from allranks._launchers.fields import VariableNames, joined, place, require_size
+from allranks._launchers.fields import (
+    VariableNames,
+    joined,
+    numbered_otherwise,
+    place,
+    require_size,
+)
 from allranks._launchers.reader import Reader
 
 if TYPE_CHECKING:
@@ -21,6 +27,8 @@ NAMES = VariableNames("PMIX_RANK", "WORLD_SIZE")
 def read(environ: Environ) -> WorldFields | None:
     """A PMIx launcher that sets nothing else; it does not put the size in the environment."""
     if not {"PMIX_RANK", "PMIX_NAMESPACE"} <= environ.keys() or "SLURM_JOB_ID" in environ:
+        return None
+    if numbered_otherwise(environ, NAMES.rank):
         return None
     require_size(environ, NAMES.rank, NAMES.world_size)
     here = place(environ, NAMES)

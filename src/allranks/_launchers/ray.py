@@ -30,7 +30,7 @@ def read(environ: Environ) -> WorldFields | None:
         return None
     here = place(environ, NAMES)
     # RAY_JOB_ID is no identity: workers that Ray started in advance keep the nil id, ffffffff.
-    here["job"] = joined("ray", here["master_addr"], here["master_port"])
+    here["job"] = joined("ray", here["master_port"])
     return here
 
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from allranks._launchers.world import Launcher
 
 
+def _nothing(_environ: Environ) -> tuple[str, ...]:
+    return ()
+
+
 class Reader(NamedTuple):
     """What the file of a launcher gives.
 
@@ -23,6 +27,8 @@ class Reader(NamedTuple):
         variables: shown as evidence; the first is set wherever the launcher left any.
         sets_too: the launchers whose variables it sets too.
         prefixes: how the names of all variables begin by which it tells a process its rank.
+        lost: the variables that only a process has that it started, where no reader could take
+            them, since others are missing.
     """
 
     name: Launcher
@@ -31,6 +37,7 @@ class Reader(NamedTuple):
     variables: tuple[str, ...] = ()
     sets_too: tuple[Launcher, ...] = ()
     prefixes: tuple[str, ...] = ()
+    lost: Callable[[Environ], tuple[str, ...]] = _nothing
 
     @property
     def takes_rank(self) -> bool:

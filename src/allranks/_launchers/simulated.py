@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import get_args
 
+from allranks._launchers import nodes
 from allranks._launchers.detect import READERS
 from allranks._launchers.simulated_process import SimulatedProcess
 from allranks._launchers.world import Launcher
 from allranks.errors import ConfigError
 
-PREFIXES = tuple(prefix for reader in READERS for prefix in reader.prefixes)
+PREFIXES = (*nodes.PREFIXES, *(prefix for reader in READERS for prefix in reader.prefixes))
 """How the variables begin by which any launcher tells a place."""
+
+ONE_IN_EACH_POD = ("kubernetes", "lws")
+ON_ONE_HOST = ("single", "allranks", "submitit")
 
 
 def environment(
@@ -27,7 +31,7 @@ def environment(
     Raises:
         ConfigError: there is no such place under this launcher.
     """
-    each = ranks_per_node or (1 if launcher == "kubernetes" else ranks)
+    each = ranks_per_node or (1 if launcher in ONE_IN_EACH_POD else ranks)
     _check(launcher, rank, ranks, each)
     if launcher == "single":
         return {}
@@ -43,7 +47,7 @@ def is_launchers(name: str) -> bool:
 
 def _check(launcher: Launcher, rank: int, ranks: int, each: int) -> None:
     """Refuse what this launcher would never set."""
-    fixed = {"single": ranks, "allranks": ranks, "kubernetes": 1}.get(launcher, each)
+    fixed = 1 if launcher in ONE_IN_EACH_POD else ranks if launcher in ON_ONE_HOST else each
     problem = None
     if launcher not in get_args(Launcher):
         problem = f"unknown launcher; known are {', '.join(get_args(Launcher))}"

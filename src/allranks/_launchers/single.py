@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from allranks._launchers import nodes
 from allranks._launchers.fields import WorldFields, on_one_host, shown
 from allranks._launchers.ray import in_ray_worker
 from allranks._launchers.reader import Reader
@@ -19,18 +20,36 @@ def read(environ: Environ) -> WorldFields:
     """No launcher: a world of one, with notes on what looks like more."""
     here = on_one_host(WorldFields(rank=0, world_size=1))
     here["job"] = "single"
-    here["notes"] = tuple(_hints(environ))
+    doubts = tuple(_doubts(environ))
+    here["doubt"] = " ".join(doubts)
+    here["notes"] = (*doubts, *_hints(environ))
     return here
 
 
-def _hints(environ: Environ) -> Iterator[str]:
-    """Traces of a launcher that did not start this process: a world of one may not be meant."""
+def _doubts(environ: Environ) -> Iterator[str]:
+    """What tells of more ranks."""
+    if not _has_one_task(environ):
+        yield from _without_srun(environ)
+    yield from nodes.doubts(environ)
+
+
+def _has_one_task(environ: Environ) -> bool:
+    return environ.get("SLURM_NTASKS", "").strip() == "1"
+
+
+def _without_srun(environ: Environ) -> Iterator[str]:
     if environ.get("SLURM_JOB_ID") and not in_slurm_step(environ):
         count = f", {environ['SLURM_NTASKS']} in all" if "SLURM_NTASKS" in environ else ""
         yield (
             f"In Slurm job {environ['SLURM_JOB_ID']}, but not started by srun: a world of one. "
             f"`srun python ...` would start the job's tasks{count}."
         )
+
+
+def _hints(environ: Environ) -> Iterator[str]:
+    """What may mean more ranks, and mostly does not."""
+    if _has_one_task(environ):
+        yield from _without_srun(environ)
     if "JOB_COMPLETION_INDEX" in environ:
         yield (
             f"JOB_COMPLETION_INDEX={environ['JOB_COMPLETION_INDEX']}, but nothing tells how many "

@@ -47,11 +47,46 @@ def in_slurm_step(environ: Environ) -> bool:
     return environ.get("SLURM_STEP_ID", "") not in ("", *_STEPS_WITHOUT_TASKS)
 
 
+def lost(environ: Environ) -> tuple[str, ...]:
+    """What tells of a step of several tasks, whose number is missing."""
+    size = first_set(environ, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    told = [n for n in ("SLURM_PROCID", size, "SLURM_STEP_NODELIST") if n in environ]
+    alone = environ.get(size, "").strip() == "1" and environ.get("SLURM_PROCID", "0").strip() == "0"
+    in_step = any(name.startswith("SLURM_STEP_") for name in told)
+    is_task = "SLURM_PROCID" in environ and not in_batch_script(environ)
+    if environ.get("SLURM_STEP_ID") or alone or not (in_step or is_task):
+        return ()
+    absent = [name for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if not environ.get(name)]
+    return (*told, *absent)
+
+
+def in_batch_script(environ: Environ) -> bool:
+    """Whether this is a job's script, to which other variables may have come from its submitter."""
+    return environ.get("SLURM_PROCID", "").strip() == "0" and bool(environ.get("SLURM_JOB_ID"))
+
+
 def read(environ: Environ) -> WorldFields | None:
     """A task of ``srun``, by the variables of its step; those of the job may tell another story."""
     if not in_slurm_step(environ):
         return None
-    require(environ, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", *NAMES[:6])
+    require(environ, "SLURM_JOB_ID", *NAMES[:2])
+    alone = whole(environ, NAMES.world_size) == 1
+    here = place(environ, VariableNames(*NAMES[:2])) if alone else _one_of_several(environ)
+    here["doubt"] = "" if alone else _of_terminal(environ)
+    here["notes"] = (here["doubt"],) if here["doubt"] else ()
+    here["attempt"] = number(environ, "SLURM_RESTART_COUNT") or 0
+    # A requeued job starts again at step 0 under the same job id.
+    restart = f"restart{here['attempt']}" if here["attempt"] else ""
+    here["job"] = joined("slurm", environ.get("SLURM_CLUSTER_NAME"), _step(environ), restart)
+    return here
+
+
+def _step(environ: Environ) -> str:
+    return f"{environ['SLURM_JOB_ID']}.{environ['SLURM_STEP_ID']}"
+
+
+def _one_of_several(environ: Environ) -> WorldFields:
+    require(environ, "SLURM_STEP_NODELIST", *NAMES[:6])
     # Slurm writes lists of ranks and of counts alike.
     ranks_here = parsed_list(environ, "SLURM_GTIDS", expand_counts)
     counts = parsed_list(environ, "SLURM_STEP_TASKS_PER_NODE", expand_counts)
@@ -61,12 +96,23 @@ def read(environ: Environ) -> WorldFields | None:
     here = place(environ, names, local_world_size=len(ranks_here), num_nodes=len(counts) or None)
     _check_step(environ, ranks_here, counts, hosts)
     here["hosts"] = _hosts_of_rank_0(environ, hosts)
-    here["attempt"] = number(environ, "SLURM_RESTART_COUNT") or 0
-    # A requeued job starts again at step 0 under the same job id.
-    restart = f"restart{here['attempt']}" if here["attempt"] else ""
-    step = f"{environ['SLURM_JOB_ID']}.{environ['SLURM_STEP_ID']}"
-    here["job"] = joined("slurm", environ.get("SLURM_CLUSTER_NAME"), step, restart)
     return here
+
+
+def _of_terminal(environ: Environ) -> str:
+    """The first task of ``srun --pty`` has the terminal; a shell without one ends at once.
+
+    The variable is there in the steps that are started from that terminal, too.
+    """
+    if "SLURM_PTY_PORT" not in environ or whole(environ, NAMES.rank) != 0:
+        return ""
+    tasks = environ[NAMES.world_size].strip()
+    return (
+        f"SLURM_PTY_PORT is set. In a shell of `srun --pty`, only one of the {tasks} tasks of step "
+        f"{_step(environ)} runs what is typed, and would wait for the others. `srun --overlap -n "
+        f"{tasks} python ...` starts all of them; `allranks run -n {tasks} ...` starts {tasks} "
+        "ranks on this host."
+    )
 
 
 def _check_step(
@@ -124,6 +170,7 @@ READER = Reader(
     read,
     simulate,
     ("SLURM_JOB_ID", *NAMES[:2]),
-    sets_too=("pals", "mpich", "pmix"),
+    sets_too=("openmpi", "mvapich", "pals", "mpich", "pmix"),
     prefixes=("SLURM",),
+    lost=lost,
 )

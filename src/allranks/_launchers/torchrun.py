@@ -28,8 +28,8 @@ def read(environ: Environ) -> WorldFields | None:
     here = place(environ, NAMES)
     here["agent_store"] = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     here["attempt"] = number(environ, "TORCHELASTIC_RESTART_COUNT") or 0
-    # Two runs may be given one id ("none" by default); their agents have addresses of their own.
-    here["job"] = joined("torchrun", run, here["master_addr"], here["master_port"])
+    # Two runs may be given one id ("none" by default); their agents have ports of their own.
+    here["job"] = joined("torchrun", run, here["master_port"])
     return here
 
 

@@ -19,7 +19,10 @@ Launcher = Literal[
     "pals",
     "lsf",
     "slurm",
+    "submitit",
     "ray",
+    "horovod",
+    "lws",
     "kubernetes",
     "env",
     "single",
@@ -42,6 +45,7 @@ class World:
         job: identifies the job: equal on all its ranks, different on other jobs' where the
             launcher or the user (in ALLRANKS_JOB) gives anything to tell them apart.
         notes: sentences for people: what was ignored and why, what to do for more ranks.
+        doubt: the note that says why the job may not have the ranks that are meant, or "".
         hosts: where rank 0 may run, likeliest first; empty where the launcher does not say.
         master_addr: the address that the environment gives for rank 0, or None.
         master_port: the port that the environment gives for rank 0, or None.
@@ -59,6 +63,7 @@ class World:
     num_nodes: int | None = None
     job: str = ""
     notes: tuple[str, ...] = ()
+    doubt: str = ""
     hosts: tuple[str, ...] = ()
     master_addr: str | None = None
     master_port: int | None = None

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field, replace
 
 from allranks._launchers.world import World
 from allranks._process_group import environment
+from allranks._process_group.inherited import leave_word, refuse_inherited_place
 from allranks._process_group.init_group import init_process_group, prepare_gloo
 from allranks._process_group.intended_world import detected, planned
 from allranks._process_group.own_record import assign_device, own_record
 from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
 from allranks._rendezvous import mpi, ports
-from allranks._rendezvous.meet import Meeting, Route, meet
+from allranks._rendezvous.meet import meet
+from allranks._rendezvous.meeting import Meeting
 from allranks._rendezvous.plan import RendezvousPlan, for_later_meeting
-from allranks._rendezvous.record import HostLayout, RankRecord
+from allranks._rendezvous.record import HostLayout, RankRecord, StoreMovesError
 from allranks._rendezvous.roll_call import LINGER, RollCall
+from allranks._rendezvous.tcp_store import Route
+from allranks._system import streams
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
+from allranks._system.words import tell
 from allranks._transport import process_groups
 from allranks._transport.headers import CHECK
 from allranks._watch import flight_recorder
@@ -73,30 +78,37 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
         wanted: what was asked for.
     """
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
-    stall_after = _stall_after(wanted)
+    patience = stall_after(wanted)
     found, how = _plan(wanted, deadline)
+    _tell_doubt(found)
     verify_as_asked(wanted)
     process_groups.release_retired()
     with ExitStack() as undo:
         undo.callback(environment.restore)
-        me, meeting = _meet(how, own_record(wanted, found), deadline, undo)
-        layout = _call_the_roll(meeting, me, deadline)
-        world = _complete(found, layout)
+        me, meeting, layout = _gather(how, own_record(wanted, found), deadline, undo)
+        world = completed(found, layout)
         _prepare_recorder()
-        watch = _start_watch(wanted, stall_after, meeting, me, layout, undo)
+        watch = start_watch(wanted, patience, meeting, me, layout, undo)
         if me.device is None:
             assign_device(wanted, world)
         prepare_gloo(layout, world.world_size)
-        _describe(world, layout)
+        describe(world, layout)
         init_process_group(wanted, world, meeting, deadline)
         undo.pop_all()
-    _tell_that_it_is_up(meeting, watch)
+    tell_that_it_is_up(meeting, watch)
     return ProcessGroupState(wanted, world, meeting, watch, layout.rank_0)
+
+
+def _tell_doubt(found: World) -> None:
+    """Say at once that the world may not be the one that is meant, where that is likely."""
+    if found.doubt and (found.world_size == 1 or streams.on_a_terminal()):
+        tell(f"warning: {found.doubt}")
 
 
 def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
     """Who this process is, and how the ranks will meet; where nothing else tells, MPI is asked."""
     found = detected(wanted)
+    refuse_inherited_place(found)
     first = planned(wanted, found)
     if first.ask_mpi:
         found = mpi.completed(found, deadline)
@@ -104,20 +116,50 @@ def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
     return found, for_later_meeting(first, _meetings)
 
 
+def _gather(
+    how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
+) -> tuple[RankRecord, Meeting | None, HostLayout]:
+    """The ranks meet; once more, where rank 0 finds that not all of them are on its host."""
+    known, meeting = _meet(how, me, deadline, undo)
+    try:
+        return known, meeting, call_the_roll(meeting, known, deadline, near_first=how.near_first)
+    except StoreMovesError:
+        _move(how, me, meeting)
+    return _gather(replace(how, near_first=False), me, deadline, undo)
+
+
+def _move(how: RendezvousPlan, me: RankRecord, meeting: Meeting | None) -> None:
+    global _meetings  # noqa: PLW0603 - of this process
+    if meeting:
+        meeting.take_down()
+        _meetings -= 1  # Those of other hosts have met once.
+    if me.rank == 0:
+        tell(
+            f"note: not all ranks are on this host, as {how.hosts[0]} for rank 0's address has it; "
+            "listening for those of other hosts, too"
+        )
+
+
+def count_meeting() -> int:
+    """How many stores this process has met in so far, with this one."""
+    global _meetings  # noqa: PLW0603 - of this process
+    _meetings += 1
+    return _meetings
+
+
 def _meet(
     how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
 ) -> tuple[RankRecord, Meeting | None]:
     """The store where the ranks meet; None in a world of one. This rank's record knows the way."""
-    global _meetings  # noqa: PLW0603 - of this process
     if how.alone:
         return me, None
     meeting = meet(how, me, deadline)
     undo.callback(meeting.take_down)
-    _meetings += 1  # Also one that fails: the next must not meet with what is left of it.
+    count_meeting()  # Also one that fails: the next must not meet with what is left of it.
     return _with_route(me, meeting.route), meeting
 
 
-def _tell_that_it_is_up(meeting: Meeting | None, watch: Watch | None) -> None:
+def tell_that_it_is_up(meeting: Meeting | None, watch: Watch | None) -> None:
     if watch:
         watch.come_up()
     if meeting:
@@ -135,7 +177,7 @@ def take_down(meeting: Meeting | None) -> None:
     environment.restore()
 
 
-def _start_watch(
+def start_watch(
     wanted: Settings,
     stall_after: float,
     meeting: Meeting | None,
@@ -168,7 +210,7 @@ def _start_watch(
     return watch
 
 
-def _stall_after(wanted: Settings) -> float:
+def stall_after(wanted: Settings) -> float:
     """Seconds in one collective after which the ranks are asked."""
     if wanted.stall_after is not None:
         return wanted.stall_after.total_seconds()
@@ -182,11 +224,12 @@ def _stall_after(wanted: Settings) -> float:
     raise ConfigError(f"{STALL_AFTER}={asked!r}: expected seconds, as a positive number")
 
 
-def _describe(world: World, layout: HostLayout) -> None:
+def describe(world: World, layout: HostLayout) -> None:
     """Tell libraries that ask the environment, as torchrun would, of a world of several ranks."""
     if world.world_size > 1:
         known = replace(world, master_addr=world.master_addr or layout.address_of_0)
         environment.complete(known.environ(ports.allowed(os.environ)))
+        leave_word(world)
 
 
 def _prepare_recorder() -> None:
@@ -195,11 +238,15 @@ def _prepare_recorder() -> None:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
 
 
-def _call_the_roll(meeting: Meeting | None, me: RankRecord, deadline: Deadline) -> HostLayout:
+def call_the_roll(
+    meeting: Meeting | None, me: RankRecord, deadline: Deadline, *, near_first: bool = False
+) -> HostLayout:
     """Where the ranks are, by the roll call."""
     if meeting is None:
         return HostLayout(0, 1, 0, 1)
-    roll_call = RollCall(meeting.store, me, meeting.place, deadline, meeting.external_store)
+    roll_call = RollCall(
+        meeting.store, me, meeting.place, deadline, meeting.external_store, near_first=near_first
+    )
     try:
         return BackgroundCall(roll_call.answer).result(deadline.left + 2 * LINGER)
     except StillRunning:
@@ -211,7 +258,7 @@ def _call_the_roll(meeting: Meeting | None, me: RankRecord, deadline: Deadline) 
         ) from None
 
 
-def _complete(found: World, layout: HostLayout) -> World:
+def completed(found: World, layout: HostLayout) -> World:
     """The world with what its launcher did not say, counted from the roll call."""
     names = ("local_rank", "local_world_size", "node_rank", "num_nodes")
     counted = {name: getattr(layout, name) for name in names if getattr(found, name) is None}

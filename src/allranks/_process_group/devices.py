@@ -73,6 +73,29 @@ def assign_device_for_local_rank(
     environment.put(CURRENT_DEVICE_TYPE_STR, kind)
 
 
+def keep_chosen(bound: torch.device | None = None) -> bool:
+    """Use the device that other code has chosen, if it has: the first is current by itself.
+
+    Args:
+        bound: the device of the process group, where it has one.
+
+    Returns:
+        Whether there is such a device.
+    """
+    kind = accelerator_type()
+    if kind is None:
+        return False
+    index = bound.index if bound is not None and bound.type == kind else None
+    if index is None:
+        index = _index(kind) or None
+    if index is None:
+        return False
+    _make_current(kind, index)
+    _chosen[kind] = index
+    environment.put(CURRENT_DEVICE_TYPE_STR, kind)
+    return True
+
+
 def _make_current(kind: str, index: int) -> None:
     import torch
 

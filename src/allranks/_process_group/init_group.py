@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from allranks._launchers.world import World
     from allranks._process_group.settings import Settings
-    from allranks._rendezvous.meet import Meeting
+    from allranks._rendezvous.meeting import Meeting
     from allranks._rendezvous.record import HostLayout
 
 GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"

@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Any
 from allranks._launchers.detect import detect
 from allranks._launchers.world import World
 from allranks._process_group import devices, stop_signals
-from allranks._process_group.bring_up import (
-    ProcessGroupState,
-    bring_up,
-    take_down,
-    verify_as_asked,
-)
+from allranks._process_group.adopt import adopt, adopted_world
+from allranks._process_group.bring_up import ProcessGroupState, bring_up, take_down
 from allranks._process_group.init_group import refuse_unknown_backend
-from allranks._process_group.own_record import assign_device
 from allranks._process_group.settings import Settings, SettingsDict, read
 from allranks._system import stacks
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import process_groups
-from allranks._watch import failures
+from allranks._watch import failures, torch_groups
 from allranks._watch.event_log import UP, counted
 from allranks._watch.store_client import PATIENCE
 from allranks.errors import CollectiveError, ConfigError, DetectionError
@@ -88,7 +83,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
         _refuse_other_settings(_state.settings, wanted)
         return
     _register_at_exit()  # A set-up that fails may leave calls under way, too.
-    _state = _adopt(wanted) if initialized() else bring_up(wanted)
+    _state = adopt(wanted) if initialized() else bring_up(wanted)
 
 
 def _refuse_other_settings(now: Settings, wanted: Settings) -> None:
@@ -99,35 +94,6 @@ def _refuse_other_settings(now: Settings, wanted: Settings) -> None:
     ]
     if told:
         raise ConfigError(f"setup() was called with {'; '.join(told)}. Call cleanup() in between.")
-
-
-def _adopt(wanted: Settings) -> ProcessGroupState:
-    """Take over the process group that other code has made."""
-    import torch.distributed as dist
-
-    size, rank = dist.get_world_size(), dist.get_rank()
-    for name, asked, actual in (
-        ("world_size", wanted.world_size, size),
-        ("rank", wanted.rank, rank),
-    ):
-        if asked is not None and asked != actual:
-            raise ConfigError(
-                f"{name}={asked} was asked for, but a process group is already up with {actual}"
-            )
-    world = _adopted_world(rank, size)
-    assign_device(wanted, world)
-    verify_as_asked(wanted)
-    return ProcessGroupState(wanted, world)
-
-
-def _adopted_world(rank: int, size: int) -> World:
-    try:
-        found = detect(os.environ)
-    except DetectionError:
-        found = World("env", rank, size)
-    if (found.rank, found.world_size) == (rank, size):
-        return found
-    return World("env", rank, size, notes=("the process group was made by other code",))
 
 
 def _register_at_exit() -> None:
@@ -250,12 +216,10 @@ def store() -> Any:
     """
     if _state is not None and _state.meeting is not None:
         return _state.meeting.store
-    import torch.distributed as dist
-
-    default = getattr(dist.distributed_c10d, "_get_default_store", None)
-    if default is None:
+    torchs = torch_groups.store_of_world()
+    if torchs is None:
         raise CollectiveError("this version of torch does not tell the store of a group")
-    return default()
+    return torchs
 
 
 def rank_0() -> RankRecord | None:
@@ -284,7 +248,5 @@ def world() -> World:
     if _state is not None and initialized():
         return _state.world
     if initialized():
-        import torch.distributed as dist
-
-        return _adopted_world(dist.get_rank(), dist.get_world_size())
+        return adopted_world()
     return detect(os.environ)

@@ -16,16 +16,34 @@ from allranks._transport.headers import checking
 from allranks.errors import DeviceError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from allranks._launchers.world import World
     from allranks._process_group.settings import Settings
 
 
-def own_record(wanted: Settings, found: World) -> RankRecord:
-    """This rank's record; a device that cannot be had is told to all, in the roll call."""
+def assign_device(wanted: Settings, world: World) -> None:
+    """Choose this rank's device, as the settings ask for it."""
+    cpu = accelerator_type() is None if wanted.cpu is None else wanted.cpu
+    devices.assign_device_for_local_rank(
+        cpu, world.local_rank or 0, local_world_size=world.local_world_size
+    )
+
+
+def own_record(
+    wanted: Settings, found: World, assign: Callable[[Settings, World], None] = assign_device
+) -> RankRecord:
+    """This rank's record; a device that cannot be had is told to all, in the roll call.
+
+    Args:
+        wanted: what was asked for.
+        found: this process's world; the device is chosen where it has the local rank.
+        assign: chooses the device.
+    """
     error = None
     if found.local_rank is not None:
         try:
-            assign_device(wanted, found)
+            assign(wanted, found)
         except DeviceError as cannot:
             if found.world_size == 1:
                 raise
@@ -45,6 +63,7 @@ def own_record(wanted: Settings, found: World) -> RankRecord:
         versions=_versions(),
         error=error,
         settings=_to_be_agreed(wanted, assigned=assigned),
+        doubt=found.doubt,
     )
 
 
@@ -63,11 +82,3 @@ def _versions() -> str:
     import torch
 
     return f"Python {platform.python_version()}, torch {torch.__version__}, allranks {__version__}"
-
-
-def assign_device(wanted: Settings, world: World) -> None:
-    """Choose this rank's device, as the settings ask for it."""
-    cpu = accelerator_type() is None if wanted.cpu is None else wanted.cpu
-    devices.assign_device_for_local_rank(
-        cpu, world.local_rank or 0, local_world_size=world.local_world_size
-    )

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import sys
-import tempfile
 import time
 import traceback
 from contextlib import suppress
@@ -314,11 +313,12 @@ class SessionTemplate:
     def _order(
         self, ranks: int, function: Callable[[], Any], timeout: float, write: Callable[..., None]
     ) -> list[RankResult]:
-        with local_world(ranks) as environs, tempfile.TemporaryFile() as payload:
-            payload.write(pickle.dumps(RemoteCall.of(function, environs)))
-            payload.flush()
+        with (
+            local_world(ranks) as environs,
+            RemoteCall.of(function, environs).packed() as payload,
+        ):
             try:
-                return self._template.order(ranks, payload.fileno(), write, timeout)
+                return self._template.order(ranks, payload, write, timeout)
             except ConnectionResetError:  # It ended before it had read all orders.
                 self._template.close()
                 raise RankFailedError("the process that forks the ranks ended") from None

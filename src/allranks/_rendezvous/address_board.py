@@ -9,17 +9,23 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from allranks._rendezvous.record import read
 from allranks._system import processes, sockets, trusted_file
 from allranks._system.printable import printable
 from allranks._system.typed_json import PIDS, PORTS, MalformedError, must_be_in, parsed, written
+from allranks._system.waiting import BackgroundCall, StillRunning
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch.distributed as dist
 
+    from allranks._system.waiting import Deadline
+
+T = TypeVar("T")
 
 SET_ADDRESS = (
     "set MASTER_ADDR, and MASTER_PORT if you like, for all ranks to the host of rank 0 (`mpirun -x "
@@ -159,3 +165,14 @@ class AgentAddressBoard:
 
     def take_down(self) -> None:
         """Nothing to do: the agent's store goes with the agent."""
+
+
+def reached(board: AddressBoard, call: Callable[[], T], deadline: Deadline) -> T:
+    """What a board answers: a cut network, or a file system that hangs, holds nobody up."""
+    try:
+        return BackgroundCall(call).result(deadline.left)
+    except StillRunning:
+        raise RendezvousError(
+            f"{board.place}, where rank 0 posts its address, did not answer within "
+            f"{deadline.seconds:g} s; is the network cut, or the file system stuck?"
+        ) from None

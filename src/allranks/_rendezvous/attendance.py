@@ -64,10 +64,9 @@ class Attendance:
         absent = self._absent()
         silent = {} if absent else self._silent()
         told = "; ".join([self._summary(absent, deadline.seconds), *silent.values()])
+        why = self._me.doubt or "The missing ranks' own logs, or their launcher's, say why."
         return MissingRanksError(
-            f"{told}. Seen by {self._me}, at {self._place}. The missing ranks' own logs, or their "
-            "launcher's, say why.",
-            missing=absent or silent,
+            f"{told}. Seen by {self._me}, at {self._place}. {why}", missing=absent or silent
         )
 
     def _silent(self) -> dict[int, str]:

@@ -34,6 +34,9 @@ class RendezvousPlan:
         ask_mpi: nothing tells where rank 0 runs, but MPI may: ask it, and plan again.
         port_range: the ports at which rank 0 may host it where it posts the address; None for any.
         one_host: whether all ranks are known to run on this host.
+        near_first: whether they may: this rank's address for rank 0 is a loopback one, which proves
+            nothing of the others'. Rank 0 listens on loopback first, and everywhere if some do not
+            come.
     """
 
     alone: bool = False
@@ -45,6 +48,7 @@ class RendezvousPlan:
     ask_mpi: bool = False
     port_range: range | None = None
     one_host: bool = False
+    near_first: bool = False
 
 
 def plan(
@@ -110,9 +114,8 @@ def _plan_url(url: str, world: World, port_range: range | None) -> RendezvousPla
     if url_parts.path is not None:
         return RendezvousPlan(board=url_parts.path, port_range=port_range, one_host=one_host)
     host, port = str(url_parts.host), int(url_parts.port or 0)
-    return RendezvousPlan(
-        hosts=(host,), ports=(port,), one_host=sockets.is_loopback(host) or one_host
-    )
+    near_first = sockets.is_loopback(host) and not one_host
+    return RendezvousPlan(hosts=(host,), ports=(port,), one_host=one_host, near_first=near_first)
 
 
 def _plan_tcp(
@@ -133,7 +136,7 @@ def _plan_tcp(
     if one_host:
         return RendezvousPlan(hosts=(sockets.LOOPBACK,), ports=ports, one_host=True)
     if hosts:
-        return RendezvousPlan(hosts=hosts, ports=ports, one_host=sockets.is_loopback(hosts[0]))
+        return RendezvousPlan(hosts=hosts, ports=ports, near_first=sockets.is_loopback(hosts[0]))
     if shared:
         return RendezvousPlan(board=shared, port_range=port_range)
     if has_mpi4py and world.launcher in MPI:
@@ -145,5 +148,6 @@ def _plan_tcp(
 
 
 def _shared_path(world: World, directory: str, array_job_num: int | None) -> str:
-    name = f"{world.job}/{world.attempt}/{array_job_num}"
+    # Two jobs of one name must not meet in a file; an address that is given keeps them apart.
+    name = f"{world.job}/{world.master_addr}/{world.attempt}/{array_job_num}"
     return f"{directory}/.allranks-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

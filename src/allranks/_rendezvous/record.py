@@ -40,6 +40,7 @@ class RankRecord:
             the store itself, or where no connection leads there.
         address_of_0: rank 0's numeric address, as this rank reached it, or None.
         settings: those in which all ranks must agree, as they are shown.
+        doubt: why the others may not come, as its launcher lets it suspect, or "".
     """
 
     rank: int
@@ -57,6 +58,7 @@ class RankRecord:
     address: str | None = None
     address_of_0: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)
@@ -64,6 +66,10 @@ class RankRecord:
 
     def __str__(self) -> str:
         return f"rank {self.rank} (pid {self.pid} on {printable(self.host)})"
+
+
+class StoreMovesError(RendezvousError):
+    """Rank 0 hosts its store anew, for other hosts too: all that came meet there once more."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def revive(packed: PackedError) -> RendezvousError:
         return MissingRanksError(message, missing=packed.missing)
     if packed.kind == DuplicateRankError.__name__:
         return DuplicateRankError(message, rank=packed.rank)
-    kinds = {kind.__name__: kind for kind in (WrongJobError, WorldMismatchError)}
+    kinds = {kind.__name__: kind for kind in (WrongJobError, WorldMismatchError, StoreMovesError)}
     return kinds.get(packed.kind, RendezvousError)(message)
 
 

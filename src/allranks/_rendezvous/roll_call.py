@@ -20,6 +20,7 @@ from allranks._rendezvous.record import (
     PackedError,
     RankRecord,
     RollCallResult,
+    StoreMovesError,
     pack,
     read,
     revive,
@@ -51,6 +52,9 @@ T = TypeVar("T")
 LINGER = 1.0
 """Seconds that rank 0 keeps its store open after a failure, so that the others read why."""
 
+NEAR_PATIENCE = 10.0
+"""Seconds in which the ranks of one host come; half of the deadline, where that is less."""
+
 PROGRESS_FIRST = 10.0
 PROGRESS_EVERY = 30.0
 
@@ -65,6 +69,8 @@ class RollCall:
         place: str,
         deadline: Deadline,
         external_store: str = "",
+        *,
+        near_first: bool = False,
     ) -> None:
         """Prepare the roll call; nothing is sent yet.
 
@@ -74,8 +80,10 @@ class RollCall:
             place: names the store in errors.
             deadline: when to give up.
             external_store: names the store where no rank serves it: its loss is no rank's fault.
+            near_first: whether other hosts cannot reach the store yet, and may have to.
         """
         self._store = store
+        self._near_first = near_first
         self._me = me
         self._place = place
         self._external_store = external_store
@@ -91,6 +99,7 @@ class RollCall:
 
         Raises:
             RendezvousError: one of its kinds, which names the ranks at fault.
+            StoreMovesError: the ranks must meet once more, and with them those of other hosts.
         """
         try:
             self._present_myself()
@@ -157,11 +166,17 @@ class RollCall:
     def _await_all(self) -> bool:
         """Whether all ranks have answered in time, and none has failed."""
         pause, report = 0.001, PROGRESS_FIRST
+        near = min(NEAR_PATIENCE, self._deadline.seconds / 2)
         while self._store.add(ARRIVED, 0) < self._me.world_size:
             if self._deadline.passed or self._store.check([FAILURE]):
                 return False
+            if self._near_first and self._deadline.elapsed > near:
+                self._condemn(
+                    StoreMovesError("for other hosts, too"), self._store.add(ARRIVED, 0) - 1
+                )
             if self._deadline.elapsed > report:
-                tell(f"still waiting: {self._attendance.summary(self._deadline.elapsed)}")
+                present = self._attendance.summary(self._deadline.elapsed)
+                tell(f"still waiting: {present}. {self._me.doubt}".removesuffix(". "))
                 report += PROGRESS_EVERY
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)

@@ -4,6 +4,7 @@ Everybody may enter; it uses nothing of the package but itself. Read ``waiting``
 left behind, deadlines) and ``processes`` first. Then, as you need them: ``sockets``, ``stacks``,
 ``streams`` and ``words`` (what people see), ``printable`` and ``typed_json`` (what others wrote),
 ``trusted_file`` and ``private_directory`` (files), ``accelerator``, ``graph_breaks``
-(torch.compile), ``bounded_cache``, ``interpreter``, ``exit_threads``, and what deals with memory:
-``peer_memory``, ``huge_pages``, ``elf``. ``version`` is this release's.
+(torch.compile), ``bounded_cache``, ``interpreter``, ``exit_threads``, ``cpus`` and ``blas_threads``
+(how many threads), and what deals with memory: ``peer_memory``, ``huge_pages``, ``elf``.
+``version`` is this release's.
 """

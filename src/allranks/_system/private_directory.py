@@ -70,7 +70,13 @@ def _made_in(base: Path) -> Path:
 
 
 def _marked(directory: Path) -> Path:
-    (directory / MARKER).write_bytes(MARKED)
+    try:
+        (directory / MARKER).write_bytes(MARKED)
+    except OSError as error:  # A file system that is full has room for a directory, but no more.
+        (directory / MARKER).unlink(missing_ok=True)
+        directory.rmdir()
+        error.filename = str(directory)
+        raise
     return directory
 
 

@@ -27,6 +27,11 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.removeprefix("::ffff:").startswith("127.")
 
 
+def is_every_hosts(host: str) -> bool:
+    """Whether each host means itself by this name or address: it tells nothing of another one."""
+    return is_loopback(host) or host in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on this address and is kept, so that nobody can take the port.
 

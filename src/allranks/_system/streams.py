@@ -42,6 +42,11 @@ def show(stream: TextIO | None, text: str) -> None:
         stream.flush()
 
 
+def on_a_terminal() -> bool:
+    """Whether one of the standard streams is a terminal."""
+    return any(os.isatty(number) for number in range(3) if is_stream(number))
+
+
 def escape_what_cannot_be_encoded() -> None:
     """From now on, standard streams take every text, as ``show`` does."""
     for stream in (sys.stdout, sys.stderr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,8 +13,19 @@ if TYPE_CHECKING:
 
 def why_not_dense(tensor: torch.Tensor) -> str | None:
     """Why a tensor is no plain block of numbers; None if it is."""
-    why = why_no_block(tensor.layout, tensor.device.type)
+    why = why_in_parts(type(tensor)) or why_no_block(tensor.layout, tensor.device.type)
     return why or ("a quantized tensor; pass tensor.int_repr()" if tensor.is_quantized else None)
+
+
+def why_in_parts(kind: type) -> str | None:
+    """Why tensors of this class have no numbers of their own: each rank holds a part of them."""
+    module = sys.modules.get("torch.distributed.tensor")  # Without it, there is none.
+    if module is None or not issubclass(kind, module.DTensor):
+        return None
+    return (
+        "a DTensor, of which each rank holds a part; pass tensor.full_tensor() for all of it, or "
+        "tensor.to_local() for this rank's part"
+    )
 
 
 def why_no_block(layout: torch.layout, device: str) -> str | None:

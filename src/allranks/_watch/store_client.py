@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
@@ -22,6 +23,16 @@ def unless_lost(action: Callable[[], object]) -> None:
     """Use the store from the program's thread, for 2 s at most; do nothing where it is gone."""
     with suppress(StillRunning, RuntimeError):  # Rank 0 is gone or cut off: nobody to be told.
         BackgroundCall(action).result(PATIENCE)
+
+
+def _connecting(store: dist.Store) -> Callable[[], dist.Store] | None:
+    """What makes another connection to a store; None where torch, before 2.8, has no way."""
+    import torch.distributed as dist
+
+    clone: Callable[[], dist.Store] | None = getattr(store, "clone", None)
+    if clone is None and isinstance(store, dist.TCPStore):
+        return partial(dist.TCPStore, store.host, store.port, wait_for_workers=False)
+    return clone
 
 
 class StoreClient:
@@ -53,9 +64,9 @@ class StoreClient:
 
     def take_own(self) -> None:
         """Change to a connection of one's own, once it is there: making one may take long."""
-        clone = getattr(self.store, "clone", None)  # Not in all versions of torch.
-        if self._own is None and clone:
-            self._own = BackgroundCall(clone)
+        connect = _connecting(self.store)
+        if self._own is None and connect:
+            self._own = BackgroundCall(connect)
             self._end_of_patience = self._end_of_patience or Deadline.after(PATIENCE)
         elif self._own and self._own.over and not self._has_own:
             try:

@@ -34,6 +34,24 @@ def table() -> dict[dist.ProcessGroup, Any] | None:
     return found
 
 
+def world() -> dist.ProcessGroup:
+    """The group of all ranks."""
+    import torch.distributed as dist
+
+    group = dist.group.WORLD
+    if group is None:
+        raise CollectiveError("no process group is up")
+    return group
+
+
+def store_of_world() -> dist.Store | None:
+    """The store over which the group of all ranks came up; None where torch does not tell."""
+    import torch.distributed as dist
+
+    tell = getattr(dist.distributed_c10d, "_get_default_store", None)
+    return tell() if tell else None
+
+
 def begun_calls() -> dict[str, int]:
     """How many calls each group has begun, by the group's name; messages may be among them.
 
@@ -101,7 +119,7 @@ def is_up(group: dist.ProcessGroup) -> bool:
 
     try:
         dist.get_backend(group)
-    except ValueError:
+    except (ValueError, TypeError):  # Of torch before 2.7.
         return False
     return True
 

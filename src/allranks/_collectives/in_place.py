@@ -152,12 +152,16 @@ def reduce_in_place(tensor: torch.Tensor, op: str, members: Members) -> None:
     """Reduce a tensor over the ranks, in place."""
     if members.group is not None and needs_keys(tensor.dtype, op):
         keys = as_keys(tensor, op)
-        run_in_place(keys, members.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+        _reduce(keys, op, members.group)
         tensor.detach().copy_(as_floats(keys, tensor.dtype))
     elif members.group is not None:
-        run_in_place(tensor, members.group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+        _reduce(tensor, op, members.group)
     if op == "mean":
         tensor.div_(members.size)
+
+
+def _reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> None:
+    run_in_place(tensor, group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
 
 
 def reduce_by_fast_path(data: Any, op: str, members: Members) -> bool:

@@ -67,9 +67,7 @@ def assign_device_for_local_rank(
             "Use cpu=True, or leave cpu out to use whatever is there."
         )
     if kind != "cpu":
-        index = choose_index(kind, local_rank, local_world_size)
-        _make_current(kind, index)
-        _chosen[kind] = index
+        _choose(kind, choose_index(kind, local_rank, local_world_size))
     environment.put(CURRENT_DEVICE_TYPE_STR, kind)
 
 
@@ -90,19 +88,20 @@ def keep_chosen(bound: torch.device | None = None) -> bool:
         index = _index(kind) or None
     if index is None:
         return False
-    _make_current(kind, index)
-    _chosen[kind] = index
+    _choose(kind, index)
     environment.put(CURRENT_DEVICE_TYPE_STR, kind)
     return True
 
 
-def _make_current(kind: str, index: int) -> None:
+def _choose(kind: str, index: int) -> None:
+    """Make a device torch's current one, and remember it once it is."""
     import torch
 
     if kind == "cuda":
         torch.cuda.set_device(index)
     elif kind != "mps":  # mps has one device, which is always current
         torch.accelerator.set_device_index(index)
+    _chosen[kind] = index
 
 
 @outside_graphs

@@ -119,7 +119,7 @@ def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
 def _gather(
     how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
 ) -> tuple[RankRecord, Meeting | None, HostLayout]:
-    """The ranks meet; once more, where rank 0 finds that not all of them are on its host."""
+    """The ranks meet; once more, where rank 0 finds that not all come from its host."""
     known, meeting = _meet(how, me, deadline, undo)
     try:
         return known, meeting, call_the_roll(meeting, known, deadline, near_first=how.near_first)
@@ -135,8 +135,8 @@ def _move(how: RendezvousPlan, me: RankRecord, meeting: Meeting | None) -> None:
         _meetings -= 1  # Those of other hosts have met once.
     if me.rank == 0:
         tell(
-            f"note: not all ranks are on this host, as {how.hosts[0]} for rank 0's address has it; "
-            "listening for those of other hosts, too"
+            f"note: not all ranks have come, and {how.hosts[0]}, rank 0's address, means this host "
+            "alone; listening for ranks of other hosts, too"
         )
 
 

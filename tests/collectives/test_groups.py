@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from datetime import timedelta
@@ -15,7 +16,7 @@ import allranks
 from allranks._system.waiting import BackgroundCall
 from allranks._transport import process_groups
 from allranks._watch import flight_recorder, torch_groups
-from allranks.errors import CollectiveError
+from allranks.errors import CollectiveError, ConfigError
 from harness import PATIENCE
 
 
@@ -38,6 +39,11 @@ def test_equal_colors_make_a_group(world) -> None:
     assert allranks.all_gather(world.rank, again) == mine
 
 
+ORDERS_RANKS = "sort_ranks" in inspect.signature(dist.new_group).parameters
+"""Whether a group of torch's can have another order than its ranks'; not in torch 2.9."""
+
+
+@pytest.mark.skipif(not ORDERS_RANKS, reason="this torch always orders a group by rank")
 @pytest.mark.ranks(4)
 def test_keys_order_the_ranks_of_a_group(world) -> None:
     group = allranks.split(world.rank < 3, key=-world.rank)
@@ -46,6 +52,17 @@ def test_keys_order_the_ranks_of_a_group(world) -> None:
     assert allranks.all_gather(world.rank, group) == expected
     first = allranks.gather_objects(world.rank, group)
     assert first == (expected if world.rank in (2, 3) else None)
+
+
+@pytest.mark.skipif(ORDERS_RANKS, reason="this torch orders a group as it is told")
+@pytest.mark.ranks(4)
+def test_keys_that_torch_cannot_follow_are_refused(world) -> None:
+    if world.rank < 3:
+        with pytest.raises(ConfigError, match="always orders a group by rank"):
+            allranks.split(0, key=-world.rank)
+    else:
+        assert dist.get_process_group_ranks(allranks.split(1, key=-world.rank)) == [3]
+    assert allranks.all_reduce(1) == 4
 
 
 @pytest.mark.ranks(3)

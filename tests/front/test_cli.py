@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from allranks._launch import supervisor
+from chatter import without_chatter
 from harness import PATIENCE, alive, unlocked_directories, wait_until
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli"]
@@ -23,13 +24,15 @@ def run(tmp_path: Path, script: str, *options: str, arguments: tuple[str, ...] =
     """Run a script of these lines under ``allranks run``."""
     path = tmp_path / "script.py"
     path.write_text(script)
-    return subprocess.run(
+    done = subprocess.run(
         [*ALLRANKS, "run", *options, str(path), *arguments],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         **more,
     )
+    done.stdout = without_chatter(done.stdout)
+    return done
 
 
 HELLO = """
@@ -41,8 +44,9 @@ with allranks.session(cpu=True) as world:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines of the standard error, but those of ranks that wait long for others to begin."""
-    return [line for line in done.stderr.splitlines() if "allranks: still waiting" not in line]
+    """The lines of the standard error, but those of slow ranks, and of a torch that sees less."""
+    ours = re.compile("allranks: (still waiting|note: if a job hangs in a call of gloo's)")
+    return [line for line in done.stderr.splitlines() if not ours.search(line)]
 
 
 @pytest.mark.parametrize("how", [(), ("--spawn",)])
@@ -80,7 +84,8 @@ def test_a_module_is_run(tmp_path: Path) -> None:
         cwd=tmp_path,
         timeout=PATIENCE,
     )
-    assert sorted(done.stdout.splitlines()) == [f"{r}│ sum 1 ['x'] __main__" for r in range(2)]
+    lines = without_chatter(done.stdout).splitlines()
+    assert sorted(lines) == [f"{r}│ sum 1 ['x'] __main__" for r in range(2)]
 
 
 FAIL = """
@@ -402,7 +407,7 @@ def test_a_full_file_system_is_passed_by_or_named(tmp_path: Path, room_for: str)
         assert done.stdout.count("sum 1") == 2
     else:
         assert done.returncode == 1, done
-        assert f"No space left on device: '{room}/.allranks-0" in done.stderr
+        assert f"No space left on device: '{room}/" in done.stderr  # Some torch are first to write.
         assert "Traceback" not in done.stderr
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import allranks
 from allranks._process_group.inherited import RANK_PROCESS
+from chatter import without_chatter
 from harness import Ranks, env_environs, free_port, private_environs
 
 TRYING = """
@@ -29,7 +30,8 @@ def told_by_child(**changes: str | None) -> str:
     environ = {**os.environ, **changes}
     environ = {name: value for name, value in environ.items() if value is not None}
     command = [sys.executable, "-c", textwrap.dedent(TRYING)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    return without_chatter(done.stdout)
 
 
 def starting_a_child() -> tuple[int, str]:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatter import without_chatter
 from harness import PATIENCE
 
 REPORTER = """
@@ -53,7 +54,10 @@ class Run:
     @property
     def reports(self) -> list[dict]:
         path = self.directory / "reports.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        reports = [json.loads(line) for line in path.read_text().splitlines()]
+        for one in reports:
+            one["sections"] = [(name, without_chatter(text)) for name, text in one["sections"]]
+        return reports
 
     def outcomes(self, when: str = "call") -> dict[str, str]:
         return {one["name"]: one["outcome"] for one in self.reports if one["when"] == when}

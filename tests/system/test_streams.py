@@ -13,6 +13,7 @@ import pytest
 from allranks._launch import launch
 from allranks._launch.rank_output import RankOutput
 from allranks._system import streams
+from chatter import without_chatter
 from harness import PATIENCE
 
 RUN = ("-m", "allranks._cli", "run", "-n", "2")
@@ -59,12 +60,14 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def python(*arguments: str, closed: str = "", **environ: str):
     """Run the interpreter, with a standard stream closed as a shell does it."""
-    return subprocess.run(
+    done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, *arguments],
         capture_output=True,
         timeout=PATIENCE,
         env={**os.environ, **environ},
     )
+    done.stdout = without_chatter(done.stdout.decode()).encode()
+    return done
 
 
 @pytest.mark.parametrize("how", [(), RUN, (*RUN, "--spawn")], ids=["launch", "run", "spawn"])

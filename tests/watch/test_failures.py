@@ -291,6 +291,17 @@ def catching() -> float:
 def blind() -> str:
     """With a torch that has no recorder, calls of ours are seen all the same."""
     flight_recorder._recorders = list
+    return waiting_for_rank_1()
+
+
+def seeing_nccl_alone() -> str:
+    """With a torch that does not record gloo, too."""
+    (_, *recorder), *_ = flight_recorder._recorders()
+    flight_recorder._recorders = lambda: [("nccl", *recorder)]
+    return waiting_for_rank_1()
+
+
+def waiting_for_rank_1() -> str:
     with session(timeout=3, stall_after=0.5) as world:
         if world.rank == 1:
             load_shard(4)
@@ -363,7 +374,18 @@ STORES = {
 }
 
 SOUND = (overlapping, going_on, ending_one_by_one, catching, caught_inside)
-PAIRS = (blind, deaf, uncaught, slow, rank_0_first, looks, forking, unwatched, *SOUND)
+PAIRS = (
+    blind,
+    seeing_nccl_alone,
+    deaf,
+    uncaught,
+    slow,
+    rank_0_first,
+    looks,
+    forking,
+    unwatched,
+    *SOUND,
+)
 """What two ranks are enough for."""
 
 CASES = [(function, "port" if "rank_0" in function.__name__ else "file") for function, _ in STALLED]
@@ -482,13 +504,20 @@ def test_nothing_is_made_of_what_is_sound(befallen) -> None:
     }
 
 
-def test_without_a_recorder_our_own_calls_are_explained(befallen) -> None:
-    place, ended = befallen[blind, "pair"]
+UNSEEN = {
+    blind: "torch's own, .*: torch has no recorder",
+    seeing_nccl_alone: "gloo's, .* NCCL alone",
+}
+
+
+@pytest.mark.parametrize("how", UNSEEN)
+def test_without_a_recorder_our_own_calls_are_explained(befallen, how) -> None:
+    place, ended = befallen[how, "pair"]
     told = "all_reduce(sum) of number on WORLD has waited"
     assert told in ended[0].value
     assert "Rank 1: in no collective, at test_failures.py:" in ended[0].value
     logs = [(place / f"err{rank}").read_text() for rank in (0, 1)]
-    assert "nobody can tell which: torch has no recorder" in logs[0]
+    assert re.search(f"in a call of {UNSEEN[how]}", logs[0])
     assert "nobody can tell which" not in logs[1]
 
 

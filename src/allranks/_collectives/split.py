@@ -67,16 +67,23 @@ def no_group() -> Any:
 
 
 def _new_group(ranks: list[int], members: Members) -> dist.ProcessGroup:
-    import torch.distributed as dist
-
     within = cast("dist.ProcessGroup", members.group)
-    more: dict[str, Any] = {}
-    if ranks != sorted(ranks):
-        if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
-            raise ConfigError("split: this version of torch always orders a group by rank")
-        more["sort_ranks"] = False
+    more = {} if ranks == sorted(ranks) else _in_given_order()
     name = f"{within.group_name}/{members.cache['splits']}.{ranks[0]}"
     made = process_groups.new_group("split", ranks, name, within, **more)
     # A rank that left the group at once would break the connections that others still make.
     exchange_and_combine(process_groups.members_of("split", made), Header("split: connected"))
     return made
+
+
+def _in_given_order() -> dict[str, Any]:
+    """What makes torch keep the ranks of a group in the order that it is given."""
+    import torch
+    import torch.distributed as dist
+
+    if "sort_ranks" not in inspect.signature(dist.new_group).parameters:
+        raise ConfigError(
+            f"split: torch {torch.__version__} always orders a group by rank, and these keys "
+            "ask for another order; pass keys that rise with the rank, or take a newer torch"
+        )
+    return {"sort_ranks": False}

@@ -158,6 +158,15 @@ def why_blind() -> str | None:
     return None if told and all("version" in one for one in told) else "torch has no recorder"
 
 
+def why_gloo_is_unseen() -> str | None:
+    """Why calls on gloo alone cannot be seen here, where others can; None if all can."""
+    import torch
+
+    if "fr" in {name for name, _, _ in _recorders()}:
+        return None
+    return f"torch {torch.__version__} records the calls of NCCL alone (2.9.1 records gloo's, too)"
+
+
 def horizon() -> float:
     """Since when all exchanges are remembered, in seconds since the epoch."""
     return _exchanges[0].at if len(_exchanges) == KEPT else 0.0

@@ -1,0 +1,3 @@
+"""What a training script does with its ranks beside calling collectives.
+
+"""

@@ -7,18 +7,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from allranks._collectives import scalars, trees
+from allranks._collectives.arguments import BITWISE, OPS, named_op, shown, why_no_such_op
 from allranks._collectives.flat import ResultMemory, apart, folded, join, stacked
 from allranks._collectives.in_place import (
-    OPS,
     check_call,
     enable_fast_path,
     is_tensor,
-    named_op,
     reduce_by_fast_path,
     reduce_in_place,
-    shown,
     why_in_graph,
-    why_no_such_op,
     why_not_in_place,
     why_not_reduced,
 )
@@ -75,7 +72,8 @@ def all_reduce(
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         device: move a tensor there first; other data travel over the CPU in any case.
-        op: "sum", "mean" (as ``average=True``), "min", "max" or "prod".
+        op: "sum", "mean" (as ``average=True``), "min", "max", "prod", or for integers and booleans
+            "band", "bor", "bxor"; or torch's, as ``ReduceOp.SUM``, and other spellings of these.
 
     Returns:
         The same kind of thing: the tensor itself unless ``device`` moved it; an integer exactly
@@ -96,7 +94,7 @@ def all_reduce(
         return data
     if is_tensor(data):
         result: T = _reduce_tensor(data, op, members, device)
-    elif type(data) is float and op in OPS:
+    elif type(data) is float and op in OPS and op not in BITWISE:
         result = _reduce_float(data, op, members)
     else:
         result = _reduce_tree(data, op, members)
@@ -254,7 +252,7 @@ class _PackedLeaves:
 
     def _packed(self, flat: FlatTree) -> scalars.PackedScalars:
         numbers = [flat.leaves[i] for i in self._plan.numbers]
-        if set(map(type, numbers)) <= {float}:
+        if set(map(type, numbers)) <= {float} and self._op not in BITWISE:
             return scalars.floats(numbers)
         encoded = _each(flat, lambda leaf: scalars.encode(self._op, leaf), self._plan.numbers)
         return scalars.PackedScalars.of(encoded)
@@ -423,7 +421,7 @@ def _carried_as(dtype: Any, op: str) -> Any:
     if op == "mean" and dtype.kind in "biu":
         return np.float64
     if dtype.kind == "b":
-        return np.uint8 if op in ("min", "max") else np.int64
+        return np.uint8 if op in ("min", "max", *BITWISE) else np.int64
     return dtype.newbyteorder("=")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from allranks._collectives.arguments import BITWISE
 from allranks._transport.tensor_bytes import from_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -95,6 +97,21 @@ class ResultMemory(NamedTuple):
         return cls(memoryview(array.reshape(-1).view(np.uint8)), parts)
 
 
+def elementwise(op: str) -> Callable[..., torch.Tensor]:
+    """What combines two tensors."""
+    import torch
+
+    by_op: dict[str, Callable[..., torch.Tensor]] = {
+        "min": torch.minimum,
+        "max": torch.maximum,
+        "prod": torch.mul,
+        "band": torch.bitwise_and,
+        "bor": torch.bitwise_or,
+        "bxor": torch.bitwise_xor,
+    }
+    return by_op.get(op, torch.add)
+
+
 def folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor:
     """The tensors of all ranks, reduced to one."""
     rows = from_bytes(b"".join(column), dtype).view(len(column), -1)
@@ -102,6 +119,8 @@ def folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor
         return rows.amin(0) if op == "min" else rows.amax(0)
     if op == "prod":
         return rows.prod(0, dtype=dtype)
+    if op in BITWISE:
+        return reduce(elementwise(op), rows.unbind())
     total = _summed(rows)
     return total.div_(len(column)) if op == "mean" else total
 

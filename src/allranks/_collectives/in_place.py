@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from allranks._collectives.arguments import BITWISE, why_no_such_op
 from allranks._collectives.extremes import as_floats, as_keys, needs_keys
-from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.group_operations import wait_for_collective
 from allranks._transport.headers import Header, checking, exchange_and_combine
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._transport.process_groups import Members
-
-OPS = ("sum", "mean", "min", "max", "prod")
 
 _GLOO = "bool uint8 int8 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
 REDUCED_BY_GLOO = frozenset(f"torch.{name}" for name in _GLOO.split())
@@ -61,38 +59,6 @@ def is_tensor(data: Any) -> bool:
     return isinstance(data, torch.Tensor)
 
 
-def named_op(op: object, *, average: object) -> str:
-    """The reduction that is asked for; what cannot be is told by ``why_no_such_op``."""
-    if type(op) is str and average is False:  # Every small call passes here.
-        return op
-    asked = str.__str__(op) if isinstance(op, str) else shown(op)
-    wanted, unclear = truth("average", average)
-    if unclear:
-        return f"{asked} with average={shown(average)}"
-    if not wanted:
-        return asked
-    return "mean" if asked in ("sum", "mean") else f"{asked} with average=True"
-
-
-def truth(name: str, flag: object) -> tuple[bool, str | None]:
-    """Whether an argument is true, or False and why that cannot be told."""
-    try:
-        return bool(flag), None
-    except Exception as error:  # noqa: BLE001 - an array, say; it is an error on all ranks
-        why = f"{name}={shown(flag)} is neither true nor false: {type(error).__name__}"
-        return False, why
-
-
-def shown(thing: object) -> str:
-    """What is no text, for an error: as it shows itself, or its type alone where it cannot."""
-    return f"{brief_repr(thing)} ({type(thing).__name__})"
-
-
-def why_no_such_op(op: str) -> str | None:
-    """Why there is no such reduction; None if there is."""
-    return None if op in OPS else f"op={op:.80} is none of {', '.join(OPS)}"
-
-
 @lru_cache(maxsize=256)
 def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
     """Why a tensor of this dtype, on this type of device, cannot be reduced so."""
@@ -103,13 +69,15 @@ def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
     told = f"a tensor of {dtype} cannot hold the {op} of such tensors"
     if op == "mean" and not (dtype.is_floating_point or dtype.is_complex):
         return f"{told}; convert it first, for example with .double()"
+    if op in BITWISE and (dtype.is_floating_point or dtype.is_complex):
+        return f"there is no {op} of tensors of {dtype}, only of integers and booleans"
     if op == "sum" and dtype == torch.bool:
         return f"{told}; convert it first, for example with .int(), or ask for min or max"
     if op not in ("sum", "mean") and dtype.is_complex:
         return f"torch has no {op} of tensors of {dtype}"
-    if device == "cpu" and str(dtype) not in REDUCED_BY_GLOO:
-        return f"gloo has no {op} of tensors of {dtype}; convert it first"
-    return None
+    on_cpu = device == "cpu" or op in BITWISE
+    unknown = on_cpu and str(dtype) not in REDUCED_BY_GLOO
+    return f"gloo has no {op} of tensors of {dtype}; convert it first" if unknown else None
 
 
 def why_not_in_place(tensor: torch.Tensor, *, async_op: bool = False) -> str | None:
@@ -161,7 +129,9 @@ def reduce_in_place(tensor: torch.Tensor, op: str, members: Members) -> None:
 
 
 def _reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> None:
-    run_in_place(tensor, group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+    # NCCL combines no bits, so that these travel over the CPU.
+    over = process_groups.cpu_group(group) if op in BITWISE else group
+    run_in_place(tensor, over, lambda t, over: _all_reduce(t, op, over), "all_reduce")
 
 
 def reduce_by_fast_path(data: Any, op: str, members: Members) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 import struct
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from allranks._collectives.arguments import BITWISE
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -40,9 +43,10 @@ def encode(op: str, number: Any) -> tuple[str, Any]:
     dtype = getattr(number, "dtype", None)
     name = "" if dtype is None else dtype.name
     plain = number if dtype is None else number.item()
-    if isinstance(plain, complex) and op not in ("min", "max"):
+    if isinstance(plain, complex) and op not in ("min", "max", *BITWISE):
         return name, complex(plain)
-    if _has_64_bits(plain) and not name.startswith("timedelta"):
+    unfit = name.startswith("timedelta") or (op in BITWISE and isinstance(plain, float))
+    if _has_64_bits(plain) and not unfit:
         return name, plain
     kind = type(number).__name__
     raise CollectiveError(f"{number!r} ({kind}): there is no {op} of such numbers in 64 bits")
@@ -131,7 +135,7 @@ def reduce_packed(op: str, bodies: Sequence[bytes], count: int) -> bytes:
     An integer on one rank and a float on another make a float; a mean is a float.
 
     Args:
-        op: "sum", "mean", "min", "max" or "prod".
+        op: one of OPS.
         bodies: each rank's numbers.
         count: how many there are on each.
 
@@ -219,6 +223,9 @@ _REDUCE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "min": _extreme(min),
     "max": _extreme(max),
     "prod": _product,
+    "band": partial(reduce, operator.and_),
+    "bor": partial(reduce, operator.or_),
+    "bxor": partial(reduce, operator.xor),
 }
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
+from allranks._collectives.arguments import BITWISE, named_op, truth
 from allranks._collectives.extremes import as_floats, as_keys, needs_keys
+from allranks._collectives.flat import elementwise
 from allranks._collectives.in_place import (
     check_call,
     completed_work,
     is_tensor,
-    named_op,
     run_in_place,
     torchs_op,
-    truth,
     why_in_graph,
     why_not_in_place,
     why_not_reduced,
@@ -324,7 +324,7 @@ def reduce_scatter(
             dtype and device; left as they are.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
-        op: "sum", "mean" (as ``average=True``), "min", "max" or "prod".
+        op: as in ``all_reduce``.
 
     Returns:
         A new tensor: this rank's part, combined over all ranks in their order. In a world of one
@@ -378,7 +378,8 @@ def _scattered(parts: list[torch.Tensor], op: str, members: Members) -> torch.Te
     if members.group is None or members.size == 1:
         return mine.clone()
     group = process_groups.group_for_tensor(members.group, mine)
-    if process_groups.has_backend(group, mine.device.type) and mine.device.type != "cpu":
+    by_backend = process_groups.has_backend(group, mine.device.type) and op not in BITWISE
+    if by_backend and mine.device.type != "cpu":
         total = _scattered_by_backend(parts, op, group, mine)
     else:
         total = _scattered_by_messages([part.cpu() for part in parts], op, group, members)
@@ -412,7 +413,7 @@ def _scattered_by_messages(
     receive = [(as_bytes(arrived[i]), members.ranks[i]) for i in peers]
     send_and_receive(group, send, receive, "reduce_scatter")
     total = arrived[0].clone()
-    two = {"min": torch.minimum, "max": torch.maximum, "prod": torch.mul}.get(op, torch.add)
+    two = elementwise(op)
     for other in arrived[1:]:
         two(total, other, out=total)
     return total

@@ -1,3 +1,1 @@
-"""What a training script does with its ranks beside calling collectives.
-
-"""
+"""What a training script does with its ranks beside calling collectives."""

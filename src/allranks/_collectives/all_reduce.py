@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
-    import torch.distributed as dist
 
     from allranks._collectives.trees import FlatTree, TreeNode
-    from allranks._transport.process_groups import Members
+    from allranks._transport.process_groups import Group, Members
 
 T = TypeVar("T")
 
@@ -54,7 +53,7 @@ REQUIRES_GRAD = attrgetter("requires_grad")
 @outside_graphs
 def all_reduce(
     data: T,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     average: bool = False,
     device: torch.device | str | None = None,
     *,

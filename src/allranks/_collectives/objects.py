@@ -16,15 +16,13 @@ from allranks.errors import CollectiveError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    import torch.distributed as dist
-
-    from allranks._transport.process_groups import Members
+    from allranks._transport.process_groups import Group, Members
 
 T = TypeVar("T")
 
 
 @outside_graphs
-def gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T] | None:
+def gather_objects(data: T, group: Group | None = None) -> list[T] | None:
     """Gather an object from every rank onto the group's first rank. Collective.
 
     Args:
@@ -46,7 +44,7 @@ def gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T] |
 
 
 @outside_graphs
-def all_gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[T]:
+def all_gather_objects(data: T, group: Group | None = None) -> list[T]:
     """Gather an object from every rank onto every rank. Collective.
 
     Args:
@@ -63,13 +61,13 @@ def all_gather_objects(data: T, group: dist.ProcessGroup | None = None) -> list[
     return gather_everywhere("all_gather_objects", data, group)
 
 
-def gather_everywhere(call: str, data: T, group: dist.ProcessGroup | None) -> list[T]:
+def gather_everywhere(call: str, data: T, group: Group | None) -> list[T]:
     """``all_gather_objects``, under the name of the call that the ranks made."""
     return cast("list[T]", _gather(call, data, group, receivers=None))
 
 
 @outside_graphs
-def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = None) -> T:
+def broadcast_object(data: T, src: int = 0, group: Group | None = None) -> T:
     """Send one rank's object to every rank. Collective.
 
     Args:
@@ -92,7 +90,7 @@ def broadcast_object(data: T, src: int = 0, group: dist.ProcessGroup | None = No
 def broadcast_object_list(
     object_list: list[Any],
     src: int,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     device: str | None = None,  # noqa: ARG001 - objects always travel over the CPU
 ) -> None:
     """Replace the entries of a list by those of one rank's list, in place. Collective.
@@ -115,9 +113,7 @@ def broadcast_object_list(
 
 
 @outside_graphs
-def scatter_objects(
-    data: Sequence[T] | None, src: int = 0, group: dist.ProcessGroup | None = None
-) -> T:
+def scatter_objects(data: Sequence[T] | None, src: int = 0, group: Group | None = None) -> T:
     """Send each rank its own of one rank's objects. Collective.
 
     Args:
@@ -173,7 +169,7 @@ def _sender(call: str, src: object, members: Members) -> tuple[int, str | None]:
 
 
 def _broadcast(
-    call: str, data: Any, src: int, group: dist.ProcessGroup | None, error: str | None = None
+    call: str, data: Any, src: int, group: Group | None, error: str | None = None
 ) -> Any:
     """Small objects travel with the headers; all ranks know from those how much is to follow."""
     members = process_groups.members_of(call, group)
@@ -196,7 +192,7 @@ def _broadcast(
 
 
 def _gather(
-    call: str, data: T, group: dist.ProcessGroup | None, receivers: Collection[int] | None
+    call: str, data: T, group: Group | None, receivers: Collection[int] | None
 ) -> list[T] | None:
     """Gather each rank's object on all receivers.
 

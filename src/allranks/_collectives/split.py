@@ -14,12 +14,12 @@ from allranks.errors import CollectiveError, ConfigError
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-    from allranks._transport.process_groups import Members
+    from allranks._transport.process_groups import Group, Members
 
 
 @outside_graphs
 def split(
-    color: Any, key: int | None = None, group: dist.ProcessGroup | None = None
+    color: Any, key: int | None = None, group: Group | None = None
 ) -> dist.ProcessGroup | None:
     """Split a group: ranks that give equal colors form a group of their own. Collective.
 

@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
-    from allranks._transport.process_groups import Members
+    from allranks._transport.process_groups import Group, Members
 
 T = TypeVar("T")
 
 
 @outside_graphs
-def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
+def synchronize(*, group: Group | None = None) -> None:
     """Wait until every rank has come to this call. Collective.
 
     Args:
@@ -85,7 +85,7 @@ def synchronize(*, group: dist.ProcessGroup | None = None) -> None:
 def broadcast(
     tensor: torch.Tensor,
     src: int,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     async_op: bool = False,
 ) -> dist.Work | None:
     """Copy one rank's tensor into the tensors of all ranks, in place. Collective.
@@ -121,7 +121,7 @@ def broadcast(
 @overload
 def all_gather(
     data: T,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     device: torch.device | str | None = None,
     *,
     cat: Literal[False] = False,
@@ -131,7 +131,7 @@ def all_gather(
 @overload
 def all_gather(
     data: torch.Tensor,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     device: torch.device | str | None = None,
     *,
     cat: Literal[True],
@@ -141,7 +141,7 @@ def all_gather(
 @outside_graphs
 def all_gather(
     data: Any,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     device: torch.device | str | None = None,
     *,
     cat: bool = False,
@@ -310,7 +310,7 @@ def _fill_from_each(
 @outside_graphs
 def reduce_scatter(
     data: torch.Tensor | Sequence[torch.Tensor],
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
     average: bool = False,
     *,
     op: str = "sum",

@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from allranks._process_group.lifecycle import world
 from allranks._system.graph_breaks import outside_graphs
+from allranks._transport import process_groups
 from allranks.errors import DetectionError
+
+if TYPE_CHECKING:
+    from allranks._transport.process_groups import Group
+
+NOT_IN_GROUP = -1
+"""The rank, and the size, that torch gives a process which is not in a group."""
 
 
 @outside_graphs
-def get_rank() -> int:
+def get_rank(group: Group | None = None) -> int:
     """This process's rank; 0 in a world of one. Not collective.
 
     Before ``setup`` this is what the launcher says, so N processes are never N rank 0s.
 
+    Args:
+        group: a process group, or a mesh of one dimension; None means WORLD.
+
+    Returns:
+        The rank within the group; as in torch, -1 on a rank that is not in it.
+
     Raises:
+        CollectiveError: the group was destroyed, or no process group is up.
         DetectionError: nothing is set up, and the environment is half-set.
     """
-    return world().rank
+    return world().rank if group is None else _within(group)[0]
 
 
 @outside_graphs
-def get_world_size() -> int:
+def get_world_size(group: Group | None = None) -> int:
     """The number of ranks; 1 in a world of one. Not collective.
+
+    Args:
+        group: a process group, or a mesh of one dimension; None means WORLD.
+
+    Returns:
+        The number of ranks in the group; as in torch, -1 on a rank that is not in it.
+
+    Raises:
+        CollectiveError: the group was destroyed, or no process group is up.
+        DetectionError: nothing is set up, and the environment is half-set.
+    """
+    return world().world_size if group is None else _within(group)[1]
+
+
+@outside_graphs
+def get_dist_info() -> tuple[int, int]:
+    """``(get_rank(), get_world_size())``, as mmcv names it. Not collective.
 
     Raises:
         DetectionError: nothing is set up, and the environment is half-set.
     """
-    return world().world_size
+    now = world()
+    return now.rank, now.world_size
+
+
+def _within(group: Group) -> tuple[int, int]:
+    """This process's rank in a group, and the group's size."""
+    if process_groups.is_no_group(group):
+        return NOT_IN_GROUP, NOT_IN_GROUP
+    members = process_groups.members_of("get_rank", group)
+    return members.rank, members.size
 
 
 @outside_graphs

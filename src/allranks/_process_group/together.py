@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from allranks._rendezvous.record import RankRecord
-    from allranks._transport.process_groups import Members
+    from allranks._transport.process_groups import Group, Members
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def agree(
     flag: object,
     how: Literal["any", "all"] = "any",
     *,
-    group: dist.ProcessGroup | None = None,
+    group: Group | None = None,
 ) -> bool:
     """Make one answer of all ranks' answers. Collective.
 
@@ -86,7 +86,7 @@ def agree(
 
 
 @outside_graphs
-def should_stop(*, group: dist.ProcessGroup | None = None) -> bool:
+def should_stop(*, group: Group | None = None) -> bool:
     """Whether any rank was asked to stop: the same answer on all ranks at one call. Collective.
 
     From the first call on, SIGTERM and SIGUSR1 no longer end the process but are remembered, until

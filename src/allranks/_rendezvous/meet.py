@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from allranks._rendezvous import ports
@@ -23,16 +26,17 @@ from allranks._system import sockets
 from allranks._system.typed_json import plain
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell
-from allranks.errors import MissingRanksError, RendezvousError, WrongJobError
+from allranks.errors import ConfigError, MissingRanksError, RendezvousError, WrongJobError
 
 if TYPE_CHECKING:
-    import socket
-
     import torch.distributed as dist
 
     from allranks._rendezvous.plan import RendezvousPlan
     from allranks._rendezvous.record import RankRecord
     from allranks._rendezvous.tcp_store import Route
+
+LATE = 3.0
+"""Seconds after which a directory that one rank has made is seen by all, at most."""
 
 
 def meet(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> Meeting:
@@ -96,12 +100,25 @@ def _agent_store(
 
 def _board(plan: RendezvousPlan, me: RankRecord, deadline: Deadline) -> AddressBoard | None:
     if isinstance(plan.board, str):
+        _await_directory(Path(plan.board).parent, deadline)
         return FileAddressBoard(plan.board)
     if plan.board is None:
         return None
     host, port, key = plan.board
     store, _ = _agent_store(host, port, me, deadline)
     return AgentAddressBoard(store, host, port, key)
+
+
+def _await_directory(shared: Path, deadline: Deadline) -> None:
+    """Other hosts may see a directory late that a rank has just made."""
+    end = Deadline.after(min(LATE, deadline.left))
+    while not shared.is_dir():
+        if end.passed:
+            raise ConfigError(
+                f"the ranks were to meet in {shared}, and there is no such directory on "
+                f"{socket.gethostname()}: create it, or name one that all hosts share"
+            )
+        time.sleep(0.05)
 
 
 def _host_and_post(plan: RendezvousPlan, board: AddressBoard, deadline: Deadline) -> Meeting:

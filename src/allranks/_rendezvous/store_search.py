@@ -58,7 +58,7 @@ class StoreSearch:
         pause, report = 0.01, PROGRESS_FIRST
         while not self._deadline.passed:
             if self._deadline.elapsed > report:
-                tell(f"still waiting for rank 0: {self._what_was_found()}")
+                tell(f"still waiting for rank 0: {self._what_was_found() or self._no_address()}")
                 report += PROGRESS_EVERY
             for address in self._addresses():
                 meeting = self._try(address)
@@ -123,8 +123,7 @@ class StoreSearch:
     def _verdict(self) -> RendezvousError:
         wait = f"{self._me} did not find rank 0 within {self._deadline.seconds:g} s"
         if not self._found:
-            place = self._board.place if self._board else "any address"
-            return MissingRanksError(f"{wait}: it posted no address at {place}.", missing=[0])
+            return MissingRanksError(f"{wait}: {self._no_address()}.", missing=[0])
         reasons = self._what_was_found()
         for error in self._found.values():
             if isinstance(error, WrongJobError):
@@ -132,6 +131,9 @@ class StoreSearch:
         if all(isinstance(error, ConnectionRefusedError) for error in self._found.values()):
             return MissingRanksError(f"{wait}. {reasons}; rank 0 is missing.", missing=[0])
         return RendezvousError(f"{wait}. {reasons}{self._local_holder()}.")
+
+    def _no_address(self) -> str:
+        return f"it posted no address at {self._board.place if self._board else 'any address'}"
 
     def _what_was_found(self) -> str:
         return "; ".join(

@@ -24,9 +24,14 @@ from allranks.errors import CollectiveError, StalledError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
+    from typing import TypeAlias
 
     import torch
     import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    Group: TypeAlias = dist.ProcessGroup | DeviceMesh
+    """What a call takes as its group: torch's process group, or a mesh of one dimension."""
 
 CALM_SAMPLES = 3
 
@@ -78,12 +83,12 @@ class Members:
         return -1, f"src={brief_repr(src)} is not in this group of ranks {ranges(self.ranks)}"
 
 
-def members_of(call: str, group: dist.ProcessGroup | None) -> Members:
-    """The members of a group; None means WORLD, looked up now.
+def members_of(call: str, group: Group | None) -> Members:
+    """The members of a group, or of a mesh of one dimension; None means WORLD, looked up now.
 
     Raises:
-        CollectiveError: no process group is up in a world of several ranks, or this rank is
-            not in the group.
+        CollectiveError: no process group is up in a world of several ranks, this rank is not in
+            the group, or the mesh has several dimensions.
     """
     if _known:
         _notice_destroyed()
@@ -97,6 +102,7 @@ def members_of(call: str, group: dist.ProcessGroup | None) -> Members:
     if not (dist.is_available() and dist.is_initialized()):
         return _alone(call, group)
     if group is not None:
+        group = group_of(call, group)
         _check_up(call, group)
     used: Any = dist.group.WORLD if group is None else group
     if used in _inherited:
@@ -108,6 +114,31 @@ def members_of(call: str, group: dist.ProcessGroup | None) -> Members:
         ranks = tuple(dist.get_process_group_ranks(used))
         _known[used] = Members(used, ranks.index(dist.get_rank()), ranks)
     return _known[used]
+
+
+def is_no_group(given: Any) -> bool:
+    """Whether a group is what torch gives to a rank that is not in it."""
+    torchs: Any = sys.modules.get("torch.distributed")
+    return torchs is not None and given is torchs.GroupMember.NON_GROUP_MEMBER
+
+
+def group_of(call: str, given: Any) -> Any:
+    """The process group of a mesh of one dimension; anything else as it is.
+
+    Raises:
+        CollectiveError: the mesh has several dimensions, or is of other ranks.
+    """
+    module: Any = sys.modules.get("torch.distributed.device_mesh")  # Without it, there is none.
+    if module is None or not isinstance(given, module.DeviceMesh):
+        return given
+    names = given.mesh_dim_names or ()
+    if given.ndim != 1:
+        one = f", as mesh[{names[0]!r}]" if names else ""
+        raise CollectiveError(
+            f"{call}: a mesh of {given.ndim} dimensions {tuple(names)} is several groups; "
+            f"pass one of its dimensions{one}"
+        )
+    return given.get_group() if given.get_coordinate() is not None else None
 
 
 def _check_up(call: str, group: Any) -> None:

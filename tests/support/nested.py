@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatter import without_chatter
 from harness import PATIENCE
+from torch_versions import without_chatter
 
 REPORTER = """
 import json, os

@@ -77,6 +77,7 @@ def test_other_operations_and_integers_travel_as_they_are(monkeypatch) -> None:
     assert allranks.all_reduce(torch.tensor([allranks.get_rank()]), op="max").tolist() == [1]
 
 
+@pytest.mark.filterwarnings("ignore:DTensor random operators:UserWarning")  # Torch 2.6.
 @pytest.mark.ranks(2)
 def test_a_dtensor_is_refused_with_what_to_pass_instead() -> None:
     """Each rank holds a part of it: what should be reduced, the parts or the whole?"""

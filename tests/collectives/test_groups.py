@@ -270,6 +270,9 @@ def destroying_a_group_in_use() -> float:
         return total
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.8", reason="this torch drops a group under the interpreter's lock"
+)
 def test_a_group_that_was_destroyed_in_use_keeps_nobody_waiting() -> None:
     """Its end waits for the collective, which the other rank makes when the calls are over."""
     assert allranks.launch(destroying_a_group_in_use, ranks=2, timeout=PATIENCE) == [10, 10]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from allranks._launch import supervisor
-from chatter import without_chatter
 from harness import PATIENCE, alive, unlocked_directories, wait_until
+from torch_versions import without_chatter
 
 ALLRANKS = [sys.executable, "-m", "allranks._cli"]
 

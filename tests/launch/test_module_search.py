@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import allranks
-from chatter import without_torchs_directory
 from harness import PATIENCE
+from torch_versions import without_torchs_directory
 
 SCRIPTS = Path(sys.executable).parent
 SHADOWED = ("torch", "selectors", "json", "pickle", "linecache", "mpi4py", "importlib")

@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from chatter import without_chatter
 from harness import PATIENCE
+from torch_versions import without_chatter
 
 CELLS = (
     "import torch, allranks\nfactor = 3",

@@ -11,8 +11,8 @@ import pytest
 
 import allranks
 from allranks._process_group.inherited import RANK_PROCESS
-from chatter import without_chatter
 from harness import Ranks, env_environs, free_port, private_environs
+from torch_versions import without_chatter
 
 TRYING = """
     import os, allranks

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatter import without_chatter
 from harness import PATIENCE
+from torch_versions import without_chatter
 
 REPORTER = """
 import json, os
@@ -56,7 +56,8 @@ class Run:
         path = self.directory / "reports.jsonl"
         reports = [json.loads(line) for line in path.read_text().splitlines()]
         for one in reports:
-            one["sections"] = [(name, without_chatter(text)) for name, text in one["sections"]]
+            sections = [(name, without_chatter(text)) for name, text in one["sections"]]
+            one["sections"] = [(name, text) for name, text in sections if text]
         return reports
 
     def outcomes(self, when: str = "call") -> dict[str, str]:

@@ -13,8 +13,8 @@ import pytest
 from allranks._launch import launch
 from allranks._launch.rank_output import RankOutput
 from allranks._system import streams
-from chatter import without_chatter
 from harness import PATIENCE
+from torch_versions import without_chatter
 
 RUN = ("-m", "allranks._cli", "run", "-n", "2")
 

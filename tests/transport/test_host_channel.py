@@ -29,6 +29,7 @@ from allranks._watch.flight_recorder import RecordedCollective
 from allranks._watch.progress import CollectiveProgress, _numbered
 from allranks.errors import CollectiveError, DetectionError, MismatchError, RankFailedError
 from harness import PATIENCE
+from torch_versions import records_gloo
 
 BODIES = (
     0,
@@ -364,6 +365,7 @@ def many_calls_within_a_group() -> tuple[int, list[int]]:
         return status.made["WORLD"], [c.number for c in status.recent if c.group == "WORLD"]
 
 
+@records_gloo
 def test_what_is_forgotten_is_counted_all_the_same() -> None:
     told = allranks.launch(many_calls_within_a_group, ranks=3, timeout=PATIENCE)
     made, numbers = told[0]

@@ -79,7 +79,7 @@ def check_large(made: dict, rank: int) -> None:
 
 def large_data_arrive(group=None) -> None:
     """Each call that moves large data, among the members of a group."""
-    ranks = dist.get_process_group_ranks(group)
+    ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
     me = allranks.get_rank()
     others = [rank for rank in ranks if rank != me]
     for made in (

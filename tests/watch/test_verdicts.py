@@ -14,6 +14,7 @@ import torch.distributed as dist
 import allranks
 from allranks._watch import flight_recorder
 from harness import PATIENCE, Ranks, private_environs
+from torch_versions import records_gloo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,6 +144,7 @@ def test_the_halves_of_one_exchange_are_not_different_collectives(tmp_path, way)
     assert "iffer" not in told
 
 
+@records_gloo
 @each_way
 @after_objects
 def test_another_call_is_found_after_messages(tmp_path, way, before) -> None:

@@ -53,9 +53,13 @@ def _leave_alone(call: Callable[..., Any]) -> None:
 
     What ``torch.compiler.disable`` adds costs 15 us a call (torch 2.13), and is needed in compiled
     functions only. All wrappers share one code object, so once is enough. Where torch lacks one of
-    the two functions, each call pays.
+    the two functions, or ends the process for it (before 2.8), each call pays.
     """
     global _compiling  # noqa: PLW0603 - known once, and for all wrappers
+    import torch
+
+    if torch.__version__ < "2.8":
+        return
     try:
         from torch._C._dynamo.eval_frame import get_eval_frame_callback
         from torch._dynamo.eval_frame import skip_code

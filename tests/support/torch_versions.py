@@ -1,9 +1,19 @@
-"""What some versions of torch add of their own to a program's output, and to its module path."""
+"""In what versions of torch differ: what they add of their own, and what they cannot do."""
 
 from __future__ import annotations
 
 import re
 import tempfile
+
+import pytest
+
+from allranks._watch import flight_recorder
+
+records_gloo = pytest.mark.skipif(
+    flight_recorder.why_gloo_is_unseen() is not None,
+    reason="this version of torch does not record gloo's calls",
+)
+"""For tests of what is said of calls that are torch's own."""
 
 GLOO = re.compile(r"^(\d+[│|] )?\[Gloo\] Rank \d+ is connected to .*\n?", re.MULTILINE)
 """Gloo's line for each group that it connects, on standard output: torch 2.6 to 2.9."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -39,8 +38,7 @@ class LoopBar:
     def show(self) -> None:
         """An item is done."""
         if time.monotonic() - self._drawn >= PAUSE:
-            with suppress(OSError):  # The terminal is gone, for which no training stops.
-                self._live.refresh()
+            self._live.refresh()
             self._drawn = time.monotonic()
 
     def finish(self) -> None:
@@ -50,9 +48,8 @@ class LoopBar:
 
     def close(self) -> None:
         """The loop was left, at its end or before: give the terminal back."""
-        with suppress(OSError):
-            if self._live.is_started:
-                sys.stdout.flush()  # What the program has printed of an unfinished line.
+        if self._live.is_started:
+            sys.stdout.flush()  # What the program has printed of an unfinished line.
             self._live.stop()
 
     def _picture(self) -> Group:
@@ -60,7 +57,7 @@ class LoopBar:
         table = Table.grid(padding=(0, 1), expand=True)
         for ratio in (None, 1, None):
             table.add_column(ratio=ratio, no_wrap=True)
-        facts = "  ".join([loop.position(), *loop.costs()])
-        table.add_row(Text(loop.header), ProgressBar(loop.length, loop.done), Text(facts))
+        bar = "" if loop.length is None else ProgressBar(loop.length, loop.done)
+        table.add_row(Text(loop.header), bar, Text("  ".join([loop.position(), *loop.costs()])))
         meters = loop.meters()
         return Group(table, Text(meters)) if meters else Group(table)

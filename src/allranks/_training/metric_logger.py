@@ -131,6 +131,7 @@ class MetricLogger:
             return
         loop = LoopState(header or "", _length(iterable), self.__str__, self.delimiter)
         with closing(_display(loop, print_freq)) as display:
+            loop.wait_for_item()
             for item in iterable:
                 loop.begin_item()
                 yield item

@@ -60,7 +60,8 @@ def exchange_sums(
         MismatchError: the ranks made different calls.
     """
     members = process_groups.members_of(call, None)
-    return _read(exchange_and_combine(members, Header(call, _written(sums), error), _combine))
+    header = Header(call, _written(sums), f"{call}: {error}" if error else None)
+    return _read(exchange_and_combine(members, header, _combine))
 
 
 def _written(sums: Mapping[str, MeterSums]) -> bytes:

@@ -278,8 +278,17 @@ def test_a_loop_that_is_left_leaves_the_terminal_clean(leaving, code, last) -> N
 
 
 def test_an_unfinished_line_of_the_program_is_not_lost() -> None:
-    written, _ = on_a_terminal("for i in logger.log_every('ab', 1): print(i, end='')")
-    assert screen(written)[0] == "ab"
+    program = (
+        "import sys\n"
+        "for i in logger.log_every('ab', 1):\n"
+        "    print(i, end='')\n"
+        "    kept = sys.stdout  # As a handler of logging does.\n"
+        "print('after')"
+    )
+    *_, total, after, _ = shown = screen(on_a_terminal(program)[0])
+    assert shown[0] == "ab"
+    assert "Total time" in total
+    assert after == "after"
 
 
 def test_a_loop_within_a_loop_prints_lines_above_the_bar() -> None:

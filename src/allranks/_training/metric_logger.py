@@ -106,7 +106,8 @@ class MetricLogger:
 
         Rank 0 prints a line for every ``print_freq``-th item, from the first one on, and for the
         last one; and one for the whole loop when it has come to its end. Where its standard output
-        is a terminal, a progress bar takes the place of the lines for items. The other ranks print
+        is a terminal, a progress bar takes the place of the lines for items, and what the program
+        prints scrolls by above it; under ``allranks run`` it is a pipe. The other ranks print
         nothing. Times are in seconds: ``time`` is that of a whole item, ``data`` that part of it
         for which the loop has waited for the item, both on average over the last 20 items;
         ``max mem`` is the most memory that torch has held on CUDA, in units of 2**20 bytes.

@@ -20,7 +20,7 @@ class SmoothedValue:
     ``synchronize_between_processes`` makes them those of all ranks; what comes afterwards is this
     rank's own again, on top of them, until the next synchronisation. All is computed in 64 bits,
     and without torch. NaN in the window makes its median, mean and maximum NaN. A meter without
-    numbers has NaN for all of them.
+    numbers has NaN for all of them, which a format for integers such as ``{value:d}`` refuses.
 
     Attributes:
         deque: the numbers in the window, the latest last. They are not weighted.

@@ -88,7 +88,13 @@ def test_a_public_function_says_who_must_call_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import allranks", "import allranks.distutils", "import allranks._cli"]
+    "code",
+    [
+        "import allranks",
+        "import allranks.distutils",
+        "import allranks.meters",
+        "import allranks._cli",
+    ],
 )
 def test_importing_costs_no_torch(code: str) -> None:
     check = f"{code}; import sys; assert not {{'torch', 'numpy'}} & sys.modules.keys()"

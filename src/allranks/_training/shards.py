@@ -12,10 +12,17 @@ from allranks._transport import process_groups
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
     import torch.distributed as dist
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+Sliced = TypeVar(
+    "Sliced",
+    bound="list[Any] | tuple[Any, ...] | str | bytes | range | NDArray[Any] | torch.Tensor",
+)
 
 
 class Items(Protocol[T_co]):
@@ -52,7 +59,11 @@ def shard(n_or_sequence: int, group: dist.ProcessGroup | None = None) -> range: 
 
 
 @overload
-def shard(n_or_sequence: Items[T], group: dist.ProcessGroup | None = None) -> Any: ...
+def shard(n_or_sequence: Sliced, group: dist.ProcessGroup | None = None) -> Sliced: ...
+
+
+@overload
+def shard(n_or_sequence: Items[T], group: dist.ProcessGroup | None = None) -> list[T]: ...
 
 
 def shard(n_or_sequence: Any, group: dist.ProcessGroup | None = None) -> Any:

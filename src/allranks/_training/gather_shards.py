@@ -10,7 +10,7 @@ from allranks._collectives.objects import gather_everywhere, gather_to
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._system.words import ranges
-from allranks._training.sample_places import as_indices, check_indices, places_by_shard
+from allranks._training.sample_places import as_indices, check_indices, named, places_by_shard
 from allranks._training.sample_trees import Samples, joined, map_leaves, taken_apart
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange
@@ -182,6 +182,6 @@ def _agreed_template(members: Members, told: Sequence[_Told]) -> Any:
     for rank, one in filled:
         by_text.setdefault(repr(one.template), []).append(rank)
     shown = "; ".join(
-        f"ranks {ranges(ranks)}: {text:.200}" for text, ranks in list(by_text.items())[:SHOWN]
+        f"{named(ranks)}: {text:.200}" for text, ranks in list(by_text.items())[:SHOWN]
     )
     raise MismatchError(f"gather_shards: the ranks' values do not fit together: {shown}")

@@ -19,6 +19,11 @@ SHOWN = 5
 """How many ranks or indices an error names."""
 
 
+def named(ranks: Sequence[int]) -> str:
+    """Ranks in a sentence."""
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
+
+
 def as_indices(indices: Any, count: int) -> NDArray[np.int64]:
     """A rank's indices as an array.
 
@@ -61,8 +66,8 @@ def places_by_shard(ranks: Sequence[int], counts: Sequence[int]) -> list[NDArray
         )
         more = f" and {len(wrong) - SHOWN} ranks more" if len(wrong) > SHOWN else ""
         raise MismatchError(
-            f"gather_shards: this is not how shard() splits {total} samples among ranks "
-            f"{ranges(ranks)}: {told}{more}. Pass indices= for another split."
+            f"gather_shards: this is not how shard() splits {total} samples among "
+            f"{named(ranks)}: {told}{more}. Pass indices= for another split."
         )
     return [np.arange(share.start, share.stop, share.step) for share in shares]
 
@@ -103,7 +108,7 @@ def _owned(
 
     def told(index: int) -> str:
         owners = [rank for rank, some in zip(ranks, each, strict=True) if (some == index).any()]
-        return f"{index} ({'rank' if len(owners) == 1 else 'ranks'} {ranges(owners)})"
+        return f"{index} ({named(owners)})"
 
     return _listed(found, told)
 

@@ -101,12 +101,12 @@ WITHOUT_SAMPLES = [-1, 2.0, None, iter([1]), {1: 2}, {1, 2}, np.array(3), torch.
 
 @pytest.mark.parametrize("data", WITHOUT_SAMPLES, ids=repr)
 def test_what_has_no_numbered_samples_is_refused(data) -> None:
-    with pytest.raises(ConfigError, match="shard="):
+    with pytest.raises(ConfigError, match="n_or_sequence="):
         allranks.shard(data)
 
 
 def test_a_boolean_is_no_number_of_samples() -> None:
-    with pytest.raises(ConfigError, match="shard=True"):
+    with pytest.raises(ConfigError, match="n_or_sequence=True"):
         allranks.shard(True)
     assert length_of("n", range(3)) == 3
 

@@ -11,13 +11,20 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._system.words import ranges
 from allranks._training.sample_places import as_indices, check_indices, named, places_by_shard
-from allranks._training.sample_trees import Samples, joined, map_leaves, taken_apart
+from allranks._training.sample_trees import (
+    TENSOR,
+    LeafKind,
+    Samples,
+    joined,
+    map_leaves,
+    taken_apart,
+)
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange
 from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import torch
@@ -90,30 +97,12 @@ def gather_shards(
     """
     members = process_groups.members_of("gather_shards", group)
     mine = _Offer.of(values, indices, dst, members)
-    told = _told_by_all(members, mine)
-    counts = [one.number for one in told]
-    if mine.indices is None:
-        places = places_by_shard(members.ranks, counts)
-    else:
-        places = gather_everywhere("the indices of gather_shards", mine.indices, group)
-        check_indices(members.ranks, places)
+    told = _told_by_all(members, mine.header)
     template = _agreed_template(members, told)
+    places = _places(members, mine.indices, [one.number for one in told])
     receivers = None if mine.receiver is None else (mine.receiver,)
-    all_leaves = gather_to("the values of gather_shards", mine.samples.leaves, group, receivers)
-    if all_leaves is None:
-        return None
-
-    def result(path: str, kind: Any) -> Any:
-        parts = [
-            (where, leaves[path])
-            for where, leaves in zip(places, all_leaves, strict=True)
-            if len(where)
-        ]
-        leaf = joined(kind, parts, sum(counts))
-        device = mine.samples.devices.get(path)
-        return leaf if device is None or kind.kind != "tensor" else leaf.to(device)
-
-    return map_leaves(result, template)
+    leaves = gather_to("gather_shards: values", mine.samples.leaves, members.group, receivers)
+    return None if leaves is None else _in_order(template, places, leaves, mine.samples.devices)
 
 
 class _Told(NamedTuple):
@@ -165,8 +154,8 @@ def _receiver(dst: Any, members: Members) -> int:
         ) from error
 
 
-def _told_by_all(members: Members, mine: _Offer) -> list[_Told]:
-    bodies = exchange(members, mine.header)
+def _told_by_all(members: Members, header: Header) -> list[_Told]:
+    bodies = exchange(members, header)
     return [pickle.loads(body) for body in bodies]  # noqa: S301 - from our own job
 
 
@@ -185,3 +174,43 @@ def _agreed_template(members: Members, told: Sequence[_Told]) -> Any:
         f"{named(ranks)}: {text:.200}" for text, ranks in list(by_text.items())[:SHOWN]
     )
     raise MismatchError(f"gather_shards: the ranks' values do not fit together: {shown}")
+
+
+def _places(
+    members: Members, indices: NDArray[np.int64] | None, counts: Sequence[int]
+) -> list[NDArray[np.int64]]:
+    """Where the samples of each member belong: by all members' indices, else as ``shard`` splits.
+
+    Raises:
+        MismatchError: that is not each place once.
+    """
+    if indices is None:
+        return places_by_shard(members.ranks, counts)
+    places = gather_everywhere("gather_shards: indices", indices, members.group)
+    check_indices(members.ranks, places)
+    return places
+
+
+def _in_order(
+    template: Any,
+    places: Sequence[NDArray[np.int64]],
+    leaves: Sequence[Mapping[str, Any]],
+    devices: Mapping[str, Any],
+) -> Any:
+    """The samples of all members, each in its place.
+
+    Args:
+        template: as all members that have samples agree on it.
+        places: where the samples of each member belong.
+        leaves: what each member has, by their paths.
+        devices: where this rank's own tensors are.
+    """
+    count = sum(map(len, places))
+    filled = [(where, of) for where, of in zip(places, leaves, strict=True) if len(where)]
+
+    def result(path: str, kind: LeafKind) -> Any:
+        leaf = joined(kind, [(where, of[path]) for where, of in filled], count)
+        on_device = kind.kind == TENSOR and path in devices
+        return leaf.to(devices[path]) if on_device else leaf
+
+    return map_leaves(result, template)

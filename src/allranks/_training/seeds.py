@@ -62,6 +62,8 @@ def worker_init_fn(worker_id: int) -> None:
 
     Raises:
         ConfigError: this process is no worker of a DataLoader.
+        DetectionError: nothing is set up in a worker that was spawned, and its environment is
+            half-set.
     """
     from torch.utils.data import get_worker_info
 

@@ -98,12 +98,12 @@ def part_of(data: Any, place: Place) -> Any:
     Raises:
         ConfigError: as ``shard``.
     """
-    length = length_of("shard", data)
+    length = length_of("n_or_sequence", data)
     if is_whole(data):
         return range(place.rank, length, place.size)
     if isinstance(data, Mapping) or not hasattr(data, "__getitem__"):
         raise ConfigError(
-            f"shard={brief_repr(data)}: the items of a {type(data).__name__} have no numbers"
+            f"n_or_sequence={brief_repr(data)}: expected items that have numbers, as in a sequence"
         )
     if _slices(data):
         return data[place.rank :: place.size]

@@ -40,9 +40,10 @@ def seed_libraries(parent: np.random.SeedSequence) -> int:
     import torch
 
     for_python, for_numpy, for_torch = parent.spawn(3)
+    # First: it fails where a program has replaced numpy's global generator.
+    np.random.seed(for_numpy.generate_state(SEED_WORDS))  # noqa: NPY002 - users call the global one
     words = for_python.generate_state(SEED_WORDS)
     random.seed(int.from_bytes(words.astype("<u4").tobytes(), "little"))
-    np.random.seed(for_numpy.generate_state(SEED_WORDS))  # noqa: NPY002 - users call the global one
     seed = int(for_torch.generate_state(1, np.uint64)[0]) >> 1
     torch.manual_seed(seed)
     return seed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from allranks._process_group.ranks import get_rank
 from allranks._system.graph_breaks import outside_graphs
+from allranks._system.printable import brief_repr
 from allranks._training.arguments import boolean, whole_number
 from allranks._training.streams import ALL_RANKS, EACH_RANK, WORKER, seed_libraries, stream
 from allranks._transport import process_groups
@@ -70,8 +71,8 @@ def worker_init_fn(worker_id: int) -> None:
     info = get_worker_info()
     if info is None:
         raise ConfigError(
-            f"worker_init_fn({worker_id!r:.60}) was called outside of a DataLoader's worker; pass "
-            "it as DataLoader(worker_init_fn=allranks.worker_init_fn)"
+            f"worker_init_fn({brief_repr(worker_id)}) was called outside of a DataLoader's "
+            "worker; pass it as DataLoader(worker_init_fn=allranks.worker_init_fn)"
         )
     base_seed = info.seed - info.id
     seed_libraries(stream(base_seed, WORKER, get_rank(), info.id))

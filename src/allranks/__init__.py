@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     from allranks._process_group.together import agree, master_first, on_master, should_stop
     from allranks._rendezvous.init_method import get_init_method
     from allranks._system.version import __version__
+    from allranks._training.gather_shards import gather_shards
+    from allranks._training.rng_state import get_rng_state, set_rng_state
+    from allranks._training.seeds import seed_all, shared_seed, worker_init_fn
+    from allranks._training.shard_sampler import ShardSampler
+    from allranks._training.shards import shard
 
 _NAMES = {
     "_collectives.all_reduce": "all_reduce",
@@ -79,6 +84,11 @@ _NAMES = {
     "_process_group.together": "agree master_first on_master should_stop",
     "_rendezvous.init_method": "get_init_method",
     "_system.version": "__version__",
+    "_training.gather_shards": "gather_shards",
+    "_training.rng_state": "get_rng_state set_rng_state",
+    "_training.seeds": "seed_all shared_seed worker_init_fn",
+    "_training.shard_sampler": "ShardSampler",
+    "_training.shards": "shard",
 }
 """Each module, and the names that the root takes from it when they are first asked for."""
 
@@ -102,6 +112,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "CURRENT_DEVICE_TYPE_STR",
     "DISTRIBUTED_PORT",
+    "ShardSampler",
     "T",
     "World",
     "__version__",
@@ -117,6 +128,7 @@ __all__ = [
     "detect",
     "errors",
     "gather_objects",
+    "gather_shards",
     "get_device_for_local_rank",
     "get_device_type",
     "get_init_method",
@@ -125,6 +137,7 @@ __all__ = [
     "get_node_rank",
     "get_num_nodes",
     "get_rank",
+    "get_rng_state",
     "get_world_size",
     "initialized",
     "is_master",
@@ -136,12 +149,17 @@ __all__ = [
     "os_environ_get_or_throw",
     "reduce_scatter",
     "scatter_objects",
+    "seed_all",
     "session",
+    "set_rng_state",
     "setup",
     "setup_env_local",
     "setup_env_local_multi_gpu",
+    "shard",
+    "shared_seed",
     "should_stop",
     "split",
     "synchronize",
+    "worker_init_fn",
     "world",
 ]

@@ -42,3 +42,28 @@ def collectives(group: dist.ProcessGroup, tensor: torch.Tensor, array: NDArray[n
     allranks.synchronize(group=group)
     kept = (reduced, number, metrics, summed, gathered, objects, everybodys, sent, work)
     assert kept
+
+
+class Squares:
+    """A map-style data set."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> float:
+        return float(index**2)
+
+
+def training(group: dist.ProcessGroup, array: NDArray[np.float64], metrics: torch.Tensor) -> None:
+    """A shard is of the kind of the whole, and so is what is gathered."""
+    seed: int = allranks.seed_all(7, per_rank=False) + allranks.shared_seed(group=group)
+    numbers: range = allranks.shard(100)
+    names: list[str] = allranks.shard(["a", "b"], group)
+    rows: NDArray[np.float64] = allranks.shard(array)
+    squares: list[float] = allranks.shard(Squares())
+    sampler = allranks.ShardSampler(Squares(), shuffle=True, seed=seed)
+    state: dict[str, int] = sampler.state_dict(0)
+    everywhere: dict[str, torch.Tensor] = allranks.gather_shards({"loss": metrics})
+    on_one: list[float] | None = allranks.gather_shards(squares, sampler.indices, group, dst=1)
+    kept = (numbers, names, rows, squares, state, everywhere, on_one)
+    assert kept

@@ -40,7 +40,7 @@ def gather_objects(data: T, group: Group | None = None) -> list[T] | None:
             the group. The group works on.
         MismatchError: the ranks made different calls.
     """
-    return _gather("gather_objects", data, group, receivers=(0,))
+    return gather_to("gather_objects", data, group, receivers=(0,))
 
 
 @outside_graphs
@@ -63,7 +63,7 @@ def all_gather_objects(data: T, group: Group | None = None) -> list[T]:
 
 def gather_everywhere(call: str, data: T, group: Group | None) -> list[T]:
     """``all_gather_objects``, under the name of the call that the ranks made."""
-    return cast("list[T]", _gather(call, data, group, receivers=None))
+    return cast("list[T]", gather_to(call, data, group, receivers=None))
 
 
 @outside_graphs
@@ -191,12 +191,18 @@ def _broadcast(
     return _load(received, src)
 
 
-def _gather(
+def gather_to(
     call: str, data: T, group: Group | None, receivers: Collection[int] | None
 ) -> list[T] | None:
-    """Gather each rank's object on all receivers.
+    """Gather each rank's object on some members, under the name of the call that the ranks made.
 
     Every rank sends; one that does not receive returns None.
+
+    Args:
+        call: the call in words.
+        data: as for ``gather_objects``.
+        group: as for ``gather_objects``.
+        receivers: their indices within the group; None means all.
     """
     members = process_groups.members_of(call, group)
     buffers, error = _dump(data)

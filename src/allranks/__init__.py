@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     )
     from allranks._process_group.host_groups import leaders_group, node_group
     from allranks._process_group.lifecycle import cleanup, initialized, session, setup, world
+    from allranks._process_group.mesh import mesh
+    from allranks._process_group.printing import print_on_master
     from allranks._process_group.ranks import (
+        get_dist_info,
         get_local_rank,
         get_local_world_size,
         get_node_rank,
@@ -47,12 +50,15 @@ if TYPE_CHECKING:
         get_rank,
         get_world_size,
         is_master,
+        master_only,
     )
     from allranks._process_group.together import agree, master_first, on_master, should_stop
     from allranks._rendezvous.init_method import get_init_method
     from allranks._system.version import __version__
     from allranks._training.gather_shards import gather_shards
+    from allranks._training.logs import RankFilter, get_logger
     from allranks._training.rng_state import get_rng_state, set_rng_state
+    from allranks._training.saving import save
     from allranks._training.seeds import seed_all, shared_seed, worker_init_fn
     from allranks._training.shard_sampler import ShardSampler
     from allranks._training.shards import shard
@@ -77,15 +83,19 @@ _NAMES = {
     ),
     "_process_group.host_groups": "leaders_group node_group",
     "_process_group.lifecycle": "cleanup initialized session setup world",
+    "_process_group.mesh": "mesh",
+    "_process_group.printing": "print_on_master",
     "_process_group.ranks": (
-        "get_local_rank get_local_world_size get_node_rank get_num_nodes get_rank get_world_size "
-        "is_master"
+        "get_dist_info get_local_rank get_local_world_size get_node_rank get_num_nodes get_rank "
+        "get_world_size is_master master_only"
     ),
     "_process_group.together": "agree master_first on_master should_stop",
     "_rendezvous.init_method": "get_init_method",
     "_system.version": "__version__",
     "_training.gather_shards": "gather_shards",
+    "_training.logs": "RankFilter get_logger",
     "_training.rng_state": "get_rng_state set_rng_state",
+    "_training.saving": "save",
     "_training.seeds": "seed_all shared_seed worker_init_fn",
     "_training.shard_sampler": "ShardSampler",
     "_training.shards": "shard",
@@ -112,6 +122,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "CURRENT_DEVICE_TYPE_STR",
     "DISTRIBUTED_PORT",
+    "RankFilter",
     "ShardSampler",
     "T",
     "World",
@@ -131,9 +142,11 @@ __all__ = [
     "gather_shards",
     "get_device_for_local_rank",
     "get_device_type",
+    "get_dist_info",
     "get_init_method",
     "get_local_rank",
     "get_local_world_size",
+    "get_logger",
     "get_node_rank",
     "get_num_nodes",
     "get_rank",
@@ -144,10 +157,14 @@ __all__ = [
     "launch",
     "leaders_group",
     "master_first",
+    "master_only",
+    "mesh",
     "node_group",
     "on_master",
     "os_environ_get_or_throw",
+    "print_on_master",
     "reduce_scatter",
+    "save",
     "scatter_objects",
     "seed_all",
     "session",

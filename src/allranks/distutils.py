@@ -1,10 +1,15 @@
 """The published API page's module: 18 functions and 3 names, the same objects as the root's.
 
+Beside them ``cleanup_gp_ray``, which the page does not have yet.
+
 ``from allranks import distutils`` is all that a repository needs to replace its own copy;
 ``docs/compatibility.md`` lists the deliberate differences.
 """
 
 from __future__ import annotations
+
+import sys
+from typing import Any
 
 from allranks import (
     CURRENT_DEVICE_TYPE_STR,
@@ -40,6 +45,7 @@ __all__ = [
     "broadcast",
     "broadcast_object_list",
     "cleanup",
+    "cleanup_gp_ray",
     "gather_objects",
     "get_device_for_local_rank",
     "get_init_method",
@@ -53,3 +59,14 @@ __all__ = [
     "setup_env_local_multi_gpu",
     "synchronize",
 ]
+
+
+def cleanup_gp_ray() -> None:
+    """Shut Ray down where this process has started it, and then ``cleanup``. Not collective.
+
+    Groups of graph parallelism go with the process group, as all others do.
+    """
+    ray: Any = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+    cleanup()

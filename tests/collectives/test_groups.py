@@ -18,6 +18,7 @@ from allranks._transport import process_groups
 from allranks._watch import flight_recorder, torch_groups
 from allranks.errors import CollectiveError, ConfigError
 from harness import PATIENCE
+from hosts_on_one import as_on_two_hosts
 
 
 @pytest.mark.ranks(1, 2, 3, 4)
@@ -119,15 +120,7 @@ def test_without_setup_none_means_the_world_of_one() -> None:
 @pytest.mark.ranks(4, setup=False)
 def test_two_hosts_are_two_nodes(monkeypatch) -> None:
     """As a launcher tells it that started two ranks on each."""
-    rank = int(os.environ["RANK"])
-    for name in [name for name in os.environ if name.startswith("ALLRANKS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "LOCAL_RANK": rank % 2,
-        "LOCAL_WORLD_SIZE": 2,
-        "NODE_RANK": rank // 2,
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    rank = as_on_two_hosts(monkeypatch)
     with allranks.session(cpu=True):
         node = allranks.node_group()
         assert allranks.all_gather(rank, node) == [0, 1] if rank < 2 else [2, 3]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import allranks
-from allranks._process_group import together
+from allranks._process_group import turns
 from allranks.errors import CollectiveError, MismatchError, PeerFailedError, RankFailedError
 from harness import PATIENCE
 
@@ -163,8 +163,8 @@ def test_silence_is_told_and_is_no_death(monkeypatch, capfd, tmp_path) -> None:
     """A rank 0 that gives no sign is waited for."""
     from allranks._rendezvous.private_store import private_store
 
-    monkeypatch.setattr(together, "SILENT", 0.3)
+    monkeypatch.setattr(turns, "SILENT", 0.3)
     place = private_store(str(tmp_path / "store"))
-    threading.Timer(1.0, place.set, (together.DONE, "")).start()
-    together._wait_for_rank_0(place, "on_master(prepare)", None)
+    threading.Timer(1.0, place.set, (turns.DONE, "")).start()
+    turns._wait_for_first(place, "on_master(prepare)", turns.FirstRank(0, None))
     assert "waiting for rank 0, in on_master(prepare): silent for 0.3 s" in capfd.readouterr().err

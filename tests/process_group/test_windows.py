@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks._process_group import bring_up, together
+from allranks._process_group import bring_up, turns
 from allranks._rendezvous import roll_call
 from allranks._transport import process_groups
 from allranks.errors import PeerFailedError
@@ -92,8 +92,8 @@ def stop() -> None:
 def interrupted(call) -> str:
     """What a rank hears of Ctrl-C in a call that does not return, and what was told before."""
     told = []
-    together.tell = told.append
-    together.SILENT = 0.3
+    turns.tell = told.append
+    turns.SILENT = 0.3
     ctrl_c = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
     ctrl_c.start()
     try:

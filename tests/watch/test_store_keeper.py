@@ -44,7 +44,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 import allranks
-from allranks._process_group import together
+from allranks._process_group import turns
 from harness import wait_until
 
 told, agent = Path(sys.argv[1]) / "told", os.getppid()
@@ -59,7 +59,7 @@ def tell(text):
     if "store" in text:
         told.write_text(text)
 
-together.tell, together.SILENT = tell, 0.3
+turns.tell, turns.SILENT = tell, 0.3
 allranks.setup(cpu=True)
 assert allranks.on_master(download) == 7
 allranks.cleanup()

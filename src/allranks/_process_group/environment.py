@@ -28,6 +28,11 @@ def complete(variables: Mapping[str, str]) -> None:
             put(name, value)
 
 
+def described_rank() -> int | None:
+    """The rank that ``setup_env_local_multi_gpu`` has described; None where it has not."""
+    return int(os.environ["RANK"]) if "RANK" in _before and os.environ.get("RANK") else None
+
+
 def restore() -> None:
     """Put back every variable that ``put`` has set."""
     for name, value in _before.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from allranks._launchers.detect import detect
@@ -24,7 +24,7 @@ from allranks._watch.store_client import PATIENCE
 from allranks.errors import CollectiveError, ConfigError, DetectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from typing_extensions import Unpack
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _state: ProcessGroupState | None = None
 _at_exit_registered = False
+_at_cleanup = ExitStack()
 
 
 @outside_graphs
@@ -151,6 +152,7 @@ def _end(how: str) -> None:
         state.watch.see_others_off()
     devices.forget()
     stop_signals.restore()
+    _at_cleanup.close()
     take_down(state.meeting if state else None)
 
 
@@ -206,6 +208,11 @@ def _leave_early(state: ProcessGroupState, error: BaseException) -> None:
     failures.announce(translated or error)
     if translated:
         raise translated from error
+
+
+def at_cleanup(undo: Callable[[], None]) -> None:
+    """Have something undone once, when the process group goes."""
+    _at_cleanup.callback(undo)
 
 
 def store() -> Any:

@@ -45,7 +45,10 @@ def mesh(dims: Mapping[str, int]) -> DeviceMesh:
     exchange_and_combine(members, Header(f"mesh({_told(dims)})", error=error))
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(devices.device().type, sizes, mesh_dim_names=tuple(dims))
+    made = init_device_mesh(devices.device().type, sizes, mesh_dim_names=tuple(dims))
+    # A rank that left at once would break the connections that others still make.
+    exchange_and_combine(members, Header("mesh: connected"))
+    return made
 
 
 def _told(dims: Any) -> str:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
+from allranks._process_group import environment
 from allranks._process_group.lifecycle import world
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import process_groups
 from allranks.errors import DetectionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import ParamSpec
+
     from allranks._transport.process_groups import Group
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
 
 NOT_IN_GROUP = -1
 """The rank, and the size, that torch gives a process which is not in a group."""
@@ -32,7 +42,15 @@ def get_rank(group: Group | None = None) -> int:
         CollectiveError: the group was destroyed, or no process group is up.
         DetectionError: nothing is set up, and the environment is half-set.
     """
-    return world().rank if group is None else _within(group)[0]
+    if group is not None:
+        return _within(group)[0]
+    try:
+        return world().rank
+    except DetectionError:
+        rank = environment.described_rank()
+        if rank is None:
+            raise
+        return rank  # setup_env_local_multi_gpu() need not know the number of ranks.
 
 
 @outside_graphs
@@ -79,6 +97,26 @@ def is_master() -> bool:
         DetectionError: nothing is set up, and the environment is half-set.
     """
     return get_rank() == 0
+
+
+def master_only(fn: Callable[P, T]) -> Callable[P, T | None]:
+    """Make a function do nothing but on rank 0, as a decorator. Not collective.
+
+    Elsewhere it returns None at once, and hears nothing of an exception on rank 0. Where the
+    others need the result, or must wait for it, use ``on_master``, which shares both.
+
+    Args:
+        fn: any function.
+
+    Returns:
+        A function that calls it on rank 0, and returns None on the others.
+    """
+
+    @wraps(fn)
+    def on_rank_0(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        return fn(*args, **kwargs) if is_master() else None
+
+    return on_rank_0
 
 
 @outside_graphs

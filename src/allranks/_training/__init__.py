@@ -1,5 +1,7 @@
 """What a training script does with its ranks beside calling collectives.
 
+``logs`` says which ranks speak, and ``saving`` writes files whole or not at all.
+
 Random numbers: ``seeds`` seeds all generators of a process, ``rng_state`` saves and restores them,
 and ``streams`` keeps the streams apart. Data: ``shards`` says which samples are a rank's,
 ``shard_sampler`` feeds them to a DataLoader, and ``gather_shards`` puts results back in order, with

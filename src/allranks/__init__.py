@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allranks import errors
     from allranks._collectives.all_reduce import all_reduce
+    from allranks._collectives.broadcast import broadcast
     from allranks._collectives.objects import (
         T,
         all_gather_objects,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         scatter_objects,
     )
     from allranks._collectives.split import split
-    from allranks._collectives.tensors import all_gather, broadcast, reduce_scatter, synchronize
+    from allranks._collectives.tensors import all_gather, reduce_scatter, synchronize
     from allranks._launch.launch import launch
     from allranks._launchers.detect import detect
     from allranks._launchers.job_ports import DISTRIBUTED_PORT
@@ -55,8 +56,10 @@ if TYPE_CHECKING:
     from allranks._process_group.together import agree, master_first, on_master, should_stop
     from allranks._rendezvous.init_method import get_init_method
     from allranks._system.version import __version__
+    from allranks._training.check_same import check_same
     from allranks._training.gather_shards import gather_shards
     from allranks._training.logs import RankFilter, get_logger
+    from allranks._training.modules import average_buffers, sync_module
     from allranks._training.rng_state import get_rng_state, set_rng_state
     from allranks._training.saving import save
     from allranks._training.seeds import seed_all, shared_seed, worker_init_fn
@@ -65,11 +68,12 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "_collectives.all_reduce": "all_reduce",
+    "_collectives.broadcast": "broadcast",
     "_collectives.split": "split",
     "_collectives.objects": (
         "T all_gather_objects broadcast_object broadcast_object_list gather_objects scatter_objects"
     ),
-    "_collectives.tensors": "all_gather broadcast reduce_scatter synchronize",
+    "_collectives.tensors": "all_gather reduce_scatter synchronize",
     "_launch.launch": "launch",
     "_launchers.detect": "detect",
     "_launchers.job_ports": "DISTRIBUTED_PORT",
@@ -92,8 +96,10 @@ _NAMES = {
     "_process_group.together": "agree master_first on_master should_stop",
     "_rendezvous.init_method": "get_init_method",
     "_system.version": "__version__",
+    "_training.check_same": "check_same",
     "_training.gather_shards": "gather_shards",
     "_training.logs": "RankFilter get_logger",
+    "_training.modules": "average_buffers sync_module",
     "_training.rng_state": "get_rng_state set_rng_state",
     "_training.saving": "save",
     "_training.seeds": "seed_all shared_seed worker_init_fn",
@@ -132,9 +138,11 @@ __all__ = [
     "all_gather_objects",
     "all_reduce",
     "assign_device_for_local_rank",
+    "average_buffers",
     "broadcast",
     "broadcast_object",
     "broadcast_object_list",
+    "check_same",
     "cleanup",
     "detect",
     "errors",
@@ -176,6 +184,7 @@ __all__ = [
     "shared_seed",
     "should_stop",
     "split",
+    "sync_module",
     "synchronize",
     "worker_init_fn",
     "world",

@@ -109,6 +109,22 @@ def load(buffers: Sequence[Any]) -> Any:
     return pickle.loads(buffers[0], buffers=buffers[1:])  # noqa: S301 - from our own job
 
 
+def dump_bytes(data: Any) -> bytes:
+    """A small object in one piece.
+
+    Raises:
+        Exception: the object cannot be pickled.
+    """
+    stream = io.BytesIO()
+    Pickler(stream, protocol=5).dump(data)
+    return stream.getvalue()
+
+
+def load_bytes(raw: bytes) -> Any:
+    """The object that ``dump_bytes`` made bytes of."""
+    return pickle.loads(raw)  # noqa: S301 - from our own job
+
+
 def dump_anything(value: Any) -> list[Any]:
     """A value's buffers, by cloudpickle: functions and classes of a notebook too."""
     import cloudpickle

@@ -8,13 +8,9 @@ from allranks._collectives.arguments import BITWISE, named_op, truth
 from allranks._collectives.extremes import as_floats, as_keys, needs_keys
 from allranks._collectives.flat import elementwise
 from allranks._collectives.in_place import (
-    check_call,
-    completed_work,
     is_tensor,
-    run_in_place,
     torchs_op,
     why_in_graph,
-    why_not_in_place,
     why_not_reduced,
 )
 from allranks._collectives.objects import gather_everywhere
@@ -79,43 +75,6 @@ def synchronize(*, group: Group | None = None) -> None:
         exchange_and_combine(members, Header("synchronize"))
     else:
         dist.barrier(members.group, device_ids=[torch.accelerator.current_device_index()])
-
-
-@outside_graphs
-def broadcast(
-    tensor: torch.Tensor,
-    src: int,
-    group: Group | None = None,
-    async_op: bool = False,
-) -> dist.Work | None:
-    """Copy one rank's tensor into the tensors of all ranks, in place. Collective.
-
-    Args:
-        tensor: of one shape and dtype on all ranks; read on ``src``, overwritten elsewhere.
-        src: the sender's global rank.
-        group: the ranks that take part; None means WORLD. All of them must make the call.
-        async_op: return at once; the tensor must then be contiguous.
-
-    Returns:
-        None; with ``async_op`` torch's handle, to be waited for.
-
-    Raises:
-        CollectiveError: ``src`` or this rank is not in the group; or the tensor overlaps itself, is
-            part of an autograd graph, or is not contiguous with ``async_op``. Nothing was sent.
-    """
-    members = process_groups.members_of("broadcast", group)
-    src, why = members.sender(src)
-    why = why or why_not_in_place(tensor, async_op=async_op)
-    check_call(f"broadcast(src={src})", tensor, members, why)
-    if members.group is None:
-        return completed_work(async_op=async_op)
-    import torch.distributed as dist
-
-    def send(dense: torch.Tensor, over: dist.ProcessGroup) -> Any:
-        return dist.broadcast(as_bytes(dense), src, group=over, async_op=True)
-
-    sends = members.ranks[members.rank] == src
-    return run_in_place(tensor, members.group, send, "broadcast", async_op=async_op, sends=sends)
 
 
 @overload

@@ -1,6 +1,8 @@
 """What a training script does with its ranks beside calling collectives.
 
-``logs`` says which ranks speak, and ``saving`` writes files whole or not at all.
+``logs`` says which ranks speak, ``saving`` writes files whole or not at all, ``modules`` makes the
+tensors of a module the same on all ranks, and ``check_same`` says whether data are, by their
+``fingerprints``.
 
 Random numbers: ``seeds`` seeds all generators of a process, ``rng_state`` saves and restores them,
 and ``streams`` keeps the streams apart. Data: ``shards`` says which samples are a rank's,

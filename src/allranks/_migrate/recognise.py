@@ -1,0 +1,216 @@
+"""From facts to what is recognised: by a name and a body that fits it, or by a small body alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from allranks._migrate.marks import ABOUT_RANKS
+from allranks._migrate.row import has, has_all
+from allranks._migrate.rows import CALLS, ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from allranks._migrate.reading import Found, Module
+    from allranks._migrate.row import Row
+
+NEUTRAL = (
+    "dist.is_available|dist.is_initialized|dist.get_rank|dist.get_world_size|dist.get_backend|"
+    "dist.Backend*|dist.ProcessGroup*|dist.GroupMember*|dist.group.WORLD|dist.ReduceOp.SUM"
+)
+"""What any function may ask or name without being about it."""
+
+SMALL = 12
+"""Statements of a body that says by itself what the function is for."""
+
+RECOGNISED = "recognised"
+HELPER = "helper"
+INLINE = "inline"
+UNKNOWN = "not recognised"
+NO_RANKS = "not about ranks"
+
+
+class Recognition(NamedTuple):
+    """What became of a function, a class, or a call outside of them.
+
+    Attributes:
+        name: as the file has it.
+        line: where it is in the file.
+        status: one of the words above.
+        known_by: "name and body" or "body"; "" where it is not recognised.
+        ours: the name in allranks that stands for it.
+        write: the line to write.
+        note: what differs, or why it is not recognised.
+        row: the row that it is; None where it is not recognised.
+        found: the facts; None outside of functions.
+    """
+
+    name: str
+    line: int
+    status: str
+    known_by: str = ""
+    ours: str = ""
+    write: str = ""
+    note: str = ""
+    row: Row | None = None
+    found: Found | None = None
+
+
+def recognise(module: Module) -> list[Recognition]:
+    """What each function and class of a file is, and each call outside of them; by line."""
+    each = [_recognised(found) for found in module.found]
+    each = list(_without_noise(_with_helpers(each)))
+    return sorted([*_inline(module), *each], key=lambda one: one.line)
+
+
+def row_of(found: Found) -> tuple[Row, str] | None:
+    """The row that a function is, and by what it is known."""
+    last = found.name.rpartition(".")[2]
+    by_name = [row for row in ROWS if row.is_called(last) and _fits(row, found, row.must)]
+    if by_name:
+        return _strictest(by_name, [row.must for row in by_name]), "name and body"
+    by_body = [row for row in ROWS if row.alone and _is_nothing_else(row, found)]
+    if by_body:
+        return _strictest(by_body, [row.alone for row in by_body]), "body"
+    return None
+
+
+def _strictest(rows: Sequence[Row], required: Sequence[tuple[str, ...]]) -> Row:
+    return max(zip(rows, required, strict=True), key=lambda pair: len(pair[1]))[0]
+
+
+def _fits(row: Row, found: Found, required: Iterable[str]) -> bool:
+    kinds = ("function", "method") if row.kind == "function" else (row.kind,)
+    if found.kind not in kinds or (row.never and has(found.marks, row.never)):
+        return False
+    return has_all(found.marks, required)
+
+
+def _is_nothing_else(row: Row, found: Found) -> bool:
+    """Whether a body is small, fits, and does nothing of ranks beside, nor calls anything else."""
+    if not _fits(row, found, row.alone) or (found.kind != "class" and found.size > SMALL):
+        return False
+    allowed = "|".join((*row.alone, row.may, NEUTRAL))
+    strange = {mark for mark in _about_ranks(found.marks) if not has((mark,), allowed)}
+    unknown = {f"plain.{name}" for name in found.uses} ^ {
+        mark for mark in found.direct if mark.startswith("plain.")
+    }
+    return not strange and (found.kind == "class" or not unknown)
+
+
+def _about_ranks(marks: Iterable[str]) -> list[str]:
+    return sorted(mark for mark in marks if has((mark,), ABOUT_RANKS))
+
+
+def _recognised(found: Found) -> Recognition:
+    known = row_of(found)
+    if known is None:
+        return _unknown(found)
+    row, how = known
+    return Recognition(
+        found.name,
+        found.line,
+        RECOGNISED,
+        how,
+        row.ours,
+        row.line,
+        _note(row, found),
+        row,
+        found,
+    )
+
+
+def _note(row: Row, found: Found) -> str:
+    also = beside(row, found)
+    said = f"its body also has {_shown(also)}: look" if also else ""
+    return "; ".join(part for part in (row.differs, said) if part)
+
+
+def beside(row: Row, found: Found) -> list[str]:
+    """What a function does itself with ranks beside what its row is about."""
+    allowed = "|".join((*row.must, row.may, NEUTRAL))
+    return [mark for mark in _about_ranks(found.direct) if not has((mark,), allowed)]
+
+
+def _unknown(found: Found) -> Recognition:
+    """A function that is not known; with a word where its name alone would be."""
+    about = _about_ranks(found.direct)
+    last = found.name.rpartition(".")[2]
+    named = [row for row in ROWS if row.is_called(last) and _kind_fits(row, found)]
+    status = UNKNOWN if about else NO_RANKS
+    if named:
+        ours = f"allranks.{named[0].ours}" if named[0].ours else "what is no longer needed"
+        does = f"has {_shown(about)}" if about else "has nothing of ranks"
+        note = f"only its name is that of {ours}: its body {does}"
+    else:
+        note = _hints(about)
+    return Recognition(found.name, found.line, status, note=note, found=found)
+
+
+def _kind_fits(row: Row, found: Found) -> bool:
+    return found.kind == row.kind or (row.kind == "function" and found.kind == "method")
+
+
+def _hints(about: Sequence[str]) -> str:
+    """For a function that is not known: its calls, with ours for those that have one."""
+    lines = dict(CALLS)
+    told = [f"{_plainly(mark)}: {lines[mark]}" for mark in about if mark in lines]
+    return "; ".join(told) or _shown(about)
+
+
+def _shown(marks: Sequence[str]) -> str:
+    return ", ".join(map(_plainly, marks))
+
+
+def _plainly(mark: str) -> str:
+    words = {"print=": "a print of its own", "stdout=": "a stdout of its own"}
+    return words.get(mark, mark.removeprefix("env."))
+
+
+def _with_helpers(each: Sequence[Recognition]) -> list[Recognition]:
+    """Private functions that serve only such as are recognised go with them."""
+    goes = {one.name for one in each if one.status == RECOGNISED}
+    while more := {one.name for one in each if one.name not in goes and _serves(one, each, goes)}:
+        goes |= more
+    return [_as_helper(one, each) if one.name in goes and not one.row else one for one in each]
+
+
+def _serves(one: Recognition, each: Sequence[Recognition], goes: set[str]) -> bool:
+    users = _users(one, each)
+    private = one.name.rpartition(".")[2].startswith("_")
+    return one.status == UNKNOWN and private and bool(users) and users <= goes
+
+
+def _users(one: Recognition, each: Sequence[Recognition]) -> set[str]:
+    return {other.name for other in each if other.found and one.name in other.found.uses}
+
+
+def _as_helper(one: Recognition, each: Sequence[Recognition]) -> Recognition:
+    users = ", ".join(sorted(_users(one, each)))
+    return one._replace(status=HELPER, note=f"serves {users} alone, and goes with it")
+
+
+def _without_noise(each: Sequence[Recognition]) -> Iterator[Recognition]:
+    """No methods of a class that is recognised or has none about ranks; no class beside its own."""
+    classes = {one.name for one in each if one.found and one.found.kind == "class" and one.row}
+    telling = {
+        one.name.rpartition(".")[0]
+        for one in each
+        if one.found and one.found.kind == "method" and one.status != NO_RANKS
+    }
+    for one in each:
+        owner = one.name.rpartition(".")[0]
+        if owner and one.status != RECOGNISED and (owner in classes or one.status == NO_RANKS):
+            continue
+        if one.name in telling and not one.row:
+            continue
+        yield one
+
+
+def _inline(module: Module) -> Iterator[Recognition]:
+    lines = dict(CALLS)
+    for mark, line in module.inline.items():
+        if mark in lines:
+            write = lines[mark]
+            ours = write.partition("(")[0].removeprefix("allranks.")
+            yield Recognition(_plainly(mark), line, INLINE, "", ours, write, "in no function")

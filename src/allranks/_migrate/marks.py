@@ -1,11 +1,13 @@
 """What a piece of code does with ranks, as marks: short words that rows ask for.
 
 ``dist.barrier`` (a name of torch.distributed), ``env.RANK`` (a launcher's variable), ``call.seed``
-(something of that name is called), ``print=`` (print is replaced), ``rank==0`` and ``rank!=0``
-(a rank is compared), ``divides``, ``loops``, ``grad``, ``pickle``, ``group`` (a variable that is
-called so), ``yield``, ``nested`` (a function within), ``returns``, and ``returns.dist.get_rank``:
-the thing itself is returned; ``returns:rank,size``
-and ``returns []`` say of what form it is. A class has ``base.Function`` and ``method.update``.
+(something of that name is called), ``plain.evaluate`` (called by its bare name), ``print=`` (print
+is replaced), ``rank==0`` and ``rank!=0`` (a rank is compared), ``divides``, ``loops``, ``grad``,
+``pickle``, ``group`` (a variable that is called so), ``yield``, ``nested`` (a function within).
+
+``returns``, or ``silent``; ``returns.dist.get_rank``: the thing itself is returned;
+``returns:rank,size`` and ``returns []`` say of what form it is. ``takes.op`` is a parameter,
+``self.sum`` an attribute that a method sets. A class has ``base.Function`` and ``method.update``.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def own_marks(function: Function, names: Mapping[str, str]) -> set[str]:
             marks.add("nested")
         elif isinstance(node, ast.Return) and node.value is not None:
             marks.update(_returned(node.value, names))
-    return marks
+    return marks if "returns" in marks else marks | {"silent"}
 
 
 def dotted(node: ast.AST, names: Mapping[str, str]) -> str:
@@ -99,21 +101,25 @@ def _marks_of_one(node: ast.AST, names: Mapping[str, str]) -> Iterator[str]:
         yield from _of_call(node, names)
     elif isinstance(node, ast.Compare):
         yield from _of_compare(node)
+    elif isinstance(node, ast.Assign):
+        yield from _of_targets(node.targets, names)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and _is_rank(node.operand):
         yield "rank==0"
     elif isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div):
         yield "divides"
     elif isinstance(node, ast.For | ast.comprehension):
         yield "loops"
-    elif isinstance(node, ast.Attribute) and node.attr == "grad":
+    else:
+        yield from _of_word(node)
+
+
+def _of_word(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Attribute) and node.attr == "grad":
         yield "grad"
     elif isinstance(node, ast.Name) and "group" in node.id.lower():
         yield "group"
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        if VARIABLES.fullmatch(node.value):
-            yield f"env.{node.value}"
-    elif isinstance(node, ast.Assign):
-        yield from _of_targets(node.targets, names)
+    elif isinstance(node, ast.Constant) and VARIABLES.fullmatch(str(node.value)):
+        yield f"env.{node.value}"
 
 
 def _of_call(node: ast.Call, names: Mapping[str, str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import difflib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from allranks._migrate.reading import lines_of
+from allranks._migrate.reading import BYTE_ORDER_MARK, lines_of
 from allranks._migrate.recognise import RECOGNISED, beside
 from allranks._migrate.row import has
 
@@ -30,7 +30,8 @@ ATTRIBUTES = {
 }
 """What set-up functions leave on their arguments, and what it is; "" where nobody reads it."""
 
-BYTE_ORDER_MARK = "\ufeff"
+LOST = "call.*seed*|call.basicConfig|call.addHandler|call.makedirs|call.mkdir"
+"""What a body may do beside that one line of ours would lose: a person decides."""
 
 PLACE = re.compile(r"\{(\?)?(?:(\w+):)?([@*]*[\w|]*)(?:=([^{}]*))?\}")
 """A place in a template; ``patch_of`` says what each is."""
@@ -90,6 +91,8 @@ def patch_of(one: Recognition, names: Mapping[str, str]) -> str | None:
     if one.status != RECOGNISED or one.row is None or one.found is None:
         return None
     if beside(one.row, one.found) or isinstance(one.found.node, ast.ClassDef):
+        return None
+    if "seed" not in one.row.ours and has(one.found.direct, LOST):
         return None
     for template in one.row.patch:
         body = _filled(template, one, names)
@@ -208,9 +211,7 @@ def _is_static(found: Found) -> bool:
     return any("staticmethod" in ast.unparse(one) for one in found.node.decorator_list)
 
 
-def _edit(
-    one: Recognition, module: Module, lines: Sequence[str], ending: str
-) -> _Edit | None:
+def _edit(one: Recognition, module: Module, lines: Sequence[str], ending: str) -> _Edit | None:
     """The body's lines, and those to put in their place; what documents the function stays."""
     body = patch_of(one, module.names)
     if body is None or one.found is None:
@@ -223,13 +224,7 @@ def _edit(
     head = [] if not before.strip() else [before.rstrip() + ending]
     indent = before if not head else _indent(lines[node.lineno - 1]) + "    "
     new = [f"{indent}{text}{ending}" for text in body.split("\n")]
-    return _Edit(start, first_end(node), [*head, *new])
-
-
-def first_end(node: ast.AST) -> int:
-    """The number of the line after a definition, from 0."""
-    end: int = getattr(node, "end_lineno", 0)
-    return end
+    return _Edit(start, node.end_lineno or 0, [*head, *new])
 
 
 def _indent(line: str) -> str:

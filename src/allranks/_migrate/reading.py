@@ -14,6 +14,11 @@ from allranks._migrate.marks import Function, dotted, marks_of, own_marks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+ITS_OWN = ("returns", "silent", "yield", "nested", "method.", "takes.", "self.", "loops", "plain.")
+"""Marks of a function that those who call it do not get."""
+
+BYTE_ORDER_MARK = "\ufeff"
+
 LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 """Lines with their ends, as Python's parser counts them."""
 
@@ -81,7 +86,7 @@ def read(content: bytes) -> Module:
         source = _decoded(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "\d" in somebody's text is not our concern.
-            tree = ast.parse(source)
+            tree = ast.parse(source.removeprefix(BYTE_ORDER_MARK))
         return _module(source, tree)
     except SyntaxError as error:
         raise NotReadError(f"line {error.lineno or 1}: {error.msg}") from error
@@ -148,11 +153,8 @@ def _outside(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _found(owner: str, node: Function | ast.ClassDef, names: Mapping[str, str]) -> Found:
-    if isinstance(node, ast.ClassDef):
-        kind, parameters = "class", ()
-    else:
-        kind = "method" if owner else "function"
-        parameters = _parameters(node.args)
+    kind = "class" if isinstance(node, ast.ClassDef) else "method" if owner else "function"
+    parameters = () if isinstance(node, ast.ClassDef) else _parameters(node.args)
     known = {name: told for name, told in names.items() if name not in _assigned(node)}
     body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
     direct = {*marks_of(body, known), *_kind_marks(node, known)}
@@ -160,6 +162,7 @@ def _found(owner: str, node: Function | ast.ClassDef, names: Mapping[str, str]) 
     size = sum(isinstance(one, ast.stmt) for part in body for one in ast.walk(part))
     marks = frozenset(direct)
     sets = _sets(node)
+    marks |= {f"takes.{one.lstrip('*').partition('=')[0]}" for one in parameters}
     marks |= {f"self.{one}" for one in sets if kind == "method"}
     return Found(
         f"{owner}{node.name}", kind, node.lineno, parameters, marks, marks, uses, size, sets, node
@@ -234,4 +237,4 @@ def _with_helpers(direct: Sequence[Found]) -> Iterator[Found]:
 
 def _travels(mark: str) -> bool:
     """Whether what a helper does is done by those who call it; what it returns is its own."""
-    return not mark.startswith(("returns", "yield", "nested", "method.", "loops", "plain."))
+    return not mark.startswith(ITS_OWN)

@@ -65,10 +65,11 @@ def recognise(module: Module) -> list[Recognition]:
 
 def row_of(found: Found) -> tuple[Row, str] | None:
     """The row that a function is, and by what it is known."""
-    last = found.name.rpartition(".")[2]
-    by_name = [row for row in ROWS if row.is_called(last) and _fits(row, found, row.must)]
+    by_name = [row for row in _named(found) if _fits(row, found, row.must)]
     if by_name:
         return _strictest(by_name, [row.must for row in by_name]), "name and body"
+    if found.kind == "method":
+        return None  # What it does to its object, a body does not tell.
     by_body = [row for row in ROWS if row.alone and _is_nothing_else(row, found)]
     if by_body:
         return _strictest(by_body, [row.alone for row in by_body]), "body"
@@ -80,8 +81,7 @@ def _strictest(rows: Sequence[Row], required: Sequence[tuple[str, ...]]) -> Row:
 
 
 def _fits(row: Row, found: Found, required: Iterable[str]) -> bool:
-    kinds = ("function", "method") if row.kind == "function" else (row.kind,)
-    if found.kind not in kinds or (row.never and has(found.marks, row.never)):
+    if not _is_of_kind(row, found) or (row.never and has(found.marks, row.never)):
         return False
     return has_all(found.marks, required)
 
@@ -107,6 +107,7 @@ def _recognised(found: Found) -> Recognition:
     if known is None:
         return _unknown(found)
     row, how = known
+    note = "; ".join(part for part in (row.differs, *_words(row, found, how)) if part)
     return Recognition(
         found.name,
         found.line,
@@ -114,41 +115,50 @@ def _recognised(found: Found) -> Recognition:
         how,
         row.ours,
         row.line,
-        _note(row, found),
+        note,
         row,
         found,
     )
 
 
-def _note(row: Row, found: Found) -> str:
-    also = beside(row, found)
-    said = f"its body also has {_shown(also)}: look" if also else ""
-    return "; ".join(part for part in (row.differs, said) if part)
+def _words(row: Row, found: Found, how: str) -> Iterator[str]:
+    """What a reader has to look at: a name for another thing, and what the body has beside."""
+    if how == "body" and (named := _named(found)):
+        yield f"its name is that of {_ours(named[0])}, but its body is this"
+    if also := beside(row, found):
+        yield f"its body also has {_shown(also)}: look"
 
 
 def beside(row: Row, found: Found) -> list[str]:
-    """What a function does itself with ranks beside what its row is about."""
+    """What a function does with ranks beside what its row is about; of its helpers' only XLA's."""
     allowed = "|".join((*row.must, row.may, NEUTRAL))
-    return [mark for mark in _about_ranks(found.direct) if not has((mark,), allowed)]
+    other = {mark for mark in found.marks if has((mark,), "xla.*")}
+    return [mark for mark in _about_ranks(found.direct | other) if not has((mark,), allowed)]
 
 
 def _unknown(found: Found) -> Recognition:
     """A function that is not known; with a word where its name alone would be."""
     about = _about_ranks(found.direct)
-    last = found.name.rpartition(".")[2]
-    named = [row for row in ROWS if row.is_called(last) and _kind_fits(row, found)]
     status = UNKNOWN if about else NO_RANKS
-    if named:
-        ours = f"allranks.{named[0].ours}" if named[0].ours else "what is no longer needed"
+    note = _hints(about)
+    if named := _named(found):
         does = f"has {_shown(about)}" if about else "has nothing of ranks"
-        note = f"only its name is that of {ours}: its body {does}"
-    else:
-        note = _hints(about)
+        note = f"only its name is that of {_ours(named[0])}: its body {does}"
     return Recognition(found.name, found.line, status, note=note, found=found)
 
 
-def _kind_fits(row: Row, found: Found) -> bool:
+def _named(found: Found) -> list[Row]:
+    """The rows that a name alone would stand for."""
+    last = found.name.rpartition(".")[2]
+    return [row for row in ROWS if row.is_called(last) and _is_of_kind(row, found)]
+
+
+def _is_of_kind(row: Row, found: Found) -> bool:
     return found.kind == row.kind or (row.kind == "function" and found.kind == "method")
+
+
+def _ours(row: Row) -> str:
+    return f"allranks.{row.ours}" if row.ours else "what is no longer needed"
 
 
 def _hints(about: Sequence[str]) -> str:
@@ -172,13 +182,14 @@ def _with_helpers(each: Sequence[Recognition]) -> list[Recognition]:
     goes = {one.name for one in each if one.status == RECOGNISED}
     while more := {one.name for one in each if one.name not in goes and _serves(one, each, goes)}:
         goes |= more
-    return [_as_helper(one, each) if one.name in goes and not one.row else one for one in each]
+    return [_as_helper(one, each) if _serves(one, each, goes) else one for one in each]
 
 
 def _serves(one: Recognition, each: Sequence[Recognition], goes: set[str]) -> bool:
+    if one.status != UNKNOWN or not one.name.rpartition(".")[2].startswith("_"):
+        return False
     users = _users(one, each)
-    private = one.name.rpartition(".")[2].startswith("_")
-    return one.status == UNKNOWN and private and bool(users) and users <= goes
+    return bool(users) and users <= goes
 
 
 def _users(one: Recognition, each: Sequence[Recognition]) -> set[str]:
@@ -200,7 +211,9 @@ def _without_noise(each: Sequence[Recognition]) -> Iterator[Recognition]:
     }
     for one in each:
         owner = one.name.rpartition(".")[0]
-        if owner and one.status != RECOGNISED and (owner in classes or one.status == NO_RANKS):
+        if owner and one.status == NO_RANKS:
+            continue
+        if owner in classes and (one.row is None or one.row.kind != "method"):
             continue
         if one.name in telling and not one.row:
             continue

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from allranks._migrate.rows_classes import FILES, LAYERS, METERS
-from allranks._migrate.rows_data import GATHERINGS, REDUCTIONS, TRANSFERS
-from allranks._migrate.rows_ranks import FACTS, ORDER, SEEDS, SETUP
+from allranks._migrate.rows_data import GATHERINGS, REDUCTIONS
+from allranks._migrate.rows_ranks import FACTS, ORDER, SEEDS
+from allranks._migrate.rows_sent import TRANSFERS
+from allranks._migrate.rows_setup import SETUP
 
 SECTIONS = (
     ("Who is this process?", FACTS),
@@ -64,15 +66,63 @@ CALLS = (
 )
 """Single calls and variables, for code in no function that is known as a whole."""
 
-OURS = (
-    "RankFilter ShardSampler agree all_gather all_gather_objects all_reduce all_to_all "
-    "assign_device_for_local_rank autograd.all_gather autograd.all_reduce autograd.all_to_all "
-    "autograd.broadcast autograd.reduce_scatter average_buffers broadcast broadcast_object "
-    "broadcast_object_list check_same cleanup detect gather gather_objects gather_shards "
-    "get_device_for_local_rank get_dist_info get_local_rank get_local_world_size get_logger "
-    "get_node_rank get_num_nodes get_rank get_world_size initialized is_master launch master_first "
-    "master_only mesh meters.MetricLogger meters.SmoothedValue node_group on_master "
-    "print_on_master recv reduce reduce_scatter save scatter_objects seed_all send setup shard "
-    "shared_seed split sync_module synchronize worker_init_fn"
-).split()
+OURS = [
+    "RankFilter",
+    "ShardSampler",
+    "agree",
+    "all_gather",
+    "all_gather_objects",
+    "all_reduce",
+    "all_to_all",
+    "assign_device_for_local_rank",
+    "autograd.all_gather",
+    "autograd.all_reduce",
+    "autograd.all_to_all",
+    "autograd.broadcast",
+    "autograd.reduce_scatter",
+    "average_buffers",
+    "broadcast",
+    "broadcast_object",
+    "broadcast_object_list",
+    "check_same",
+    "cleanup",
+    "detect",
+    "gather",
+    "gather_objects",
+    "gather_shards",
+    "get_device_for_local_rank",
+    "get_dist_info",
+    "get_local_rank",
+    "get_local_world_size",
+    "get_logger",
+    "get_node_rank",
+    "get_num_nodes",
+    "get_rank",
+    "get_world_size",
+    "initialized",
+    "is_master",
+    "launch",
+    "master_first",
+    "master_only",
+    "mesh",
+    "meters.MetricLogger",
+    "meters.SmoothedValue",
+    "node_group",
+    "on_master",
+    "print_on_master",
+    "recv",
+    "reduce",
+    "reduce_scatter",
+    "save",
+    "scatter_objects",
+    "seed_all",
+    "send",
+    "setup",
+    "shard",
+    "shared_seed",
+    "split",
+    "sync_module",
+    "synchronize",
+    "worker_init_fn",
+]
 """The names of allranks that the rows use."""

@@ -7,7 +7,8 @@ from allranks._migrate.rows_data import GATHER, GRAD_NAMES
 from allranks._migrate.rows_ranks import MASTER, RANK, SAVE
 
 LAYER_NAMES = (
-    "GatherLayer AllGather AllGatherFunction SyncFunction GatherFunction FullGatherLayer AllGatherGrad "
+    "GatherLayer AllGather AllGatherFunction SyncFunction GatherFunction FullGatherLayer "
+    "AllGatherGrad "
     "DiffAllGather AllGatherLayer DistributedGatherLayer GatherWithGrad AllGatherWithGrad Gather "
     "AllGatherFn DifferentiableAllGather _GatherFromRanks AllGatherCat Allgather CrossBatchGather"
 )
@@ -78,7 +79,7 @@ LAYERS = (
         "autograd.all_gather",
         "tensors = allranks.autograd.all_gather(tensor)",
         "gradients of all ranks are summed",
-        must=("returns", "base.Function|dist.nn.*|call.apply|dist.*autograd"),
+        must=("returns", "call.apply|dist.nn.*|base.Function|dist.*autograd"),
         never="dist.all_to_all*|call.sum",
         may="dist.*",
     ),
@@ -88,7 +89,7 @@ LAYERS = (
         "autograd.all_reduce",
         "total = allranks.autograd.all_reduce(tensor)",
         "",
-        must=("returns", "base.Function|dist.nn.*|call.apply"),
+        must=("returns", "call.apply|dist.nn.*|base.Function"),
         may="dist.*",
     ),
     Row(
@@ -96,7 +97,7 @@ LAYERS = (
         "autograd.all_to_all",
         "received = allranks.autograd.all_to_all(parts)",
         "",
-        must=("returns", "base.Function|dist.nn.*|call.apply", "dist.*all_to_all*|call.apply"),
+        must=("returns", "call.apply|dist.nn.*|base.Function", "dist.*all_to_all*|call.apply"),
         may="dist.*",
     ),
 )
@@ -139,8 +140,10 @@ METERS = (
         must=("dist.all_reduce", "self.sum", "self.count"),
         never="self.total",
         patch=(
-            "self.sum, self.count = allranks.all_reduce((self.sum, self.count))\n"
-            "?self.avg self.avg = self.sum / self.count",
+            (
+                "self.sum, self.count = allranks.all_reduce((self.sum, self.count))\n"
+                "?self.avg self.avg = self.sum / self.count"
+            ),
         ),
         kind="method",
         may="dist.barrier|dist.ReduceOp.SUM",
@@ -181,10 +184,12 @@ FILES = (
         must=(SAVE, MASTER),
     ),
     Row(
-        "DistributedSampler DistributedEvalSampler OrderedDistributedSampler DistributedTestSampler "
+        "DistributedSampler DistributedEvalSampler OrderedDistributedSampler "
+        "DistributedTestSampler "
         "SequentialDistributedSampler InferenceSampler UnpaddedDistributedSampler EvalSampler "
         "DistributedSamplerNoDuplicate DistributedProxySampler TrainingSampler ShardedSampler "
-        "NodeDistributedSampler DistributedSamplerWrapper InfiniteSampler DistributedShuffleSampler",
+        "NodeDistributedSampler DistributedSamplerWrapper InfiniteSampler "
+        "DistributedShuffleSampler",
         "ShardSampler",
         "sampler = allranks.ShardSampler(dataset, shuffle=True, seed=0)",
         "pads nothing: each sample is on one rank (drop_last=True for equally many); another order",
@@ -195,7 +200,8 @@ FILES = (
     ),
     Row(
         "shard shard_list shard_data get_shard split_by_rank partition_data local_slice "
-        "split_for_rank get_local_indices shard_dataset split_data_by_rank shard_indices split_list",
+        "split_for_rank get_local_indices shard_dataset split_data_by_rank shard_indices "
+        "split_list",
         "shard",
         "mine = allranks.shard(items)",
         "each item is on one rank",

@@ -1,4 +1,4 @@
-"""Rows: what ranks do with data: collectives, also under autograd; meters, files, data sets."""
+"""Rows: data that ranks combine, and bring together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from allranks._migrate.row import Row
 
 GATHER = "dist.all_gather|dist.all_gather_into_tensor|dist._all_gather_base|dist.all_gather_*"
 EXTREME = "dist.ReduceOp.M*|dist.reduce_op.M*|dist.ReduceOp.PROD*|dist.ReduceOp.B*"
+NO_TENSOR = "grad|call.named_buffers|dist.all_gather*|base.*"
 REDUCES = "dist.all_reduce|dist.ReduceOp.*|dist.reduce_op.*|dist.get_backend|dist.Reduce*"
 GROUPS = "dist.new_group|dist.group.WORLD|dist._get_default_group"
 
@@ -19,7 +20,8 @@ REDUCE_NAMES = (
     "all_reduce_item sync_reduce"
 )
 GATHER_NAMES = (
-    "all_gather all_gather_tensor gather_tensors gather_tensor all_gather_list gather_all allgather "
+    "all_gather all_gather_tensor gather_tensors gather_tensor all_gather_list gather_all "
+    "allgather "
     "gather_all_tensors all_gather_object all_gather_objects all_gather_py gather_list_all "
     "all_gather_any dist_all_gather gather_from_all_ranks distributed_gather all_gather_nd "
     "gather_tensor_list all_gather_cpu all_gather_arbitrary all_gather_dict all_gather_variable "
@@ -109,16 +111,18 @@ REDUCTIONS = (
         "a tensor is reduced in place (give tensor.clone() to keep it); one with a gradient is "
         "refused (detach)",
         must=("dist.all_reduce|mpi.*|hvd.*",),
-        never=f"grad|{EXTREME}|call.item|call.tolist|call.named_buffers|dist.all_gather*|base.*",
+        never=f"{NO_TENSOR}|{EXTREME}|takes.op|call.item|call.tolist",
         alone=("dist.all_reduce",),
         patch=(
-            "?!call.clone {@returns}allranks.all_reduce({0}{?group}, op={op})\n"
-            "?call.clone {@returns}allranks.all_reduce({0}.clone(){?group}, op={op})",
-            "?!call.clone {@returns}allranks.all_reduce({0}{?group}, average={average=@mean})\n"
-            "?call.clone {@returns}allranks.all_reduce({0}.clone(){?group}, "
-            "average={average=@mean})",
-            "return allranks.all_reduce({0}.clone()) / "
-            "{n|world_size|nprocs|num_gpus|n_gpus|size|num_processes}",
+            (
+                "?!call.clone {@returns}allranks.all_reduce({0}{?group}, average={average=@mean})\n"
+                "?call.clone {@returns}allranks.all_reduce({0}.clone(){?group}, "
+                "average={average=@mean})"
+            ),
+            (
+                "return allranks.all_reduce({0}.clone()) / "
+                "{n|world_size|nprocs|num_gpus|n_gpus|size|num_processes}"
+            ),
         ),
         unused="args cfg config",
         may=f"{REDUCES}|{GROUPS}",
@@ -129,7 +133,7 @@ REDUCTIONS = (
         "value = allranks.all_reduce(value, average=True)",
         "a number stays a number, in 64 bits; a tensor stays one",
         must=("dist.all_reduce", "call.item|call.tolist"),
-        never=f"grad|{EXTREME}|call.named_buffers|dist.all_gather*|base.*",
+        never=f"{NO_TENSOR}|{EXTREME}|takes.op",
         patch=("return allranks.all_reduce({0}{?group}, average={average=@mean})",),
         unused="device",
         may=f"{REDUCES}|{GROUPS}",
@@ -141,12 +145,28 @@ REDUCTIONS = (
         'tensor = allranks.all_reduce(tensor, op="max")',
         'op is a word: "min", "max" or "prod"',
         must=("dist.all_reduce", EXTREME),
-        never="grad|call.named_buffers",
+        never="grad|call.named_buffers|takes.op",
+        may=f"{REDUCES}|{GROUPS}",
+    ),
+    Row(
+        REDUCE_NAMES,
+        "all_reduce",
+        "tensor = allranks.all_reduce(tensor, op=op)",
+        'op is a word: "sum", "mean", "min", "max" or "prod" (not product); there are none of bits',
+        must=("dist.all_reduce", "takes.op"),
+        never=NO_TENSOR,
+        patch=(
+            (
+                "?!call.clone {@returns}allranks.all_reduce({0}{?group}, op={op})\n"
+                "?call.clone {@returns}allranks.all_reduce({0}.clone(){?group}, op={op})"
+            ),
+        ),
         may=f"{REDUCES}|{GROUPS}",
     ),
     Row(
         "distribute_bn average_bn sync_buffers average_buffers all_reduce_norm sync_bn_stats "
-        "sync_bn_buffers broadcast_buffers reduce_bn sync_batchnorm allreduce_norm all_reduce_buffers",
+        "sync_bn_buffers broadcast_buffers reduce_bn sync_batchnorm allreduce_norm "
+        "all_reduce_buffers",
         "average_buffers",
         "allranks.average_buffers(model)",
         "all buffers, not those of batch norm alone; allranks.sync_module sends rank 0's in place "
@@ -155,7 +175,8 @@ REDUCTIONS = (
         may=f"{REDUCES}|dist.broadcast|dist.all_gather*|{GROUPS}",
     ),
     Row(
-        "reduce dist_reduce reduce_to_main reduce_to_rank0 reduce_tensor reduce_to_master reduce_loss "
+        "reduce dist_reduce reduce_to_main reduce_to_rank0 reduce_tensor reduce_to_master "
+        "reduce_loss "
         "reduce_sum reduce_mean",
         "reduce",
         "total = allranks.reduce(tensor, dst=0)",
@@ -210,6 +231,15 @@ GATHERINGS = (
         may=f"dist.all_gather*|dist._all_gather_base|{GROUPS}",
     ),
     Row(
+        GATHER_NAMES,
+        "all_gather",
+        "stacked = torch.stack(allranks.all_gather(tensor))",
+        "the tensors are new and have no gradient",
+        must=(GATHER, "call.stack", "returns"),
+        never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*",
+        may=f"dist.all_gather*|{GROUPS}",
+    ),
+    Row(
         CAT_NAMES,
         "all_gather",
         "rows = allranks.all_gather(tensor, cat=True)",
@@ -261,149 +291,17 @@ GATHERINGS = (
         "accumulate_predictions_from_multiple_gpus collect_results_npu merge_dist_results",
         "gather_shards",
         "results = allranks.gather_shards(part, dst=0)",
-        "no directory of files; the samples are those of allranks.ShardSampler, which pads nothing, "
+        "no directory of files; the samples are those of allranks.ShardSampler, which pads "
+        "nothing, "
         "so there is no tail to cut off",
         must=(
-            "dist.barrier|call.barrier|call.synchronize|dist.all_gather*|call.all_gather*|"
-            "dist.gather*|call.gather*|call.collect_results*",
+            (
+                "dist.barrier|call.barrier|call.synchronize|dist.all_gather*|call.all_gather*|"
+                "dist.gather*|call.gather*|call.collect_results*"
+            ),
             "returns",
         ),
         may="dist.barrier|dist.broadcast|dist.all_gather*|dist.gather*",
     ),
 )
 """Data brought together."""
-
-TRANSFERS = (
-    Row(
-        "broadcast bcast broadcast_tensor dist_broadcast broadcast_from_master sync_from_master",
-        "broadcast",
-        "allranks.broadcast(tensor, src=0)",
-        "in place",
-        must=("dist.broadcast",),
-        never="pickle|loops|call.*buffers|call.parameters|call.tobytes|dist.broadcast_object_list",
-        alone=("dist.broadcast",),
-        patch=(
-            "allranks.broadcast({0}, {src|src_rank|root=0}{?group})\n?returns return {0}",
-        ),
-        may="dist.broadcast|dist.group.*|dist._get_default_group|dist.get_backend|"
-        "dist.all_reduce|dist.ReduceOp.*",
-    ),
-    Row(
-        "broadcast_object broadcast_obj bcast_object broadcast_data broadcast_any broadcast_py "
-        "broadcast_value broadcast_string broadcast_objects broadcast_dict broadcast_str "
-        "broadcast_scalar bcast broadcast",
-        "broadcast_object",
-        "obj = allranks.broadcast_object(obj, src=0)",
-        "",
-        must=(
-            "dist.broadcast|dist.broadcast_object_list|mpi.*",
-            "pickle|dist.broadcast_object_list|call.loads|call.load|call.item|mpi.*",
-            "returns",
-        ),
-        never="call.parameters",
-        alone=("dist.broadcast_object_list", "returns"),
-        patch=("return allranks.broadcast_object({obj|data|1|0}, {src|src_rank|root=0}{?group})",),
-        unused="args device dist_device",
-        may="dist.broadcast*|dist.get_backend|dist.group.*",
-    ),
-    Row(
-        "broadcast_object_list broadcast_objects broadcast_list",
-        "broadcast_object_list",
-        "allranks.broadcast_object_list(objects, src=0)",
-        "in place",
-        must=("dist.broadcast_object_list|dist.broadcast",),
-        never="returns",
-        patch=("allranks.broadcast_object_list({0}, {src|src_rank=0}{?group})",),
-        unused="device",
-        may="dist.broadcast*|dist._*|dist.get_backend|dist.Backend*",
-    ),
-    Row(
-        "broadcast_tensors broadcast_tensor_list broadcast_state_dict broadcast_tree",
-        "broadcast",
-        "allranks.broadcast(tensors, src=0)",
-        "in place, so each rank needs tensors of the same shapes; else broadcast_object",
-        must=("dist.broadcast|call.broadcast", "loops"),
-        never="call.parameters",
-        may="dist.broadcast*|dist.get_backend",
-    ),
-    Row(
-        "sync_params sync_parameters broadcast_params broadcast_parameters sync_model sync_module "
-        "broadcast_model sync_initial_weights sync_state sync_weights broadcast_weights "
-        "sync_model_parameters synchronize_parameters broadcast_model_params",
-        "sync_module",
-        "allranks.sync_module(model)",
-        "buffers, too; for tensors without a module: allranks.broadcast(list(params), 0)",
-        must=("dist.broadcast|dist._broadcast_coalesced|hvd.*|mpi.*",),
-        patch=(
-            "allranks.sync_module({model|module|net}{?src})",
-            "allranks.broadcast(list({params|parameters|tensors}), {src=0})",
-        ),
-        may="dist.broadcast|dist._broadcast_coalesced",
-    ),
-    Row(
-        "load_state_dict load_checkpoint load_on_master load_file dist_load load_state",
-        "on_master",
-        'state = allranks.on_master(lambda: torch.load(path, map_location="cpu"))',
-        "rank 0 reads and all have the result, in any world; what it raises, all raise",
-        must=("call.load", "mpi.*|dist.broadcast*|call.bcast|call.broadcast*"),
-        may="mpi.*|dist.broadcast*|dist.barrier",
-    ),
-    Row(
-        "scatter scatter_object scatter_objects scatter_object_list dist_scatter",
-        "scatter_objects",
-        "mine = allranks.scatter_objects(each, src=0)",
-        "",
-        must=("dist.scatter*",),
-        alone=("dist.scatter*",),
-        may="dist.scatter*",
-    ),
-    Row(
-        "all_to_all alltoall all_to_all_single all_to_all_tensor all_to_all_4d",
-        "all_to_all",
-        "received = allranks.all_to_all(parts)",
-        "a list with a part for each rank, of any sizes",
-        must=("dist.all_to_all*",),
-        never="base.*|call.apply|call.gather*",
-        alone=("dist.all_to_all*",),
-        may="dist.all_to_all*",
-    ),
-    Row(
-        "send isend send_tensor send_object send_to send_forward dist_send",
-        "send",
-        "allranks.send(data, dst)",
-        "",
-        must=("dist.send*|dist.isend",),
-        never="dist.recv|dist.irecv|base.*",
-        alone=("dist.send|dist.isend",),
-        may="dist.isend|dist.P2POp",
-    ),
-    Row(
-        "recv irecv receive recv_tensor recv_object recv_from recv_forward dist_recv",
-        "recv",
-        "data = allranks.recv(src)",
-        "it is returned: no buffer of its size has to be made",
-        must=("dist.recv*|dist.irecv",),
-        never="dist.send|dist.isend|base.*",
-        alone=("dist.recv|dist.irecv",),
-        may="dist.irecv|dist.P2POp",
-    ),
-    Row(
-        "check_same assert_same verify_same assert_all_same check_consistency all_equal "
-        "check_parameters_same verify_params_across_processes assert_equal_across_ranks",
-        "check_same",
-        'allranks.check_same(data, what="the settings")',
-        "the error names the ranks that differ",
-        must=("dist.all_gather*|dist.all_reduce|dist.broadcast*|call.all_gather*",),
-        may="dist.*",
-    ),
-    Row(
-        "any_rank all_ranks any_true all_true reduce_any reduce_all sync_flag sync_bool agree "
-        "should_stop_all any_process all_processes_true broadcast_flag",
-        "agree",
-        'stop = allranks.agree(stop, "any")',
-        "",
-        must=("dist.all_reduce|dist.all_gather*|dist.broadcast",),
-        may="dist.*",
-    ),
-)
-"""Data sent from one to others."""

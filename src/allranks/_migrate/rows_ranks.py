@@ -1,11 +1,11 @@
-"""Rows: who a process is, how the group comes up, who goes first, who prints, which seed."""
+"""Rows: who a process is, who goes first, who prints, which seed."""
 
 from __future__ import annotations
 
 from allranks._migrate.row import Row
 
-RANK = "dist.get_rank|call.*rank*|env.*RANK*|env.*PROCID*|env.*LOCALID*|mpi.*|hvd.*|xla.*"
-SIZE = "dist.get_world_size|call.*world_size*|env.*SIZE*|env.*NTASKS*|mpi.*|hvd.*|xla.*"
+RANK = "dist.get_rank|call.*rank*|env.*RANK*|env.*PROCID*|env.*LOCALID*|mpi.*|hvd.*"
+SIZE = "dist.get_world_size|call.*world_size*|env.*SIZE*|env.*NTASKS*|mpi.*|hvd.*"
 MASTER = "rank==0|rank!=0|call.is_m*|call.is_rank*|call.is_primary*|call.is_global*|call.is_local*"
 SAVE = "call.save|call.save_on_master|call.dump"
 CONFIG = "args cfg config opt opts"
@@ -23,7 +23,8 @@ FACTS = (
         unused=CONFIG,
     ),
     Row(
-        "get_world_size get_global_world_size get_dist_world_size world_size get_num_ranks mpi_size "
+        "get_world_size get_global_world_size get_dist_world_size world_size get_num_ranks "
+        "mpi_size "
         "get_num_replicas num_ranks get_dist_size get_num_processes",
         "get_world_size",
         "allranks.get_world_size()",
@@ -101,9 +102,8 @@ FACTS = (
         "world = allranks.detect()",
         "half an environment is an error, not rank 0 of 1",
         must=("returns", "env.*RANK*", "env.*SIZE*"),
-        patch=(
-            "return allranks.get_local_rank(), allranks.get_rank(), allranks.get_world_size()",
-        ),
+        patch=("return allranks.get_local_rank(), allranks.get_rank(), allranks.get_world_size()",),
+        may="env.*",
     ),
     Row(
         "is_main_process is_master is_main is_primary is_root is_chief is_rank0 is_rank_zero "
@@ -187,6 +187,8 @@ FACTS = (
         "",
         "each collective finds the way for its data by itself",
         must=("returns", "dist.get_backend|call.get_backend"),
+        never="returns.dist.get_backend",
+        may="dist.*",
     ),
     Row(
         "cast_data_device get_data_device get_reduce_op _object_to_tensor _tensor_to_object "
@@ -197,130 +199,15 @@ FACTS = (
         "",
         "group=None means all ranks; op is a word; objects travel over the CPU by themselves",
         must=("returns",),
+        may="dist.*",
     ),
 )
 """Who is this process?"""
 
-SETUP = (
-    Row(
-        "init_distributed_mode init_distributed setup_distributed setup_dist init_dist dist_init "
-        "init_dist_pytorch init_dist_slurm init_dist_mpi ddp_setup setup_ddp init_ddp setup "
-        "init_process_group initialize_distributed distributed_init init_distributed_device "
-        "init_distributed_device_so init_distributed_training init_process init_processes "
-        "initialize_dist initialize_process_group setup_process_group setup_slurm init_slurm "
-        "init_torch_distributed dist_setup init_environ start_process_group setup_env_distributed "
-        "init_distributed_environment setup_distributed_training init_distributed_mode_ssh "
-        "distributed_setup slurm_init initialize_torch_distributed init_distributed_process_group "
-        "init_distributed_context init_comm init_dist_torchrun synchronize_init ddp_init "
-        "init_distributed_slurm dist_init_slurm init_dist_env _initialize_distributed init_dist_ddp",
-        "setup",
-        "allranks.setup()",
-        "needs no launcher's name, rank, URL or port; the backend follows the device; a number as "
-        "timeout is minutes",
-        must=("dist.init_process_group|call.init_process_group|call.init_distributed",),
-        alone=("dist.init_process_group",),
-        patch=(
-            "allranks.setup({?distributed_backend:backend|dist_backend}{**kwargs})\n"
-            "{@attributes}\n"
-            "?print= allranks.print_on_master()\n"
-            "?returns:device|returns.call.device return "
-            "{@torch}.device(allranks.get_device_for_local_rank())\n"
-            "?returns:rank,world_size return allranks.get_rank(), allranks.get_world_size()\n"
-            "?returns:world_size,rank|returns:total_gpus,rank return "
-            "allranks.get_world_size(), allranks.get_rank()",
-        ),
-        unused=f"{CONFIG} launcher port tcp_port local_rank rank world_size init_backend dist_url "
-        "init_method master_port master_addr seed gpu",
-        may="dist.*|env.*|mpi.*|print=",
-    ),
-    Row(
-        "distributed_worker distributed_main dist_worker ddp_worker mp_worker spawn_worker",
-        "setup",
-        "allranks.setup()",
-        "the body stays; allranks.launch starts it, and setup takes its place in the job",
-        must=("dist.init_process_group|call.*init*",),
-        may="dist.*|env.*",
-    ),
-    Row(
-        "infer_init_method infer_slurm_init get_init_method get_dist_url get_dist_init_method "
-        "get_master_addr get_master_ip get_slurm_master parse_slurm_nodelist set_master_addr",
-        "setup",
-        "allranks.setup()",
-        "it finds rank 0 by itself; ranks without a launcher come from allranks.launch",
-        must=("env.*",),
-        never="dist.init_process_group",
-        may="env.*",
-    ),
-    Row(
-        "find_free_port get_free_port find_port get_open_port free_port pick_free_port "
-        "get_random_port find_unused_port find_available_port get_available_port",
-        "setup",
-        "allranks.setup()",
-        "it finds a port that rank 0 has free, and tells the others",
-        must=("call.bind|call.connect_ex|call.randint|call.socket",),
-    ),
-    Row(
-        "cleanup cleanup_distributed destroy_process_group destroy cleanup_ddp dist_cleanup "
-        "cleanup_dist shutdown_distributed ddp_cleanup shutdown teardown teardown_distributed "
-        "clean_up destroy_distributed finalize_distributed close_distributed deinit_distributed",
-        "cleanup",
-        "allranks.cleanup()",
-        "does not wait for the other ranks; harmless where nothing was set up",
-        must=("dist.destroy_process_group|call.destroy_process_group",),
-        never="dist.init_process_group",
-        alone=("dist.destroy_process_group",),
-        patch=("allranks.cleanup()",),
-    ),
-    Row(
-        "launch spawn run_distributed launch_job launch_distributed call_main spawn_processes "
-        "launch_dist run_ddp run_demo start_processes run_parallel mp_spawn launch_mp",
-        "launch",
-        "results = allranks.launch(fn, ranks=N)",
-        "ranks of this host only; fn gets no rank as first argument; gives what each returned",
-        must=("call.spawn|call.start_processes|call.Process",),
-        may="dist.*|env.*|xla.*",
-    ),
-    Row(
-        "create_local_process_group init_local_group get_local_process_group get_local_group "
-        "get_node_group get_intra_node_group create_node_group get_local_pg",
-        "node_group",
-        "group = allranks.node_group()",
-        "the first call makes it, so all ranks make that one",
-        must=("group|dist.new_group|dist.new_subgroups",),
-        may="dist.new_*",
-    ),
-    Row(
-        "new_groups new_group create_group make_group split_group create_process_group get_group "
-        "create_subgroup create_groups simple_group_split build_groups get_process_group",
-        "split",
-        "group = allranks.split(color)",
-        "ranks with one color form a group; one exchange for all of them",
-        must=("dist.new_group|dist.new_subgroups*|dist.split_group",),
-        may="dist.new_*",
-    ),
-    Row(
-        "get_data_parallel_group get_model_parallel_group get_tensor_model_parallel_group "
-        "get_tensor_parallel_group get_pipeline_model_parallel_group initialize_model_parallel "
-        "get_sequence_parallel_group get_context_parallel_group initialize_sequence_parallel",
-        "mesh",
-        'mesh = allranks.mesh({"data": N, "model": M})',
-        "names for the dimensions in place of a function for each",
-        must=("group|dist.new_group|call.*group*",),
-        may="dist.*",
-    ),
-    Row(
-        "set_device set_cuda_device set_gpu bind_device setup_device",
-        "assign_device_for_local_rank",
-        "allranks.assign_device_for_local_rank(False, allranks.get_local_rank())",
-        "setup does it; fewer devices than ranks is an error",
-        must=("call.set_device", f"{RANK}|rank==0"),
-    ),
-)
-"""How the group comes up, and goes."""
-
 ORDER = (
     Row(
-        "synchronize barrier sync dist_barrier wait_for_everyone synchronize_processes wait_for_all "
+        "synchronize barrier sync dist_barrier wait_for_everyone synchronize_processes "
+        "wait_for_all "
         "torch_barrier maybe_barrier distributed_barrier sync_processes global_barrier sync_all "
         "barrier_if_distributed safe_barrier block_all wait synchronise",
         "synchronize",
@@ -328,7 +215,7 @@ ORDER = (
         "a rank that failed or is missing is an error that names it",
         must=("dist.barrier|dist.monitored_barrier|mpi.*|hvd.*|call.barrier",),
         never="yield|dist.all_gather*|dist.broadcast*|nested",
-        alone=("dist.barrier|dist.monitored_barrier",),
+        alone=("dist.barrier|dist.monitored_barrier", "silent"),
         patch=("allranks.synchronize({?group})",),
         unused="timeout message name tag",
         may="dist.monitored_barrier|dist.barrier",
@@ -375,13 +262,14 @@ ORDER = (
         "asks for the rank by itself; print(..., force=True) prints on every rank",
         must=("print=|stdout=",),
         never="dist.init_process_group",
-        alone=("print=",),
+        alone=("print=", "silent"),
         patch=("allranks.print_on_master()",),
         unused="is_master rank master is_main_process is_main is_rank0 is_rank_zero local_rank",
         may="print=|stdout=",
     ),
     Row(
-        "print_rank_0 print_rank0 print0 print_master print_on_main print_once dist_print print_main "
+        "print_rank_0 print_rank0 print0 print_master print_on_main print_once dist_print "
+        "print_main "
         "master_print rank0_print rank_zero_print print_on_rank0 print_on_rank_0 main_print "
         "print_if_main print_only_rank0 print_main_process printer print_zero_rank mprint "
         "print_on_main_process rank_print synced_print print_on_master print_root dprint",
@@ -390,7 +278,7 @@ ORDER = (
         "allranks.print_on_master() makes each print do so",
         must=("call.print", MASTER),
         never="print=|nested|dist.barrier",
-        alone=("call.print", "rank==0|rank!=0", "dist.get_rank"),
+        alone=("call.print", "rank==0|rank!=0", "dist.get_rank", "silent"),
         patch=("if allranks.is_master():\n    print({*})",),
     ),
     Row(
@@ -399,27 +287,27 @@ ORDER = (
         "if allranks.get_rank() == allranks.get_world_size() - 1: print(message)",
         "",
         must=("call.print",),
-        patch=(
-            "if allranks.get_rank() == allranks.get_world_size() - 1:\n    print({*})",
-        ),
+        patch=("if allranks.get_rank() == allranks.get_world_size() - 1:\n    print({*})",),
     ),
     Row(
         "log_rank_0 log_rank0 log_on_main log_dist log_on_master rank_zero_info rank_zero_warn "
         "rank_zero_debug logging_rank0 info_rank0 log_main rank_zero_log print_log log_on_rank0 "
         "log_once_on_master logger_info master_log mlog log_info rank0_log",
         "get_logger",
-        'allranks.get_logger(__name__).info(message)',
+        "allranks.get_logger(__name__).info(message)",
         'rank 0 alone by default; ranks="all" or a tuple of ranks asks for others',
         must=("call.info|call.log|call.warning|call.warn|call.debug|call.error", MASTER),
         never="call.getLogger|nested",
     ),
     Row(
         "create_logger get_root_logger get_logger setup_logger init_logger setup_logging init_log "
-        "get_dist_logger build_logger initialize_logger setup_default_logging make_logger set_logger "
+        "get_dist_logger build_logger initialize_logger setup_default_logging make_logger "
+        "set_logger "
         "init_logging configure_logging get_dist_root_logger create_dist_logger initialize_logging",
         "get_logger",
         "logger = allranks.get_logger(__name__)",
-        "makes no handler and no file: logging's own calls do, and allranks.RankFilter has the rank",
+        "makes no handler and no file: logging's own calls do, and allranks.RankFilter has the "
+        "rank",
         must=("call.getLogger|call.basicConfig|call.Logger", f"{MASTER}|{RANK}"),
     ),
     Row(
@@ -438,7 +326,8 @@ SEEDS = (
     Row(
         "set_random_seed set_seed seed_everything init_seeds init_torch_seeds fix_random_seeds "
         "fix_seed fix_random_seed setup_seed set_seeds set_random_seeds seed_all manual_seed "
-        "set_manual_seed set_global_seed random_seed fix_seeds set_rng_seed seed_all_rng set_all_seeds "
+        "set_manual_seed set_global_seed random_seed fix_seeds set_rng_seed seed_all_rng "
+        "set_all_seeds "
         "seed_torch setup_seeds init_random_seeds initialize_seeds fix_all_seeds",
         "seed_all",
         "allranks.seed_all(seed)",
@@ -450,15 +339,19 @@ SEEDS = (
     ),
     Row(
         "worker_init_fn seed_worker worker_init worker_seed_fn init_worker worker_init_reset_seed "
-        "seed_worker_fn worker_init_function dataloader_worker_init set_worker_seed _worker_init_fn",
+        "seed_worker_fn worker_init_function dataloader_worker_init set_worker_seed "
+        "_worker_init_fn",
         "worker_init_fn",
         "loader = DataLoader(data, worker_init_fn=allranks.worker_init_fn)",
         "streams differ between ranks as well as workers, and follow from the loader's own seed",
-        must=("call.manual_seed|call.seed|call.manual_seed_all|call.set_random_seed|call.seed_all*",),
+        must=(
+            "call.manual_seed|call.seed|call.manual_seed_all|call.set_random_seed|call.seed_all*",
+        ),
         patch=("allranks.worker_init_fn({worker_id|worker|0})",),
     ),
     Row(
-        "shared_random_seed sync_random_seed get_shared_seed get_shared_random_seed init_random_seed "
+        "shared_random_seed sync_random_seed get_shared_seed get_shared_random_seed "
+        "init_random_seed "
         "shared_seed get_random_seed broadcast_seed sync_seed get_synced_seed generate_shared_seed",
         "shared_seed",
         "seed = allranks.shared_seed()",

@@ -108,6 +108,11 @@ def body(function: str) -> list[str]:
             "dist.init_process_group(backend, **kwargs)",
             "allranks.setup(distributed_backend=backend, **kwargs)",
         ),
+        (
+            "is_distributed()",
+            "return dist.is_initialized() and dist.get_world_size() > 1",
+            "return allranks.get_world_size() > 1",
+        ),
         ("cleanup()", "dist.destroy_process_group()", "allranks.cleanup()"),
     ],
 )
@@ -127,6 +132,10 @@ def test_a_body_becomes_one_line(head: str, inside: str, becomes: str) -> None:
         "def is_master():\n    dist.barrier()\n    return dist.get_rank() == 0",
         "def all_gather(into, t):\n    dist.all_gather(into, t)\n    return into",
         "def seed_everything(seed):\n    torch.manual_seed(seed)",
+        "def print_rank_0(message, rank=None):\n    if dist.get_rank() == 0: print(message)",
+        "def all_reduce(t, op=dist.ReduceOp.SUM):\n    dist.all_reduce(t, op)",
+        "import wandb\ndef setup():\n    wandb.init()\n    dist.init_process_group()",
+        "def get_rank():\n    dist.barrier()",
         "def fit(x):\n    dist.all_reduce(x)\n    step(x)",
     ],
 )

@@ -118,6 +118,8 @@ def test_a_body_tells_by_itself(body: str, ours: str) -> None:
         "dist.all_reduce(x, op=dist.ReduceOp.MAX)",
         "return Loader(x, rank=dist.get_rank())",
         "return torch.ones(dist.get_world_size())",
+        "return LOCAL if dist.is_initialized() else 1",
+        "return dist.is_initialized() and dist.get_world_size() > 1",
         "\n    ".join(["dist.barrier()", *["x += 1"] * 12]),
         "dist.batch_isend_irecv(x)",
     ],
@@ -313,6 +315,21 @@ def barrier():
     assert of(source)["_start"] == (HELPER, "", "")
     assert note(source, "_start") == "serves barrier alone, and goes with it"
     assert of(source)["_lonely"] == (UNKNOWN, "", "")
+
+
+def test_a_private_class_goes_with_those_it_serves() -> None:
+    source = f"""{DIST}
+class _Environment:
+    def __init__(self):
+        self._read()
+
+    def _read(self):
+        self.rank = int(os.environ["RANK"])
+
+def setup():
+    dist.init_process_group(rank=_Environment().rank)
+"""
+    assert of(source) == {"_Environment._read": (HELPER, "", ""), "setup": (*BY_NAME, "setup")}
 
 
 def test_calls_in_no_function_have_a_line_each() -> None:

@@ -1,13 +1,14 @@
 """What a piece of code does with ranks, as marks: short words that rows ask for.
 
 ``dist.barrier`` (a name of torch.distributed), ``env.RANK`` (a launcher's variable), ``call.seed``
-(something of that name is called), ``plain.evaluate`` (called by its bare name), ``print=`` (print
-is replaced), ``rank==0`` and ``rank!=0`` (a rank is compared), ``divides``, ``loops``, ``grad``,
-``pickle``, ``group`` (a variable that is called so), ``yield``, ``nested`` (a function within).
+(something of that name is called), ``plain.evaluate`` (by its bare name), ``other.wandb.init`` (of
+a module that has little to do with ranks), ``print=`` (print is replaced), ``rank==0`` and
+``rank!=0`` (a rank is compared), ``divides``, ``loops``, ``grad``, ``pickle``, ``group`` (a
+variable that is called so), ``yield``, ``nested`` (a function within).
 
 ``returns``, or ``silent``; ``returns.dist.get_rank``: the thing itself is returned;
 ``returns:rank,size`` and ``returns []`` say of what form it is. ``takes.op`` is a parameter,
-``self.sum`` an attribute that a method sets. A class has ``base.Function`` and ``method.update``.
+``default.op`` one whose default is a word, ``self.sum`` an attribute that a method sets. A class has ``base.Function`` and ``method.update``.
 """
 
 from __future__ import annotations
@@ -36,10 +37,16 @@ PLACES = (
 ABOUT_RANKS = "dist.*|env.*|mpi.*|hvd.*|xla.*|print=|stdout="
 
 VARIABLES = re.compile(
-    r"(LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)|MPI_LOCAL\w+"
+    r"(LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|LOCAL_SIZE|MASTER_(ADDR|PORT)|MPI_LOCAL\w+"
     r"|(SLURM|OMPI|PMI|PMIX|MV2|TORCHELASTIC|JSM|FLUX|PALS)_\w+"
 )
 """The launchers' variables."""
+
+USUAL = """
+builtin builtins contextlib datetime functools io logging math mpi4py numpy os packaging pickle
+platform random re socket subprocess sys tempfile time torch typing warnings
+""".split()
+"""Modules whose calls a set-up function can do without."""
 
 BUILTINS = frozenset(dir(builtins))
 
@@ -118,8 +125,8 @@ def _of_word(node: ast.AST) -> Iterator[str]:
         yield "grad"
     elif isinstance(node, ast.Name) and "group" in node.id.lower():
         yield "group"
-    elif isinstance(node, ast.Constant) and VARIABLES.fullmatch(str(node.value)):
-        yield f"env.{node.value}"
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield from ([f"env.{node.value}"] if VARIABLES.fullmatch(node.value) else [])
 
 
 def _of_call(node: ast.Call, names: Mapping[str, str]) -> Iterator[str]:
@@ -133,6 +140,14 @@ def _of_call(node: ast.Call, names: Mapping[str, str]) -> Iterator[str]:
         yield "divides"
     if isinstance(node.func, ast.Name) and node.func.id not in BUILTINS and not _place(name):
         yield f"plain.{node.func.id}"
+    if _is_imported(node.func, names) and name.lstrip("_").partition(".")[0] not in USUAL:
+        yield f"other.{name}"
+
+
+def _is_imported(node: ast.AST, names: Mapping[str, str]) -> bool:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in names
 
 
 def _of_compare(node: ast.Compare) -> Iterator[str]:

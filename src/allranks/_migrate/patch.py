@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._migrate.reading import BYTE_ORDER_MARK, lines_of
-from allranks._migrate.recognise import RECOGNISED, beside
+from allranks._migrate.recognise import RECOGNISED, beside, is_named_otherwise
 from allranks._migrate.row import has
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def patch_of(one: Recognition, names: Mapping[str, str]) -> str | None:
 
     In a template, ``{data|0}`` is the first of these parameters that there is (0 is the first of
     all), ``{dst=0}`` has a default, ``{?dst}`` becomes ``, dst=dst`` or nothing, ``{?dst:to}``
-    becomes ``, dst=to``, ``{*}`` hands all parameters on, and ``{*args}`` is that one only.
+    becomes ``, dst=to``, and ``{**kwargs}`` hands on what the function takes so.
     ``{@mean}`` is whether the body divides, ``{@returns}`` the word if it returns, ``{@torch}`` the
     name of torch here, and ``{@attributes}`` sets what the body set on its first parameter. A line
     that begins with ``?mark`` is there if the body has that mark, and with ``?!mark`` if not.
@@ -92,7 +92,10 @@ def patch_of(one: Recognition, names: Mapping[str, str]) -> str | None:
         return None
     if beside(one.row, one.found) or isinstance(one.found.node, ast.ClassDef):
         return None
-    if "seed" not in one.row.ours and has(one.found.direct, LOST):
+    if one.known_by == "body" and is_named_otherwise(one.found):
+        return None
+    lost = LOST if one.row.ours != "setup" else f"{LOST}|other.*"
+    if "seed" not in one.row.ours and has(one.found.direct, lost):
         return None
     for template in one.row.patch:
         body = _filled(template, one, names)
@@ -118,12 +121,13 @@ def _filled(template: str, one: Recognition, names: Mapping[str, str]) -> str | 
 
 
 def _if_so(line: str, found: Found) -> str:
-    """A template's line, if its condition holds."""
+    """A template's line, if its conditions hold."""
     if not line.startswith("?"):
         return line
     condition, _, rest = line[1:].partition(" ")
     wanted = not condition.startswith("!")
-    return rest if has(found.marks, condition.removeprefix("!")) is wanted else ""
+    holds = has(found.marks, condition.removeprefix("!")) is wanted
+    return _if_so(rest, found) if holds else ""
 
 
 def _tidy(text: str) -> str:
@@ -148,9 +152,6 @@ class _Form:
         optional, key, wanted, default = place.groups()
         if wanted.startswith("@"):
             return self._fact(wanted[1:])
-        if wanted == "*":
-            self.used |= {_plain(one) for one in self.parameters}
-            return ", ".join(self.parameters)
         if wanted.startswith("*"):
             return self._rest(wanted)
         name = self._parameter(wanted)
@@ -243,7 +244,10 @@ def _place_of_import(tree: ast.Module) -> int:
         documents = position == 0 and isinstance(node, ast.Expr)
         if not documents and not isinstance(node, ast.Import | ast.ImportFrom):
             if last == 0:
-                first = [node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]
+                first: list[int] = [
+                    node.lineno,
+                    *(d.lineno for d in getattr(node, "decorator_list", [])),
+                ]
                 return min(first) - 1
             break
         last = max(last, node.end_lineno or 0)

@@ -14,7 +14,18 @@ from allranks._migrate.marks import Function, dotted, marks_of, own_marks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-ITS_OWN = ("returns", "silent", "yield", "nested", "method.", "takes.", "self.", "loops", "plain.")
+ITS_OWN = (
+    "returns",
+    "silent",
+    "yield",
+    "nested",
+    "method.",
+    "takes.",
+    "default.",
+    "self.",
+    "loops",
+    "plain.",
+)
 """Marks of a function that those who call it do not get."""
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -163,6 +174,8 @@ def _found(owner: str, node: Function | ast.ClassDef, names: Mapping[str, str]) 
     marks = frozenset(direct)
     sets = _sets(node)
     marks |= {f"takes.{one.lstrip('*').partition('=')[0]}" for one in parameters}
+    marks |= {f"default.{one}" for one in _defaults(node)}
+    marks -= {f"plain.{one}" for one in _assigned(node)}
     marks |= {f"self.{one}" for one in sets if kind == "method"}
     return Found(
         f"{owner}{node.name}", kind, node.lineno, parameters, marks, marks, uses, size, sets, node
@@ -184,6 +197,19 @@ def _parameters(arguments: ast.arguments) -> tuple[str, ...]:
     named = [f"{one.arg}={one.arg}" for one in arguments.kwonlyargs]
     more = [f"**{arguments.kwarg.arg}"] if arguments.kwarg else []
     return (*plain, *rest, *named, *more)
+
+
+def _defaults(node: Function | ast.ClassDef) -> Iterator[str]:
+    """The parameters whose default is a word."""
+    if not isinstance(node, ast.ClassDef):
+        plain = [*node.args.posonlyargs, *node.args.args]
+        pairs = [
+            *zip(reversed(plain), reversed(node.args.defaults), strict=False),
+            *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
+        ]
+        for one, default in pairs:
+            if isinstance(default, ast.Constant) and isinstance(default.value, str):
+                yield one.arg
 
 
 def _assigned(node: ast.AST) -> set[str]:

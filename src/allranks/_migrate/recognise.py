@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from allranks._migrate.row import Row
 
 NEUTRAL = (
-    "dist.is_available|dist.is_initialized|dist.get_rank|dist.get_world_size|dist.get_backend|"
-    "dist.Backend*|dist.ProcessGroup*|dist.GroupMember*|dist.group.WORLD|dist.ReduceOp.SUM"
+    "dist.is_available|dist.is_initialized|dist.get_backend|dist.Backend*|dist.ProcessGroup*|"
+    "dist.GroupMember*|dist.group.WORLD|dist.ReduceOp.SUM"
 )
 """What any function may ask or name without being about it."""
 
@@ -123,15 +123,15 @@ def _recognised(found: Found) -> Recognition:
 
 def _words(row: Row, found: Found, how: str) -> Iterator[str]:
     """What a reader has to look at: a name for another thing, and what the body has beside."""
-    if how == "body" and (named := _named(found)):
-        yield f"its name is that of {_ours(named[0])}, but its body is this"
+    if how == "body" and is_named_otherwise(found):
+        yield f"its name is that of {_ours(_named(found)[0])}, but its body is this"
     if also := beside(row, found):
         yield f"its body also has {_shown(also)}: look"
 
 
 def beside(row: Row, found: Found) -> list[str]:
     """What a function does with ranks beside what its row is about; of its helpers' only XLA's."""
-    allowed = "|".join((*row.must, row.may, NEUTRAL))
+    allowed = "|".join((*row.must, row.may, NEUTRAL, "dist.get_rank|dist.get_world_size"))
     other = {mark for mark in found.marks if has((mark,), "xla.*")}
     return [mark for mark in _about_ranks(found.direct | other) if not has((mark,), allowed)]
 
@@ -151,6 +151,11 @@ def _named(found: Found) -> list[Row]:
     """The rows that a name alone would stand for."""
     last = found.name.rpartition(".")[2]
     return [row for row in ROWS if row.is_called(last) and _is_of_kind(row, found)]
+
+
+def is_named_otherwise(found: Found) -> bool:
+    """Whether a function that is known by its body has the name of something else."""
+    return bool(_named(found))
 
 
 def _is_of_kind(row: Row, found: Found) -> bool:
@@ -180,20 +185,32 @@ def _plainly(mark: str) -> str:
 def _with_helpers(each: Sequence[Recognition]) -> list[Recognition]:
     """Private functions that serve only such as are recognised go with them."""
     goes = {one.name for one in each if one.status == RECOGNISED}
-    while more := {one.name for one in each if one.name not in goes and _serves(one, each, goes)}:
+    while more := {_unit(one.name) for one in each if _serves(one, each, goes)} - goes:
         goes |= more
-    return [_as_helper(one, each) if _serves(one, each, goes) else one for one in each]
+    serving = [one.status == UNKNOWN and _serves(one, each, goes) for one in each]
+    return [
+        _as_helper(one, each) if serves else one for one, serves in zip(each, serving, strict=True)
+    ]
 
 
 def _serves(one: Recognition, each: Sequence[Recognition], goes: set[str]) -> bool:
-    if one.status != UNKNOWN or not one.name.rpartition(".")[2].startswith("_"):
+    private = _unit(one.name).rpartition(".")[2].startswith("_")
+    if one.status not in (UNKNOWN, NO_RANKS) or not private:
         return False
     users = _users(one, each)
     return bool(users) and users <= goes
 
 
 def _users(one: Recognition, each: Sequence[Recognition]) -> set[str]:
-    return {other.name for other in each if other.found and one.name in other.found.uses}
+    unit = _unit(one.name)
+    users = (_unit(other.name) for other in each if other.found and unit in other.found.uses)
+    return {*users} - {unit}
+
+
+def _unit(name: str) -> str:
+    """What goes or stays as one: a private class with its methods, else a function by itself."""
+    first = name.partition(".")[0]
+    return first if first.startswith("_") else name
 
 
 def _as_helper(one: Recognition, each: Sequence[Recognition]) -> Recognition:

@@ -118,7 +118,7 @@ METERS = (
         "Average DistributedMeter AvgMeter",
         "meters.SmoothedValue",
         "meter = allranks.meters.SmoothedValue()",
-        "its names are global_avg, total and count, not avg and sum",
+        "the mean of all values is global_avg",
         must=("method.update", "dist.all_reduce|dist.all_gather*|call.all_reduce|call.reduce_*"),
         kind="class",
         may="dist.*",
@@ -168,7 +168,7 @@ FILES = (
         "save_rank0 save_on_main_process torch_save rank_zero_save save save_on_primary",
         "save",
         "allranks.save(obj, path)",
-        "all ranks call it, not one within an if; they learn if rank 0 could not write",
+        "call it on all ranks, not within `if is_master()`",
         must=(SAVE, MASTER),
         patch=(
             "allranks.save({*args}{**kwargs})",
@@ -180,7 +180,7 @@ FILES = (
         "save_weights save_checkpoint_on_master",
         "save",
         "allranks.save(state, path)",
-        "all ranks call it, not one within an if; they learn if rank 0 could not write",
+        "call it on all ranks, not within `if is_master()`",
         must=(SAVE, MASTER),
     ),
     Row(

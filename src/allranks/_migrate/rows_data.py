@@ -7,8 +7,8 @@ from allranks._migrate.row import Row
 GATHER = "dist.all_gather|dist.all_gather_into_tensor|dist._all_gather_base|dist.all_gather_*"
 EXTREME = "dist.ReduceOp.M*|dist.reduce_op.M*|dist.ReduceOp.PROD*|dist.ReduceOp.B*"
 NO_TENSOR = "grad|call.named_buffers|dist.all_gather*|base.*"
-REDUCES = "dist.all_reduce|dist.ReduceOp.*|dist.reduce_op.*|dist.get_backend|dist.Reduce*"
-GROUPS = "dist.new_group|dist.group.WORLD|dist._get_default_group"
+REDUCES = "dist.get_world_size|dist.get_rank|dist.all_reduce|dist.Reduce*|dist.reduce_op.*"
+GROUPS = "dist.get_world_size|dist.get_rank|dist.new_group|dist.group.WORLD|dist._get_default_group"
 
 REDUCE_NAMES = (
     "all_reduce allreduce dist_all_reduce reduce_sum reduce_tensor reduce_mean all_reduce_mean "
@@ -43,7 +43,7 @@ GRAD_NAMES = (
 REDUCTIONS = (
     Row(
         "reduce_dict all_reduce_dict reduce_loss_dict average_dict sync_dict reduce_metrics "
-        "allreduce_dict reduce_losses average_losses_across_data_parallel_group reduce_logs "
+        "allreduce_dict reduce_losses reduce_logs "
         "all_reduce_metrics average_metrics sync_metrics dist_reduce_dict reduce_dict_mean",
         "all_reduce",
         "losses = allranks.all_reduce(losses, average=True)",
@@ -71,11 +71,24 @@ REDUCTIONS = (
         "the tensors are new; their op product is prod here, and there are none of bits",
         must=("dist.all_reduce", "call.keys|call.items|loops"),
         never="returns|grad|call.named_buffers|call.parameters|base.*",
-        patch=("{0}.update(allranks.all_reduce({0}{?group}{?op}))",),
+        patch=(
+            (
+                "?default.op {0}.update(allranks.all_reduce({0}{?group}, op={op}))\n"
+                "?!takes.op {0}.update(allranks.all_reduce({0}{?group}, average={@mean}))"
+            ),
+        ),
         may=f"{REDUCES}|{GROUPS}",
     ),
     Row(
-        "average_gradients sync_gradients reduce_gradients sync_grads all_reduce_grads "
+        "average_losses_across_data_parallel_group average_losses",
+        "all_reduce",
+        "means = allranks.all_reduce(torch.stack(losses).detach(), average=True)",
+        "",
+        must=("dist.all_reduce", "call.cat|call.stack", "returns"),
+        may=f"{REDUCES}|{GROUPS}",
+    ),
+    Row(
+        "average_gradients sync_gradients reduce_gradients sync_grads gather_grad all_reduce_grads "
         "average_grads allreduce_grads all_reduce_gradients sync_gradient aggregate_gradients",
         "all_reduce",
         "for p in model.parameters(): allranks.all_reduce(p.grad, average=True)",
@@ -140,7 +153,8 @@ REDUCTIONS = (
     ),
     Row(
         f"{REDUCE_NAMES} all_reduce_max reduce_max dist_max max_reduce all_reduce_min reduce_min "
-        "dist_min all_max global_max",
+        "dist_min all_max global_max "
+        "reduce_max_stat_across_model_parallel_group",
         "all_reduce",
         'tensor = allranks.all_reduce(tensor, op="max")',
         'op is a word: "min", "max" or "prod"',
@@ -157,8 +171,9 @@ REDUCTIONS = (
         never=NO_TENSOR,
         patch=(
             (
-                "?!call.clone {@returns}allranks.all_reduce({0}{?group}, op={op})\n"
-                "?call.clone {@returns}allranks.all_reduce({0}.clone(){?group}, op={op})"
+                "?default.op ?!call.clone {@returns}allranks.all_reduce({0}{?group}, op={op})\n"
+                "?default.op ?call.clone {@returns}allranks.all_reduce({0}.clone(){?group}, "
+                "op={op})"
             ),
         ),
         may=f"{REDUCES}|{GROUPS}",
@@ -169,8 +184,9 @@ REDUCTIONS = (
         "all_reduce_buffers",
         "average_buffers",
         "allranks.average_buffers(model)",
-        "all buffers, not those of batch norm alone; allranks.sync_module sends rank 0's in place "
-        "of the mean",
+        "all buffers, not those of batch norm alone; allranks.sync_module(model) sends those of "
+        "rank "
+        "0 instead, and the parameters",
         must=("dist.all_reduce|dist.broadcast", "call.*buffers|call.*norm*|call.*modules"),
         may=f"{REDUCES}|dist.broadcast|dist.all_gather*|{GROUPS}",
     ),
@@ -268,7 +284,6 @@ GATHERINGS = (
         "entries = allranks.gather_objects(data, dst=0)",
         "None on the other ranks, not an empty list; dst is a rank of WORLD",
         must=("dist.gather|dist.gather_object|mpi.*", "returns []"),
-        never="call.cat",
         patch=("return allranks.gather_objects({data|obj|0}{?group}{?dst}) or []",),
         may="dist.gather*|dist.all_gather*|dist.new_group|dist.group.*|dist.Backend*|"
         "dist.get_backend|dist._get_default_group",

@@ -19,18 +19,20 @@ FACTS = (
         must=("returns", RANK),
         never="rank==0|returns.rank==0",
         alone=("returns.dist.get_rank",),
+        may="dist.get_rank",
         patch=("return allranks.get_rank({group=})",),
         unused=CONFIG,
     ),
     Row(
         "get_world_size get_global_world_size get_dist_world_size world_size get_num_ranks "
         "mpi_size "
-        "get_num_replicas num_ranks get_dist_size get_num_processes",
+        "get_num_replicas get_global_size num_ranks get_dist_size get_num_processes",
         "get_world_size",
         "allranks.get_world_size()",
         "before setup it is what the launcher says, not 1",
         must=("returns", SIZE),
         alone=("returns.dist.get_world_size",),
+        may="dist.get_world_size",
         patch=("return allranks.get_world_size({group=})",),
         unused=CONFIG,
     ),
@@ -51,11 +53,12 @@ FACTS = (
         must=("returns", SIZE, "group|call.*group*"),
     ),
     Row(
-        "get_local_rank local_rank get_local_process_index get_local_process_rank mpi_local_rank",
+        "get_local_rank local_rank get_local_process_index get_local_process_rank mpi_local_rank "
+        "get_local_rank_preinit",
         "get_local_rank",
         "allranks.get_local_rank()",
         "needs no group of the host's ranks; an error, not 0, where it is not known before setup",
-        must=("returns", RANK),
+        must=("returns", f"{RANK}|returns:*LOCAL_RANK*|returns:*local_rank*"),
         patch=("return allranks.get_local_rank()",),
         unused=CONFIG,
     ),
@@ -65,7 +68,7 @@ FACTS = (
         "get_local_world_size",
         "allranks.get_local_world_size()",
         "needs no group of the host's ranks; an error, not 1, where it is not known before setup",
-        must=("returns", SIZE),
+        must=("returns", f"{SIZE}|returns:*LOCAL*SIZE*|returns:*local*size*"),
         patch=("return allranks.get_local_world_size()",),
         unused=CONFIG,
     ),
@@ -113,7 +116,7 @@ FACTS = (
         "is_main_rank is_mp_master is_distributed_main check_is_main_process is_main_worker",
         "is_master",
         "allranks.is_master()",
-        "before setup one process only is it, where the launcher tells the rank",
+        "before setup it is what the launcher says, not True on every rank",
         must=("returns", f"{MASTER}|call.*rank*"),
         alone=("returns.rank==0", "dist.get_rank|call.get_rank"),
         patch=(
@@ -150,20 +153,23 @@ FACTS = (
         "allranks.initialized()",
         "",
         must=("returns", "dist.is_initialized|dist.is_available"),
-        never="dist.init_process_group",
-        alone=("returns.dist.is_initialized|returns.call.is_initialized|dist.is_initialized",),
+        never="dist.init_process_group|dist.get_world_size|call.*world_size*|rank==0",
+        alone=("returns.dist.is_initialized",),
         patch=("return allranks.initialized()",),
         unused=CONFIG,
     ),
     Row(
         "is_distributed_env is_using_distributed is_distributed is_using_horovod is_torchrun "
+        "is_ddp "
+        "is_distributed_training_run is_dist is_distributed_training "
         "is_launched_with_torchrun use_distributed is_distributed_run",
         "get_world_size",
         "allranks.get_world_size() > 1",
         "half an environment is an error; more launchers are known",
-        must=("returns", "env.*SIZE*|env.*NTASKS*|env.*RANK*"),
-        never="dist.is_initialized|dist.init_process_group",
+        must=("returns", f"env.*SIZE*|env.*NTASKS*|env.*RANK*|{SIZE}"),
+        never="dist.init_process_group",
         patch=("return allranks.get_world_size() > 1",),
+        unused=CONFIG,
     ),
     Row(
         "infer_launcher get_launcher detect_launcher",
@@ -218,7 +224,7 @@ ORDER = (
         alone=("dist.barrier|dist.monitored_barrier", "silent"),
         patch=("allranks.synchronize({?group})",),
         unused="timeout message name tag",
-        may="dist.monitored_barrier|dist.barrier",
+        may="dist.*barrier|dist.get_world_size",
     ),
     Row(
         "torch_distributed_zero_first local_main_process_first local_master_first local_zero_first "
@@ -256,7 +262,7 @@ ORDER = (
         "setup_for_distributed suppress_print disable_print silence_print setup_print "
         "setup_print_for_distributed suppress_output disable_printing redirect_print mute_print "
         "disable_non_master_print set_print override_print block_print print_only_on_master "
-        "silence_non_master suppress_non_master_print",
+        "silence_non_master suppress_non_master_print restrict_print_to_main_process",
         "print_on_master",
         "allranks.print_on_master()",
         "asks for the rank by itself; print(..., force=True) prints on every rank",
@@ -265,7 +271,7 @@ ORDER = (
         alone=("print=", "silent"),
         patch=("allranks.print_on_master()",),
         unused="is_master rank master is_main_process is_main is_rank0 is_rank_zero local_rank",
-        may="print=|stdout=",
+        may="print=|stdout=|dist.get_rank",
     ),
     Row(
         "print_rank_0 print_rank0 print0 print_master print_on_main print_once dist_print "
@@ -279,7 +285,10 @@ ORDER = (
         must=("call.print", MASTER),
         never="print=|nested|dist.barrier",
         alone=("call.print", "rank==0|rank!=0", "dist.get_rank", "silent"),
-        patch=("if allranks.is_master():\n    print({*})",),
+        patch=(
+            "if allranks.is_master():\n    print({*args}{**kwargs})",
+            "if allranks.is_master():\n    print({0}{**kwargs})",
+        ),
     ),
     Row(
         "print_rank_last print_last_rank print_rank_n",
@@ -287,7 +296,7 @@ ORDER = (
         "if allranks.get_rank() == allranks.get_world_size() - 1: print(message)",
         "",
         must=("call.print",),
-        patch=("if allranks.get_rank() == allranks.get_world_size() - 1:\n    print({*})",),
+        patch=("if allranks.get_rank() == allranks.get_world_size() - 1:\n    print({0})",),
     ),
     Row(
         "log_rank_0 log_rank0 log_on_main log_dist log_on_master rank_zero_info rank_zero_warn "
@@ -295,7 +304,7 @@ ORDER = (
         "log_once_on_master logger_info master_log mlog log_info rank0_log",
         "get_logger",
         "allranks.get_logger(__name__).info(message)",
-        'rank 0 alone by default; ranks="all" or a tuple of ranks asks for others',
+        'ranks="master", "all" or a tuple of ranks says which ones are heard',
         must=("call.info|call.log|call.warning|call.warn|call.debug|call.error", MASTER),
         never="call.getLogger|nested",
     ),

@@ -95,7 +95,7 @@ TRANSFERS = (
         "all_to_all alltoall all_to_all_single all_to_all_tensor all_to_all_4d",
         "all_to_all",
         "received = allranks.all_to_all(parts)",
-        "a list with a part for each rank, of any sizes",
+        "takes and gives a list with a part for each rank",
         must=("dist.all_to_all*",),
         never="base.*|call.apply|call.gather*",
         alone=("dist.all_to_all*",),
@@ -132,7 +132,8 @@ TRANSFERS = (
     ),
     Row(
         "any_rank all_ranks any_true all_true reduce_any reduce_all sync_flag sync_bool agree "
-        "should_stop_all any_process all_processes_true broadcast_flag",
+        "should_stop_all any_process all_processes_true broadcast_flag "
+        "logical_and_across_model_parallel_group",
         "agree",
         'stop = allranks.agree(stop, "any")',
         "",

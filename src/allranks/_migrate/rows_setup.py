@@ -9,7 +9,8 @@ SETUP = (
     Row(
         "init_distributed_mode init_distributed setup_distributed setup_dist init_dist dist_init "
         "init_dist_pytorch init_dist_slurm init_dist_mpi ddp_setup setup_ddp init_ddp setup "
-        "init_process_group initialize_distributed distributed_init init_distributed_device "
+        "init_process_group init enable initialize_distributed distributed_init "
+        "init_distributed_device "
         "init_distributed_device_so init_distributed_training init_process init_processes "
         "initialize_dist initialize_process_group setup_process_group setup_slurm init_slurm "
         "init_torch_distributed dist_setup init_environ start_process_group setup_env_distributed "
@@ -26,7 +27,8 @@ SETUP = (
         alone=("dist.init_process_group",),
         patch=(
             (
-                "allranks.setup({?rank}{?world_size}{?distributed_backend:backend|dist_backend}{**kwargs})\n"
+                "allranks.setup({?rank}{?world_size}{?distributed_backend:backend|dist_backend}"
+                "{**kwargs})\n"
                 "{@attributes}\n"
                 "?print= allranks.print_on_master()\n"
                 "?returns:device|returns.call.device return "
@@ -72,7 +74,7 @@ SETUP = (
         "clean_up destroy_distributed finalize_distributed close_distributed deinit_distributed",
         "cleanup",
         "allranks.cleanup()",
-        "does not wait for the other ranks; harmless where nothing was set up",
+        "harmless where nothing was set up; puts the environment back as it was",
         must=("dist.destroy_process_group|call.destroy_process_group",),
         never="dist.init_process_group",
         alone=("dist.destroy_process_group", "silent"),

@@ -27,6 +27,7 @@ import horovod.torch as hvd
 CODE = {
     "returns": "return thing",
     "silent": "pass",
+    "of-parameter": "dist.get_backend(given)",
     "returns []": "return []",
     "returns:*": "return thing",
     "rank==0": "if rank == 0: pass",
@@ -67,7 +68,9 @@ def source_of(row: Row, name: str, required: tuple[str, ...]) -> str:
     ]
     lines += [f"self.{one[5:]} = 1" for one in marks if one.startswith("self.")]
     lines.sort(key=lambda line: line.startswith("return"))
-    taken = [one[6:] for one in marks if one.startswith("takes.")]
+    taken = ["given"] * ("of-parameter" in marks) + [
+        one[6:] for one in marks if one.startswith("takes.")
+    ]
     if row.kind == "function":
         return HEAD + definition(name, taken, lines)
     if row.kind == "method":

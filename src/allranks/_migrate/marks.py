@@ -1,20 +1,20 @@
 """What a piece of code does with ranks, as marks: short words that rows ask for.
 
 ``dist.barrier`` (a name of torch.distributed), ``env.RANK`` (a launcher's variable), ``call.seed``
-(something of that name is called), ``plain.evaluate`` (by its bare name), ``other.wandb.init`` (of
-a module that has little to do with ranks), ``print=`` (print is replaced), ``rank==0`` and
-``rank!=0`` (a rank is compared), ``divides``, ``loops``, ``grad``, ``pickle``, ``group`` (a
-variable that is called so), ``yield``, ``nested`` (a function within).
+(something of that name is called), ``other.wandb.init`` (of a module that has little to do with
+ranks), ``print=`` (print is replaced), ``rank==0`` and ``rank!=0`` (a rank is compared),
+``divides``, ``loops``, ``grad``, ``pickle``, ``group`` (a variable that is called so), ``yield``,
+``nested`` (a function within).
 
 ``returns``, or ``silent``; ``returns.dist.get_rank``: the thing itself is returned;
 ``returns:rank,size`` and ``returns []`` say of what form it is. ``takes.op`` is a parameter,
-``default.op`` one whose default is a word, ``self.sum`` an attribute that a method sets. A class has ``base.Function`` and ``method.update``.
+``default.op`` one whose default is a word, ``self.sum`` an attribute that a method sets. A class
+has ``base.Function`` and ``method.update``. ``arguments`` says which marks tell of parameters.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
 import re
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -34,7 +34,7 @@ PLACES = (
 )
 """What names begin with that are about ranks, and what their marks begin with."""
 
-ABOUT_RANKS = "dist.*|env.*|mpi.*|hvd.*|xla.*|print=|stdout="
+ABOUT_RANKS = "dist.*|env.*|mpi.*|hvd.*|xla.*|print=|stdout=|own-group"
 
 VARIABLES = re.compile(
     r"(LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|LOCAL_SIZE|MASTER_(ADDR|PORT)|MPI_LOCAL\w+"
@@ -42,13 +42,11 @@ VARIABLES = re.compile(
 )
 """The launchers' variables."""
 
-USUAL = """
-builtin builtins contextlib datetime functools io logging math mpi4py numpy os packaging pickle
-platform random re socket subprocess sys tempfile time torch typing warnings
-""".split()
+USUAL = re.compile(
+    r"_*(builtins?|contextlib|datetime|functools|io|logging|math|mpi4py|numpy|os|packaging|pickle"
+    r"|platform|random|re|socket|subprocess|sys|tempfile|time|torch|typing|warnings)(\..*)?"
+)
 """Modules whose calls a set-up function can do without."""
-
-BUILTINS = frozenset(dir(builtins))
 
 
 def marks_of(nodes: Iterable[ast.AST], names: Mapping[str, str]) -> dict[str, int]:
@@ -95,7 +93,7 @@ def _marks(node: ast.AST, names: Mapping[str, str]) -> Iterator[tuple[ast.AST, s
     """All marks of a node and of those within it; the longest of a name with dots."""
     yield from ((node, mark) for mark in _marks_of_one(node, names))
     name = dotted(node, names)
-    place = _place(name)
+    place = place_of(name)
     if place:
         yield node, place
     if not name or not place:
@@ -138,9 +136,7 @@ def _of_call(node: ast.Call, names: Mapping[str, str]) -> Iterator[str]:
         yield "pickle"
     if last in ("div", "div_", "true_divide"):
         yield "divides"
-    if isinstance(node.func, ast.Name) and node.func.id not in BUILTINS and not _place(name):
-        yield f"plain.{node.func.id}"
-    if _is_imported(node.func, names) and name.lstrip("_").partition(".")[0] not in USUAL:
+    if _is_imported(node.func, names) and not USUAL.fullmatch(name):
         yield f"other.{name}"
 
 
@@ -189,7 +185,7 @@ def _is_environ(node: ast.AST, names: Mapping[str, str]) -> bool:
     return dotted(node, names).endswith(("environ", "getenv"))
 
 
-def _place(name: str) -> str:
+def place_of(name: str) -> str:
     """The mark of a name that is about ranks, or ""."""
     for begins, mark in PLACES:
         if name.startswith(f"{begins}."):
@@ -211,7 +207,7 @@ def _returned(value: ast.AST, names: Mapping[str, str]) -> Iterator[str]:
         for part in value.values:
             yield from _returned(part, names)
     thing = value.func if isinstance(value, ast.Call) else value
-    for mark in (_place(dotted(thing, names)), *_marks_of_one(value, names)):
+    for mark in (place_of(dotted(thing, names)), *_marks_of_one(value, names)):
         if mark:
             yield f"returns.{mark}"
 

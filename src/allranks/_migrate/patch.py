@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._migrate.reading import BYTE_ORDER_MARK, lines_of
-from allranks._migrate.recognise import RECOGNISED, beside, is_named_otherwise
+from allranks._migrate.recognise import beside, is_named_otherwise
 from allranks._migrate.row import has
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from allranks._migrate.reading import Found, Module
     from allranks._migrate.recognise import Recognition
+    from allranks._migrate.row import Row
 
 ATTRIBUTES = {
     "rank": "allranks.get_rank()",
@@ -88,20 +89,25 @@ def patch_of(one: Recognition, names: Mapping[str, str]) -> str | None:
     name of torch here, and ``{@attributes}`` sets what the body set on its first parameter. A line
     that begins with ``?mark`` is there if the body has that mark, and with ``?!mark`` if not.
     """
-    if one.status != RECOGNISED or one.row is None or one.found is None:
-        return None
-    if beside(one.row, one.found) or isinstance(one.found.node, ast.ClassDef):
-        return None
-    if one.known_by == "body" and is_named_otherwise(one.found):
-        return None
-    lost = LOST if one.row.ours != "setup" else f"{LOST}|other.*"
-    if "seed" not in one.row.ours and has(one.found.direct, lost):
+    if one.row is None or one.found is None or _needs_a_person(one, one.row, one.found):
         return None
     for template in one.row.patch:
         body = _filled(template, one, names)
         if body:
             return body
     return None
+
+
+def _needs_a_person(one: Recognition, row: Row, found: Found) -> bool:
+    """Whether a line of ours might lose what the body does."""
+    if beside(row, found) or (one.known_by == "body" and is_named_otherwise(found)):
+        return True
+    if "seed" not in row.ours and has(found.direct, LOST):
+        return True
+    if row.ours == "setup":
+        return has(found.direct, "other.*")
+    of_data = row.ours in ("all_reduce", "all_gather", "broadcast") and row.kind == "function"
+    return of_data and not has(found.marks, "of-parameter|pickle|loops")
 
 
 def _filled(template: str, one: Recognition, names: Mapping[str, str]) -> str | None:

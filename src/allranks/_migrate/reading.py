@@ -9,6 +9,7 @@ import tokenize
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
+from allranks._migrate.arguments import marks_of_arguments
 from allranks._migrate.marks import Function, dotted, marks_of, own_marks
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ ITS_OWN = (
     "default.",
     "self.",
     "loops",
-    "plain.",
 )
 """Marks of a function that those who call it do not get."""
 
@@ -166,16 +166,16 @@ def _outside(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 def _found(owner: str, node: Function | ast.ClassDef, names: Mapping[str, str]) -> Found:
     kind = "class" if isinstance(node, ast.ClassDef) else "method" if owner else "function"
     parameters = () if isinstance(node, ast.ClassDef) else _parameters(node.args)
-    known = {name: told for name, told in names.items() if name not in _assigned(node)}
+    own = _assigned(node)
+    known = {name: told for name, told in names.items() if name not in own}
     body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-    direct = {*marks_of(body, known), *_kind_marks(node, known)}
+    direct = {*marks_of(body, known), *_kind_marks(node, known)} | marks_of_arguments(node, known)
     uses = frozenset(_uses(body, owner))
     size = sum(isinstance(one, ast.stmt) for part in body for one in ast.walk(part))
     marks = frozenset(direct)
     sets = _sets(node)
     marks |= {f"takes.{one.lstrip('*').partition('=')[0]}" for one in parameters}
     marks |= {f"default.{one}" for one in _defaults(node)}
-    marks -= {f"plain.{one}" for one in _assigned(node)}
     marks |= {f"self.{one}" for one in sets if kind == "method"}
     return Found(
         f"{owner}{node.name}", kind, node.lineno, parameters, marks, marks, uses, size, sets, node

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._migrate.marks import ABOUT_RANKS
 from allranks._migrate.row import has, has_all
 from allranks._migrate.rows import CALLS, ROWS
+from allranks._migrate.rows_ranks import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +22,21 @@ NEUTRAL = (
 )
 """What any function may ask or name without being about it."""
 
-SMALL = 12
+ASKING = "dist.get_rank|dist.get_world_size"
+
+ASK = [row for row in FACTS if row.line in ("allranks.initialized()", "allranks.get_world_size()")]
+"""Functions that any other may ask first."""
+
+SMALL = 10
 """Statements of a body that says by itself what the function is for."""
+
+ORDINARY = re.compile(
+    r"(zeros|empty|ones)(_like)?|(as_)?tensor|clone|detach|contiguous|to|cuda|cpu|item|tolist|float"
+    r"|double|int|long|view|reshape|size|numel|dim|cat|stack|append|len|range|list|tuple|print|div_?"
+    r"|mul_|no_grad|(current_|set_)?device|is_available|str|format|builtin_print|get|pop|min|max"
+    r"|getenv|isinstance|unsqueeze|squeeze"
+)
+"""What a collective is surrounded by."""
 
 RECOGNISED = "recognised"
 HELPER = "helper"
@@ -88,14 +103,28 @@ def _fits(row: Row, found: Found, required: Iterable[str]) -> bool:
 
 def _is_nothing_else(row: Row, found: Found) -> bool:
     """Whether a body is small, fits, and does nothing of ranks beside, nor calls anything else."""
-    if not _fits(row, found, row.alone) or (found.kind != "class" and found.size > SMALL):
+    if not _fits(row, found, row.alone):
         return False
-    allowed = "|".join((*row.alone, row.may, NEUTRAL))
-    strange = {mark for mark in _about_ranks(found.marks) if not has((mark,), allowed)}
-    unknown = {f"plain.{name}" for name in found.uses} ^ {
-        mark for mark in found.direct if mark.startswith("plain.")
-    }
-    return not strange and (found.kind == "class" or not unknown)
+    asks = "" if row.alone[0].startswith("returns.dist.") else ASKING
+    allowed = "|".join((*row.alone, row.may if row.kind == "class" else "", NEUTRAL, asks, "env.*"))
+    allowed = f"{allowed}|{row.alone[0].removeprefix('returns.')}"
+    strange = [mark for mark in _about_ranks(found.marks) if not has((mark,), allowed)]
+    if found.kind == "class":
+        return not strange
+    return not strange and found.size <= SMALL and not _unusual_calls(found)
+
+
+def _unusual_calls(found: Found) -> list[str]:
+    """What a body calls that is not there for any collective: a name alone may hide everything."""
+    of_torch = {mark.rpartition(".")[2] for mark in found.direct if has((mark,), ABOUT_RANKS)}
+    called = (mark.partition(".")[2] for mark in found.direct if mark.startswith("call."))
+    return [
+        name
+        for name in called
+        if not ORDINARY.fullmatch(name)
+        and name not in of_torch
+        and not any(row.is_called(name) for row in ASK)
+    ]
 
 
 def _about_ranks(marks: Iterable[str]) -> list[str]:
@@ -131,7 +160,7 @@ def _words(row: Row, found: Found, how: str) -> Iterator[str]:
 
 def beside(row: Row, found: Found) -> list[str]:
     """What a function does with ranks beside what its row is about; of its helpers' only XLA's."""
-    allowed = "|".join((*row.must, row.may, NEUTRAL, "dist.get_rank|dist.get_world_size"))
+    allowed = "|".join((*row.must, row.may, NEUTRAL, ASKING))
     other = {mark for mark in found.marks if has((mark,), "xla.*")}
     return [mark for mark in _about_ranks(found.direct | other) if not has((mark,), allowed)]
 
@@ -178,7 +207,11 @@ def _shown(marks: Sequence[str]) -> str:
 
 
 def _plainly(mark: str) -> str:
-    words = {"print=": "a print of its own", "stdout=": "a stdout of its own"}
+    words = {
+        "print=": "a print of its own",
+        "stdout=": "a stdout of its own",
+        "own-group": "a group of its own",
+    }
     return words.get(mark, mark.removeprefix("env."))
 
 

@@ -194,7 +194,6 @@ FILES = (
         "sampler = allranks.ShardSampler(dataset, shuffle=True, seed=0)",
         "pads nothing: each sample is on one rank (drop_last=True for equally many); another order",
         must=("base.*Sampler", f"dist.*|call.get_world_size|{RANK}"),
-        alone=("base.Sampler", "dist.get_world_size|call.get_world_size"),
         kind="class",
         may="dist.*",
     ),

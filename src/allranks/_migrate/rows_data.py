@@ -50,7 +50,7 @@ REDUCTIONS = (
         "the values are new; Python numbers count, exactly, in 64 bits",
         must=("dist.all_reduce", "returns", "loops|call.keys|call.items|call.values"),
         never="grad|call.named_buffers|call.parameters|base.*",
-        patch=("return allranks.all_reduce({0}{?group}, average={average=@mean})",),
+        patch=("?!call.item return allranks.all_reduce({0}{?group}, average={average=@mean})",),
         unused="device",
         may=f"{REDUCES}|{GROUPS}",
     ),
@@ -61,7 +61,7 @@ REDUCTIONS = (
         "all ranks have the result, not rank 0 alone (allranks.reduce gives None elsewhere)",
         must=("dist.reduce", "returns", "loops|call.keys|call.items|call.values"),
         never="dist.all_reduce",
-        patch=("return allranks.all_reduce({0}{?group}, average={average=@mean})",),
+        patch=("?!call.item return allranks.all_reduce({0}{?group}, average={average=@mean})",),
         may="dist.reduce|dist.ReduceOp.SUM",
     ),
     Row(
@@ -125,7 +125,7 @@ REDUCTIONS = (
         "refused (detach)",
         must=("dist.all_reduce|mpi.*|hvd.*",),
         never=f"{NO_TENSOR}|{EXTREME}|takes.op|call.item|call.tolist",
-        alone=("dist.all_reduce",),
+        alone=("dist.all_reduce", "of-parameter"),
         patch=(
             (
                 "?!call.clone {@returns}allranks.all_reduce({0}{?group}, average={average=@mean})\n"
@@ -199,7 +199,7 @@ REDUCTIONS = (
         "None on the other ranks, not a tensor that is partly summed",
         must=("dist.reduce",),
         never="dist.all_reduce|call.keys|call.items",
-        alone=("dist.reduce",),
+        alone=("dist.reduce", "of-parameter"),
         may="dist.reduce|dist.ReduceOp.*",
     ),
     Row(
@@ -209,7 +209,7 @@ REDUCTIONS = (
         "",
         must=("dist.reduce_scatter*|dist._reduce_scatter_base",),
         never="base.*|call.apply",
-        alone=("dist.reduce_scatter*|dist._reduce_scatter_base",),
+        alone=("dist.reduce_scatter*|dist._reduce_scatter_base", "of-parameter"),
         may="dist.*",
     ),
 )
@@ -228,7 +228,7 @@ GATHERINGS = (
             "returns",
         ),
         never="base.*|dist.nn.*|call.rmtree|dist.gather_object",
-        alone=("dist.all_gather_object", "returns:*"),
+        alone=("dist.all_gather_object", "returns:*", "of-parameter"),
         patch=("return allranks.all_gather({data|obj|0}{?group})",),
         unused="args max_size device dst",
         may="dist.all_gather*|dist.new_group|dist.group.*|dist.get_backend|dist.Backend*|"
@@ -241,7 +241,7 @@ GATHERINGS = (
         "sizes may differ; the tensors are new and have no gradient",
         must=(GATHER, "returns"),
         never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*|call.stack",
-        alone=("dist.all_gather", "returns:*"),
+        alone=("dist.all_gather", "returns:*", "of-parameter"),
         patch=("return allranks.all_gather({0}{?group})",),
         unused="world_size",
         may=f"dist.all_gather*|dist._all_gather_base|{GROUPS}",
@@ -262,7 +262,7 @@ GATHERINGS = (
         "the number of rows may differ; no gradient",
         must=(GATHER, "call.cat|call.concat*|call.vstack|dist.all_gather_into_tensor", "returns"),
         never="pickle|base.*|dist.nn.*|call.apply|dist.all_gather_tensor_autograd",
-        alone=("dist.all_gather", "call.cat|call.concat*", "returns"),
+        alone=("dist.all_gather", "call.cat|call.concat*", "returns", "of-parameter"),
         patch=("return allranks.all_gather({0}{?group}, cat=True)",),
         unused="world_size",
         may=f"dist.all_gather*|dist._all_gather_base|{GROUPS}",
@@ -296,7 +296,7 @@ GATHERINGS = (
         "None on the other ranks; sizes may differ",
         must=("dist.gather|dist.gather_object|mpi.*",),
         never="returns []",
-        alone=("dist.gather|dist.gather_object",),
+        alone=("dist.gather|dist.gather_object", "of-parameter"),
         may="dist.gather*|dist.all_gather*|dist.new_group|dist.group.*|dist.Backend*|"
         "dist.get_backend|dist._get_default_group|dist.broadcast|dist.ProcessGroup*",
     ),

@@ -43,6 +43,7 @@ FACTS = (
         "allranks.get_rank(group)",
         "the group is one of allranks.mesh or allranks.split",
         must=("returns", RANK, "group|call.*group*"),
+        may="own-group",
     ),
     Row(
         "get_data_parallel_world_size get_model_parallel_world_size get_tensor_parallel_world_size "
@@ -51,6 +52,7 @@ FACTS = (
         "allranks.get_world_size(group)",
         "the group is one of allranks.mesh or allranks.split",
         must=("returns", SIZE, "group|call.*group*"),
+        may="own-group",
     ),
     Row(
         "get_local_rank local_rank get_local_process_index get_local_process_rank mpi_local_rank "
@@ -61,6 +63,7 @@ FACTS = (
         must=("returns", f"{RANK}|returns:*LOCAL_RANK*|returns:*local_rank*"),
         patch=("return allranks.get_local_rank()",),
         unused=CONFIG,
+        may="own-group",
     ),
     Row(
         "get_local_size get_local_world_size local_size get_num_gpus_per_node gpus_per_node "
@@ -71,6 +74,7 @@ FACTS = (
         must=("returns", f"{SIZE}|returns:*LOCAL*SIZE*|returns:*local*size*"),
         patch=("return allranks.get_local_world_size()",),
         unused=CONFIG,
+        may="own-group",
     ),
     Row(
         "get_node_rank get_machine_rank get_node_id get_host_rank node_rank machine_rank",
@@ -205,7 +209,7 @@ FACTS = (
         "",
         "group=None means all ranks; op is a word; objects travel over the CPU by themselves",
         must=("returns",),
-        may="dist.*",
+        may="own-group|dist.*",
     ),
 )
 """Who is this process?"""
@@ -284,10 +288,15 @@ ORDER = (
         "allranks.print_on_master() makes each print do so",
         must=("call.print", MASTER),
         never="print=|nested|dist.barrier",
-        alone=("call.print", "rank==0|rank!=0", "dist.get_rank", "silent"),
         patch=(
-            "if allranks.is_master():\n    print({*args}{**kwargs})",
-            "if allranks.is_master():\n    print({0}{**kwargs})",
+            (
+                "?prints-parameters if allranks.is_master():\n"
+                "?prints-parameters     print({*args}{**kwargs})"
+            ),
+            (
+                "?prints-parameters if allranks.is_master():\n"
+                "?prints-parameters     print({0}{**kwargs})"
+            ),
         ),
     ),
     Row(
@@ -296,7 +305,12 @@ ORDER = (
         "if allranks.get_rank() == allranks.get_world_size() - 1: print(message)",
         "",
         must=("call.print",),
-        patch=("if allranks.get_rank() == allranks.get_world_size() - 1:\n    print({0})",),
+        patch=(
+            (
+                "?prints-parameters if allranks.get_rank() == allranks.get_world_size() - 1:\n"
+                "?prints-parameters     print({0}{**kwargs})"
+            ),
+        ),
     ),
     Row(
         "log_rank_0 log_rank0 log_on_main log_dist log_on_master rank_zero_info rank_zero_warn "

@@ -12,7 +12,7 @@ TRANSFERS = (
         "in place",
         must=("dist.broadcast",),
         never="pickle|loops|call.*buffers|call.parameters|call.tobytes|dist.broadcast_object_list",
-        alone=("dist.broadcast",),
+        alone=("dist.broadcast", "of-parameter"),
         patch=("allranks.broadcast({0}, {src|src_rank|root=0}{?group})\n?returns return {0}",),
         may="dist.broadcast|dist.group.*|dist._get_default_group|dist.get_backend|"
         "dist.all_reduce|dist.ReduceOp.*",
@@ -88,7 +88,7 @@ TRANSFERS = (
         "mine = allranks.scatter_objects(each, src=0)",
         "",
         must=("dist.scatter*",),
-        alone=("dist.scatter*",),
+        alone=("dist.scatter*", "of-parameter"),
         may="dist.scatter*",
     ),
     Row(
@@ -98,7 +98,7 @@ TRANSFERS = (
         "takes and gives a list with a part for each rank",
         must=("dist.all_to_all*",),
         never="base.*|call.apply|call.gather*",
-        alone=("dist.all_to_all*",),
+        alone=("dist.all_to_all*", "of-parameter"),
         may="dist.all_to_all*",
     ),
     Row(
@@ -108,7 +108,7 @@ TRANSFERS = (
         "",
         must=("dist.send*|dist.isend",),
         never="dist.recv|dist.irecv|base.*",
-        alone=("dist.send|dist.isend",),
+        alone=("dist.send|dist.isend", "of-parameter"),
         may="dist.isend|dist.P2POp",
     ),
     Row(
@@ -118,7 +118,7 @@ TRANSFERS = (
         "it is returned: no buffer of its size has to be made",
         must=("dist.recv*|dist.irecv",),
         never="dist.send|dist.isend|base.*",
-        alone=("dist.recv|dist.irecv",),
+        alone=("dist.recv|dist.irecv", "of-parameter"),
         may="dist.irecv|dist.P2POp",
     ),
     Row(

@@ -24,7 +24,7 @@ SETUP = (
         "needs no launcher's name, rank, URL or port; the backend follows the device; a number as "
         "timeout is minutes",
         must=("dist.init_process_group|call.init_process_group|call.init_distributed",),
-        alone=("dist.init_process_group",),
+        alone=("dist.init_process_group", "silent"),
         patch=(
             (
                 "allranks.setup({?rank}{?world_size}{?distributed_backend:backend|dist_backend}"
@@ -40,7 +40,7 @@ SETUP = (
         ),
         unused=f"{CONFIG} launcher port tcp_port local_rank dist_url init_method "
         "master_port master_addr gpu",
-        may="dist.*|env.*|mpi.*|print=",
+        may="dist.*|env.*|mpi.*|print=|own-group",
     ),
     Row(
         "distributed_worker distributed_main dist_worker ddp_worker mp_worker spawn_worker",
@@ -96,7 +96,7 @@ SETUP = (
         "group = allranks.node_group()",
         "the first call makes it, so all ranks make that one",
         must=("group|dist.new_group|dist.new_subgroups",),
-        may="dist.new_*",
+        may="dist.new_*|own-group",
     ),
     Row(
         "new_groups new_group create_group make_group split_group create_process_group get_group "
@@ -105,7 +105,7 @@ SETUP = (
         "group = allranks.split(color)",
         "ranks with one color form a group; one exchange for all of them",
         must=("dist.new_group|dist.new_subgroups*|dist.split_group",),
-        may="dist.new_*",
+        may="dist.new_*|own-group",
     ),
     Row(
         "get_data_parallel_group get_model_parallel_group get_tensor_model_parallel_group "
@@ -115,7 +115,7 @@ SETUP = (
         'mesh = allranks.mesh({"data": N, "model": M})',
         "names for the dimensions in place of a function for each",
         must=("group|dist.new_group|call.*group*",),
-        may="dist.*",
+        may="dist.*|own-group",
     ),
     Row(
         "set_device set_cuda_device set_gpu bind_device setup_device",

@@ -136,6 +136,7 @@ def test_a_body_becomes_one_line(head: str, inside: str, becomes: str) -> None:
         "def all_reduce(t, op=dist.ReduceOp.SUM):\n    dist.all_reduce(t, op)",
         "import wandb\ndef setup():\n    wandb.init()\n    dist.init_process_group()",
         "def get_rank():\n    dist.barrier()",
+        "def cleanup():\n    writer.close()\n    dist.destroy_process_group()",
         "def get_rank():\n    return dist.get_rank(GROUP)",
         "def reduce_mean(t):\n    dist.all_reduce(t, group=group_of(t))\n    return t",
         "def reduce_mean(t):\n    s = t.sum()\n    dist.all_reduce(s)\n    return s",

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._migrate.reading import BYTE_ORDER_MARK, lines_of
-from allranks._migrate.recognise import beside, is_named_otherwise
+from allranks._migrate.recognise import beside, is_named_otherwise, unusual_calls
 from allranks._migrate.row import has
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def _needs_a_person(one: Recognition, row: Row, found: Found) -> bool:
         return True
     if row.ours == "setup":
         return has(found.direct, "other.*")
+    if row.ours in ("cleanup", "synchronize"):
+        return bool(unusual_calls(found))
     of_data = row.ours in ("all_reduce", "all_gather", "broadcast") and row.kind == "function"
     return of_data and not has(found.marks, "of-parameter|pickle|loops")
 

@@ -111,10 +111,10 @@ def _is_nothing_else(row: Row, found: Found) -> bool:
     strange = [mark for mark in _about_ranks(found.marks) if not has((mark,), allowed)]
     if found.kind == "class":
         return not strange
-    return not strange and found.size <= SMALL and not _unusual_calls(found)
+    return not strange and found.size <= SMALL and not unusual_calls(found)
 
 
-def _unusual_calls(found: Found) -> list[str]:
+def unusual_calls(found: Found) -> list[str]:
     """What a body calls that is not there for any collective: a name alone may hide everything."""
     of_torch = {mark.rpartition(".")[2] for mark in found.direct if has((mark,), ABOUT_RANKS)}
     called = (mark.partition(".")[2] for mark in found.direct if mark.startswith("call."))

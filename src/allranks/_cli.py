@@ -160,13 +160,11 @@ def env(as_json: bool, export: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def migrate(as_diff: bool, as_json: bool, files: tuple[str, ...]) -> None:
-    r"""Say for each function of somebody's dist_utils.py what to write instead.
+    """Say for each function of somebody's dist_utils.py what to write instead.
 
     FILE is read by its syntax tree, and never run; "-" is the standard input. A patch makes each
     function that is recognised a call of allranks, and leaves the rest as it is:
-
-    \b
-        allranks migrate --diff utils/misc.py > migrate.patch
+    `allranks migrate --diff utils/misc.py > migrate.patch`.
     """
     from allranks._migrate.patch import patch
     from allranks._migrate.reading import NotReadError, read

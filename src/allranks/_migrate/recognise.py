@@ -33,8 +33,8 @@ SMALL = 10
 ORDINARY = re.compile(
     r"(zeros|empty|ones)(_like)?|(as_)?tensor|clone|detach|contiguous|to|cuda|cpu|item|tolist|float"
     r"|double|int|long|view|reshape|size|numel|dim|cat|stack|append|len|range|list|tuple|print"
-    r"|div_?|mul_|no_grad|(current_|set_)?device|is_available|str|format|builtin_print|get|pop|min|max"
-    r"|getenv|isinstance|unsqueeze|squeeze"
+    r"|div_?|mul_|no_grad|(current_|set_)?device|is_available|str|format|builtin_print|get|pop"
+    r"|min|max|getenv|isinstance|unsqueeze|squeeze"
 )
 """What a collective is surrounded by."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``allranks run`` and ``allranks env``."""
+"""The command line: ``allranks run``, ``allranks env`` and ``allranks migrate``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,7 +28,12 @@ from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from allranks._migrate.recognise import Recognition
+
+WIDTH_OF_A_FILE = 160
+"""Columns of a table that goes into a file or a pipe."""
 
 INTERPRETER = re.compile(r"(^|/)(python[\d.]*|pypy3?)(\.exe)?$")
 
@@ -147,6 +153,58 @@ def env(as_json: bool, export: bool) -> None:
     for note in world.notes:
         kind = "warning" if note in world.doubt else "note"
         console.print(Text(printable(f"{kind}: {note}")))
+
+
+@main.command()
+@click.option("--diff", "as_diff", is_flag=True, help="As a patch for review.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def migrate(as_diff: bool, as_json: bool, files: tuple[str, ...]) -> None:
+    """Say for each function of somebody's dist_utils.py what to write instead.
+
+    FILE is read by its syntax tree, and never run; "-" is the standard input. A patch makes each
+    function that is recognised a call of allranks, and leaves the rest as it is:
+    `allranks migrate --diff utils/misc.py > migrate.patch`.
+    """
+    from allranks._migrate.patch import patch
+    from allranks._migrate.reading import NotReadError, read
+    from allranks._migrate.recognise import recognise
+    from allranks._migrate.shown import plain
+
+    streams.escape_what_cannot_be_encoded()
+    told, failed = [], False
+    for name in files:
+        try:
+            module = read(_content(name))
+        except (NotReadError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else f"is no Python: {error}"
+            click.echo(printable(f"allranks: {name}: {why}"), err=True)
+            failed = True
+            continue
+        recognised = recognise(module)
+        if as_diff:
+            click.echo(patch(module, recognised, "stdin.py" if name == "-" else name), nl=False)
+        elif as_json:
+            told.append({"file": name, "functions": plain(recognised)})
+        else:
+            _show_recognised(name, recognised)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    raise SystemExit(2 if failed else 0)
+
+
+def _content(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+
+
+def _show_recognised(name: str, recognised: Sequence[Recognition]) -> None:
+    from allranks._migrate.shown import summary, table
+
+    console = streams.console(stderr=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_A_FILE)
+    console.print(table(name, recognised))
+    console.print(printable(summary(recognised)))
 
 
 def _shown_facts(world: World) -> Iterator[tuple[str, str]]:

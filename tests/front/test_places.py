@@ -16,6 +16,7 @@ PACKAGE = Path(allranks.__file__).parent
 PLACES = (
     "_system",
     "errors",
+    "_migrate",
     "_launchers",
     "_rendezvous",
     "_watch",

@@ -1,0 +1,211 @@
+"""Rows: layers of autograd, meters, files and data sets: what ranks share beside collectives."""
+
+from __future__ import annotations
+
+from allranks._migrate.row import Row
+from allranks._migrate.rows_data import GATHER, GRAD_NAMES
+from allranks._migrate.rows_ranks import MASTER, RANK, SAVE
+
+LAYER_NAMES = (
+    "GatherLayer AllGather AllGatherFunction SyncFunction GatherFunction FullGatherLayer "
+    "AllGatherGrad "
+    "DiffAllGather AllGatherLayer DistributedGatherLayer GatherWithGrad AllGatherWithGrad Gather "
+    "AllGatherFn DifferentiableAllGather _GatherFromRanks AllGatherCat Allgather CrossBatchGather"
+)
+
+LAYERS = (
+    Row(
+        LAYER_NAMES,
+        "autograd.all_gather",
+        "tensors = allranks.autograd.all_gather(tensor)",
+        "",
+        must=("base.Function", GATHER, "dist.all_reduce|dist.reduce_scatter*|dist.reduce"),
+        never="call.sum",
+        alone=("base.Function", "dist.all_gather", "dist.all_reduce|dist.reduce_scatter*"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        LAYER_NAMES,
+        "autograd.all_gather",
+        "tensors = allranks.autograd.all_gather(tensor)",
+        "gradients of all ranks are summed; this class keeps those of its own rank alone, so they "
+        "change",
+        must=("base.Function", GATHER),
+        never="call.sum|dist.all_reduce|dist.reduce_scatter*|dist.reduce",
+        alone=("base.Function", "dist.all_gather"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        "AllReduce AllReduceFunction ReduceLayer SumGradients AllReduceSum DiffAllReduce "
+        "DifferentiableAllReduce AllReduceLayer AllReduceWithGrad ReduceFromModelParallelRegion",
+        "autograd.all_reduce",
+        "total = allranks.autograd.all_reduce(tensor)",
+        "",
+        must=("base.Function", "dist.all_reduce|dist.all_gather"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        "ReduceScatter ReduceScatterFunction ReduceScatterLayer",
+        "autograd.reduce_scatter",
+        "part = allranks.autograd.reduce_scatter(tensor)",
+        "",
+        must=("base.Function", "dist.reduce_scatter*|dist._reduce_scatter_base"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        "AllToAll SeqAllToAll AllToAllFunction SeqAllToAll4D All2All",
+        "autograd.all_to_all",
+        "received = allranks.autograd.all_to_all(parts)",
+        "",
+        must=("base.Function", "dist.all_to_all*|call.*all_to_all*"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        "Broadcast BroadcastFunction BroadcastLayer",
+        "autograd.broadcast",
+        "tensor = allranks.autograd.broadcast(tensor, src=0)",
+        "",
+        must=("base.Function", "dist.broadcast"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        GRAD_NAMES,
+        "autograd.all_gather",
+        "tensors = allranks.autograd.all_gather(tensor)",
+        "gradients of all ranks are summed",
+        must=("returns", "call.apply|dist.nn.*|base.Function|dist.*autograd"),
+        never="dist.all_to_all*|call.sum",
+        may="dist.*",
+    ),
+    Row(
+        "differentiable_all_reduce all_reduce_with_grad diff_all_reduce all_reduce_autograd "
+        "all_reduce_grad reduce_with_grad all_reduce",
+        "autograd.all_reduce",
+        "total = allranks.autograd.all_reduce(tensor)",
+        "",
+        must=("returns", "call.apply|dist.nn.*|base.Function"),
+        may="dist.*",
+    ),
+    Row(
+        "all_to_all all_to_all_with_grad differentiable_all_to_all",
+        "autograd.all_to_all",
+        "received = allranks.autograd.all_to_all(parts)",
+        "",
+        must=("returns", "call.apply|dist.nn.*|base.Function", "dist.*all_to_all*|call.apply"),
+        may="dist.*",
+    ),
+)
+"""Collectives under autograd."""
+
+METERS = (
+    Row(
+        "SmoothedValue",
+        "meters.SmoothedValue",
+        "meter = allranks.meters.SmoothedValue()",
+        "",
+        must=("method.update", "method.global_avg|method.synchronize_between_processes"),
+        kind="class",
+        may="dist.all_reduce|dist.barrier",
+    ),
+    Row(
+        "AverageMeter RunningAverage DistributedAverageMeter AverageMeterDist Metric DistMeter "
+        "Average DistributedMeter AvgMeter",
+        "meters.SmoothedValue",
+        "meter = allranks.meters.SmoothedValue()",
+        "the mean of all values is global_avg",
+        must=("method.update", "dist.all_reduce|dist.all_gather*|call.all_reduce|call.reduce_*"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        "MetricLogger ProgressMeter MetricsLogger",
+        "meters.MetricLogger",
+        "logger = allranks.meters.MetricLogger()",
+        "",
+        must=("method.log_every|method.update|method.display",),
+        kind="class",
+        may="dist.all_reduce|dist.barrier",
+    ),
+    Row(
+        "all_reduce synchronize sync reduce synchronize_between_processes accumulate",
+        "all_reduce",
+        "self.sum, self.count = allranks.all_reduce((self.sum, self.count))",
+        "numbers stay exact; they do not pass through float32",
+        must=("dist.all_reduce", "self.sum", "self.count"),
+        never="self.total",
+        patch=(
+            (
+                "self.sum, self.count = allranks.all_reduce((self.sum, self.count))\n"
+                "?self.avg self.avg = self.sum / self.count"
+            ),
+        ),
+        kind="method",
+        may="dist.barrier|dist.ReduceOp.SUM",
+    ),
+    Row(
+        "synchronize_between_processes synchronize sync all_reduce",
+        "all_reduce",
+        "self.count, self.total = allranks.all_reduce((self.count, self.total))",
+        "numbers stay exact",
+        must=("dist.all_reduce|call.reduce_across_processes", "self.count", "self.total"),
+        never="self.sum",
+        patch=("self.count, self.total = allranks.all_reduce((self.count, self.total))",),
+        kind="method",
+        may="dist.barrier",
+    ),
+)
+"""Numbers that training shows."""
+
+FILES = (
+    Row(
+        "save_on_master save_on_main save_on_rank0 dist_save master_save save_if_main safe_save "
+        "save_rank0 save_on_main_process torch_save rank_zero_save save save_on_primary",
+        "save",
+        "allranks.save(obj, path)",
+        "call it on all ranks, not within `if is_master()`",
+        must=(SAVE, MASTER),
+        patch=(
+            "allranks.save({*args}{**kwargs})",
+            "allranks.save({obj|state|data|state_dict|checkpoint}, {path|f|filename|file|fname})",
+        ),
+    ),
+    Row(
+        "save_model save_checkpoint save_ckpt save_state save_training_state save_snapshot "
+        "save_weights save_checkpoint_on_master",
+        "save",
+        "allranks.save(state, path)",
+        "call it on all ranks, not within `if is_master()`",
+        must=(SAVE, MASTER),
+    ),
+    Row(
+        "DistributedSampler DistributedEvalSampler OrderedDistributedSampler "
+        "DistributedTestSampler "
+        "SequentialDistributedSampler InferenceSampler UnpaddedDistributedSampler EvalSampler "
+        "DistributedSamplerNoDuplicate DistributedProxySampler TrainingSampler ShardedSampler "
+        "NodeDistributedSampler DistributedSamplerWrapper InfiniteSampler "
+        "DistributedShuffleSampler",
+        "ShardSampler",
+        "sampler = allranks.ShardSampler(dataset, shuffle=True, seed=0)",
+        "pads nothing: each sample is on one rank (drop_last=True for equally many); another order",
+        must=("base.*Sampler", f"dist.*|call.get_world_size|{RANK}"),
+        kind="class",
+        may="dist.*",
+    ),
+    Row(
+        "shard shard_list shard_data get_shard split_by_rank partition_data local_slice "
+        "split_for_rank get_local_indices shard_dataset split_data_by_rank shard_indices "
+        "split_list",
+        "shard",
+        "mine = allranks.shard(items)",
+        "each item is on one rank",
+        must=("returns", RANK, "dist.get_world_size|call.*world_size*|env.*SIZE*"),
+        may="dist.*|env.*",
+    ),
+)
+"""What is written once, and what is read in parts."""

@@ -19,6 +19,7 @@ import allranks
 from allranks._process_group import bring_up, together
 from allranks._rendezvous import roll_call
 from allranks._transport import process_groups
+from allranks._watch import flight_recorder
 from allranks.errors import PeerFailedError
 from harness import PATIENCE, Ranks, env_environs, free_port, private_environs, wait_until
 from torch_versions import records_gloo
@@ -288,6 +289,19 @@ def timing_out_twice() -> None:
 
 
 CLOSURE = "Application timeout caused pair closure"
+
+
+def timing_out_unseen() -> None:
+    (_, *recorder), *_ = flight_recorder._recorders()
+    flight_recorder._recorders = lambda: [("nccl", *recorder)]
+    timing_out_twice()
+
+
+def test_where_torch_does_not_see_gloo_a_timeout_says_so() -> None:
+    with private_environs(2) as environs:
+        one, _ = Ranks(timing_out_unseen, environs).results()
+    told = f"gloo says: {CLOSURE}. Which rank was missing is not known: torch .* NCCL alone"
+    assert re.search(told, one.text), one.text
 
 
 @records_gloo

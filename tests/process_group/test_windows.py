@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import re
 import signal
 import threading
@@ -19,6 +20,7 @@ import allranks
 from allranks._process_group import bring_up, turns
 from allranks._rendezvous import roll_call
 from allranks._transport import process_groups
+from allranks._watch import flight_recorder
 from allranks.errors import PeerFailedError
 from harness import PATIENCE, Ranks, env_environs, free_port, private_environs, wait_until
 from torch_versions import records_gloo
@@ -288,6 +290,21 @@ def timing_out_twice() -> None:
 
 
 CLOSURE = "Application timeout caused pair closure"
+
+
+def timing_out_unseen() -> None:
+    """With a recorder of NCCL's calls alone, which has seen none."""
+    nothing = pickle.dumps({"entries": [], "pg_status": {}})
+    recorder = ("nccl", lambda **_: '{"version": "2"}', lambda **_: nothing)
+    flight_recorder._recorders = lambda: [recorder]
+    timing_out_twice()
+
+
+def test_where_torch_does_not_see_gloo_a_timeout_says_so() -> None:
+    with private_environs(2) as environs:
+        one, _ = Ranks(timing_out_unseen, environs).results()
+    told = f"gloo says: {CLOSURE}. Which rank was missing is not known: torch .* NCCL alone"
+    assert re.search(told, one.text), one.text
 
 
 @records_gloo

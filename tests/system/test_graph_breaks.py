@@ -77,7 +77,7 @@ compiling = pytest.mark.filterwarnings(  # The compiler's own.
 SKIPS_FRAMES = torch.__version__ >= "2.8"
 """Whether the compiler can be told to leave our frames alone; before, that ended the process."""
 
-WORDS = "talks to other ranks" if SKIPS_FRAMES else "wrapped function <function all_reduce"
+WORDS = "talks to other ranks" if SKIPS_FRAMES else "function <function all_reduce"
 """How the compiler says why it breaks a graph."""
 
 COMPILERS = ["eager", *(["inductor"] if shutil.which("g++") else [])]

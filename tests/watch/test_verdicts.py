@@ -153,6 +153,7 @@ def test_another_call_is_found_after_messages(tmp_path, way, before) -> None:
     assert re.search(differ + r"rank 2: broadcast float32\[3\] at ", told), told
 
 
+@records_gloo
 @each_way
 @after_objects
 def test_a_skipped_call_is_found_after_messages(tmp_path, way, before) -> None:

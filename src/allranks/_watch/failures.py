@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from allranks._system import stacks, streams
 from allranks._system.printable import printable
+from allranks._watch import flight_recorder
 from allranks.errors import CollectiveError, PeerFailedError, StalledError
 
 if TYPE_CHECKING:
@@ -277,8 +278,13 @@ def translated(error: BaseException) -> CollectiveError | None:
         return peer_failed(failure)
     if active_watch is None or not has_timed_out(error):
         return None
-    told = active_watch.last_verdict or f"gloo says: {error}"
+    told = active_watch.last_verdict or f"gloo says: {error}{_unseen()}"
     return StalledError(f"a collective did not complete in time; {told}")
+
+
+def _unseen() -> str:
+    why = flight_recorder.why_gloo_is_unseen()
+    return f". Which rank was missing is not known: {why}" if why else ""
 
 
 def verdict() -> str:

@@ -163,8 +163,7 @@ def _hear_failure(inquiry: StatusInquiry, blocked: BlockedProgram, failure: Fail
 
 
 def _is_blind(config: WatchConfig) -> bool:
-    blind = flight_recorder.why_blind()
-    why, whose = blind or flight_recorder.why_gloo_is_unseen(), "torch's own" if blind else "gloo's"
+    why = flight_recorder.why_blind()
     if why and config.me.rank == 0:
-        tell(f"note: if a job hangs in a call of {whose}, nobody can tell which: {why}")
-    return blind is not None
+        tell(f"note: if a job hangs in a call of torch's own, nobody can tell which: {why}")
+    return why is not None

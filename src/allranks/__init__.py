@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from allranks import errors
-    from allranks._collectives.all_reduce import all_reduce
+    from allranks._collectives.all_reduce import all_reduce, reduce
+    from allranks._collectives.all_to_all import all_to_all
     from allranks._collectives.broadcast import broadcast
     from allranks._collectives.objects import (
         T,
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
         gather_objects,
         scatter_objects,
     )
+    from allranks._collectives.point_to_point import recv, send
     from allranks._collectives.split import split
     from allranks._collectives.tensors import all_gather, reduce_scatter, synchronize
+    from allranks._collectives.to_one_rank import gather
     from allranks._launch.launch import launch
     from allranks._launchers.detect import detect
     from allranks._launchers.job_ports import DISTRIBUTED_PORT
@@ -67,13 +70,16 @@ if TYPE_CHECKING:
     from allranks._training.shards import shard
 
 _NAMES = {
-    "_collectives.all_reduce": "all_reduce",
+    "_collectives.all_reduce": "all_reduce reduce",
+    "_collectives.all_to_all": "all_to_all",
     "_collectives.broadcast": "broadcast",
+    "_collectives.point_to_point": "recv send",
     "_collectives.split": "split",
     "_collectives.objects": (
         "T all_gather_objects broadcast_object broadcast_object_list gather_objects scatter_objects"
     ),
     "_collectives.tensors": "all_gather reduce_scatter synchronize",
+    "_collectives.to_one_rank": "gather",
     "_launch.launch": "launch",
     "_launchers.detect": "detect",
     "_launchers.job_ports": "DISTRIBUTED_PORT",
@@ -137,6 +143,7 @@ __all__ = [
     "all_gather",
     "all_gather_objects",
     "all_reduce",
+    "all_to_all",
     "assign_device_for_local_rank",
     "average_buffers",
     "broadcast",
@@ -146,6 +153,7 @@ __all__ = [
     "cleanup",
     "detect",
     "errors",
+    "gather",
     "gather_objects",
     "gather_shards",
     "get_device_for_local_rank",
@@ -171,10 +179,13 @@ __all__ = [
     "on_master",
     "os_environ_get_or_throw",
     "print_on_master",
+    "recv",
+    "reduce",
     "reduce_scatter",
     "save",
     "scatter_objects",
     "seed_all",
+    "send",
     "session",
     "set_rng_state",
     "setup",

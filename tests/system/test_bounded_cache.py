@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import allranks
-from allranks._collectives import all_reduce, trees
+from allranks._collectives import reduced_trees, trees
 from allranks._system.bounded_cache import ENTRIES, LARGEST, remembered
 from allranks._transport import headers
 from harness import PATIENCE
@@ -36,7 +36,7 @@ def test_large_trees_are_not_kept(world) -> None:
 
 @pytest.mark.ranks(2)
 def test_small_calls_are_remembered(world) -> None:
-    caches = (all_reduce._planned_alike, headers.digest, trees._order)
+    caches = (reduced_trees._planned_alike, headers.digest, trees._order)
     for data in ([torch.ones(1), torch.ones(1)], {"a": 1, "b": 2}):
         for _ in range(3):
             allranks.all_reduce(data)

@@ -22,25 +22,49 @@ T = TypeVar("T")
 
 
 @outside_graphs
-def gather_objects(data: T, group: Group | None = None) -> list[T] | None:
-    """Gather an object from every rank onto the group's first rank. Collective.
+def gather_objects(
+    data: T, group: Group | None = None, *, dst: int | None = None
+) -> list[T] | None:
+    """Gather an object from every rank onto one rank. Collective.
 
     Args:
         data: any object that pickle can carry; sizes may differ. CUDA tensors inside it arrive
             on the CPU.
         group: the ranks that take part; None means WORLD. All of them must make the call.
+        dst: the receiver's global rank; None means the group's first rank (rank 0 of WORLD).
 
     Returns:
-        On the group's first rank (rank 0 of WORLD) the objects in the order of the ranks, a list
-        of one in a world of one; None on the others.
+        On the receiver the objects in the order of the ranks, a list of one in a world of one;
+        None on the others.
 
     Raises:
         CollectiveError: a rank's object cannot be pickled (the same error on every rank), an
-            object cannot be unpickled here (an error on this rank alone), or this rank is not in
-            the group. The group works on.
+            object cannot be unpickled here (an error on this rank alone), or ``dst`` or this rank
+            is not in the group. The group works on.
         MismatchError: the ranks made different calls.
     """
-    return gather_to("gather_objects", data, group, receivers=(0,))
+    if dst is None:
+        return gather_to("gather_objects", data, group, receivers=(0,))
+    return gather_to_rank("gather_objects", data, dst, group)
+
+
+def gather_to_rank(
+    call: str, data: T, dst: int, group: Group | None, error: str | None = None
+) -> list[T] | None:
+    """Gather each rank's object on one rank, under the name of the call that the ranks made.
+
+    Args:
+        call: the call in words.
+        data: as for ``gather_objects``.
+        dst: the receiver's global rank.
+        group: as for ``gather_objects``.
+        error: why this rank cannot make the call, or None.
+    """
+    members = process_groups.members_of(call, group)
+    dst, why = members.peer("dst", dst)
+    index = 0 if why else members.ranks.index(dst)
+    error = f"{call}: {why}" if why else error
+    return gather_to(f"{call} to rank {dst}", data, group, (index,), error)
 
 
 @outside_graphs
@@ -157,6 +181,36 @@ def scatter_objects(data: Sequence[T] | None, src: int = 0, group: Group | None 
     return cast("T", _load(received, src))
 
 
+def swap_objects(
+    call: str, objects: Sequence[Any], group: Group | None, error: str | None = None
+) -> list[Any]:
+    """Send each member its own of this rank's objects, and give what they sent here. Collective.
+
+    Args:
+        call: the call in words.
+        objects: one for each member.
+        group: the ranks that take part; None means WORLD.
+        error: why this rank cannot make the call, or None.
+    """
+    members = process_groups.members_of(call, group)
+    each, why = _dump_each(() if error else objects)
+    inline = _fits_inline(members, [buffer for buffers in each for buffer in buffers])
+    body = b"".join(_body(buffers, inline=inline) for buffers in each)
+    bodies = exchange(members, Header(call, body, error or (f"{call}: {why}" if why else None)))
+    told = [list(_all_told(one)) for one in bodies]
+    peers = [i for i in range(members.size) if i != members.rank]
+    received = {i: told[i][members.rank].received() for i in peers}
+    incoming = {i: told[i][members.rank].incoming(received[i]) for i in peers}
+    outgoing = {i: each[i] for i in peers if told[members.rank][i].nbytes}
+    sent = [one.nbytes for i, row in enumerate(told) for j, one in enumerate(row) if i != j]
+    transfer(members, call, outgoing, incoming, max(sent, default=0))
+    mine = members.rank
+    return [
+        objects[i] if i == mine else _load(received[i], members.ranks[i])
+        for i in range(members.size)
+    ]
+
+
 def _dump_each(objects: Sequence[Any]) -> tuple[list[list[Any]], str | None]:
     """The buffers of each object, and why one of them cannot be sent."""
     dumped = [_dump(one) for one in objects]
@@ -192,7 +246,11 @@ def _broadcast(
 
 
 def gather_to(
-    call: str, data: T, group: Group | None, receivers: Collection[int] | None
+    call: str,
+    data: T,
+    group: Group | None,
+    receivers: Collection[int] | None,
+    error: str | None = None,
 ) -> list[T] | None:
     """Gather each rank's object on some members, under the name of the call that the ranks made.
 
@@ -203,9 +261,11 @@ def gather_to(
         data: as for ``gather_objects``.
         group: as for ``gather_objects``.
         receivers: their indices within the group; None means all.
+        error: why this rank cannot make the call, or None.
     """
     members = process_groups.members_of(call, group)
-    buffers, error = _dump(data)
+    buffers, unsendable = _dump(data)
+    error = error or unsendable
     body = _body(buffers, inline=_fits_inline(members, buffers))
     told = list(map(_told, exchange(members, Header(call, body, error))))
     everyone = range(members.size)
@@ -278,11 +338,12 @@ def _told(body: bytes) -> _BufferSizes:
 
 
 def _all_told(body: bytes) -> Iterator[_BufferSizes]:
-    """Of several, none of them inline, one after the other."""
+    """Of several, one after the other."""
     while body:
         told = _told(body)
-        yield told._replace(contents=b"")
-        body = told.contents
+        end = 0 if told.addresses else sum(told.lengths)
+        yield told._replace(contents=told.contents[:end])
+        body = told.contents[end:]
 
 
 def _dump(data: Any) -> tuple[list[Any], str | None]:

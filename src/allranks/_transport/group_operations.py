@@ -6,6 +6,7 @@ a later call would take for its own; the group is given up.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from allranks._system.waiting import SLICE, BackgroundCall, StillRunning, done_soon, wait
@@ -15,6 +16,7 @@ from allranks.errors import StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     import torch
     import torch.distributed as dist
@@ -99,6 +101,9 @@ def send_and_receive(
     receive: Sequence[tuple[torch.Tensor, int]],
     what: str,
     meanwhile: Callable[[], T | None] = nothing,
+    *,
+    tag: int = TAG,
+    limit: timedelta | None = None,
 ) -> T | None:
     """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
 
@@ -108,28 +113,32 @@ def send_and_receive(
         receive: what is to be filled by whom.
         what: names the call in errors.
         meanwhile: is done while they travel; others may wait for its end.
+        tag: tells them from other messages.
+        limit: how long they may take; None means the group's timeout.
 
     Returns:
         What ``meanwhile`` returned.
 
     Raises:
-        StalledError: they did not arrive within the group's timeout.
+        StalledError: they did not arrive within that time.
     """
     import torch.distributed as dist
 
-    works = [(dist.irecv(t, r, group=group, tag=TAG), r) for t, r in receive if t.numel()]
-    works += [(dist.isend(t, r, group=group, tag=TAG), r) for t, r in send if t.numel()]
+    works = [(dist.irecv(t, r, group=group, tag=tag), r) for t, r in receive if t.numel()]
+    works += [(dist.isend(t, r, group=group, tag=tag), r) for t, r in send if t.numel()]
     try:
         result = meanwhile()
     except BaseException:
         torch_groups.mark_unusable(group, f"{brief(what)} ended early")
         raise
     if works:
-        _finish_all(group, works, what)
+        _finish_all(group, works, what, limit or process_groups.timeout(group))
     return result
 
 
-def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str) -> None:
+def _finish_all(
+    group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str, limit: timedelta
+) -> None:
     """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
     waiting_for = works[0][1]
 
@@ -138,14 +147,15 @@ def _finish_all(group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what
         for work, waiting_for in works:  # noqa: B007 - told if the wait ends early
             work.wait()
 
-    timeout = process_groups.timeout(group)
+    given = limit < process_groups.timeout(group)  # Else gloo's own clock ends the wait first.
+    seconds = limit.total_seconds() + (0 if given else 1)
     try:
         failures.begin_wait(brief(what), torch_groups.name_of(group))
         BackgroundCall(wait_for_all).result_unless(
-            failures.raise_if_failed, timeout.total_seconds() + 1
+            partial(failures.raise_if_failed, brief(what)), seconds
         )
     except BaseException as error:
-        fail_wait(group, what, error, f"rank {waiting_for}")
+        fail_wait(group, what, error, f"rank {waiting_for}", limit)
         raise
     finally:
         failures.end_wait()
@@ -176,14 +186,20 @@ def wait_for_collective(
         failures.end_wait()
 
 
-def fail_wait(group: dist.ProcessGroup, what: str, error: BaseException, whom: str) -> None:
+def fail_wait(
+    group: dist.ProcessGroup,
+    what: str,
+    error: BaseException,
+    whom: str,
+    limit: timedelta | None = None,
+) -> None:
     """Give a group up in which a wait ended early; whichever clock ended it, raise one error.
 
     Raises:
         PeerFailedError: another rank has failed, or left, and it is known which.
         StalledError: the timeout has passed.
     """
-    timeout = process_groups.timeout(group)
+    timeout = limit or process_groups.timeout(group)
     stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     torch_groups.mark_unusable(group, f"{brief(what)} {how if stalled else 'ended early'}")

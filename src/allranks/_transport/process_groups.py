@@ -74,13 +74,17 @@ class Members:
 
     def sender(self, src: Any) -> tuple[int, str | None]:
         """The global rank that sends, or -1 and why nothing can be sent from it."""
+        return self.peer("src", src)
+
+    def peer(self, name: str, rank: Any) -> tuple[int, str | None]:
+        """The global rank that an argument names, or -1 and why it is none of the group."""
         try:
-            number = operator.index(src)
+            number = operator.index(rank)
         except Exception:  # noqa: BLE001 - whatever its own __index__ does
             number = -1
         if number in self.ranks:
             return number, None
-        return -1, f"src={brief_repr(src)} is not in this group of ranks {ranges(self.ranks)}"
+        return -1, f"{name}={brief_repr(rank)} is not in this group of ranks {ranges(self.ranks)}"
 
 
 def members_of(call: str, group: Group | None) -> Members:

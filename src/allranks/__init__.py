@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allranks import errors
+    from allranks import autograd, errors, meters
     from allranks._collectives.all_reduce import all_reduce, reduce
     from allranks._collectives.all_to_all import all_to_all
     from allranks._collectives.broadcast import broadcast
@@ -114,12 +114,15 @@ _NAMES = {
 }
 """Each module, and the names that the root takes from it when they are first asked for."""
 
+_MODULES = ("autograd", "errors", "meters")
+"""The modules that can be had from the root; ``autograd`` imports torch."""
+
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("allranks.errors")
+    if name in _MODULES:
+        return import_module(f"allranks.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'allranks' has no attribute {name!r}")
     found = getattr(import_module(f"allranks.{_MODULE_OF[name]}"), name)
@@ -145,6 +148,7 @@ __all__ = [
     "all_reduce",
     "all_to_all",
     "assign_device_for_local_rank",
+    "autograd",
     "average_buffers",
     "broadcast",
     "broadcast_object",
@@ -175,6 +179,7 @@ __all__ = [
     "master_first",
     "master_only",
     "mesh",
+    "meters",
     "node_group",
     "on_master",
     "os_environ_get_or_throw",

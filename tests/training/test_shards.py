@@ -99,7 +99,7 @@ def test_before_setup_the_launcher_tells(fake_world) -> None:
 WITHOUT_SAMPLES = [-1, 2.0, None, iter([1]), {1: 2}, {1, 2}, np.array(3), torch.tensor(3), object()]
 
 
-@pytest.mark.parametrize("data", WITHOUT_SAMPLES, ids=repr)
+@pytest.mark.parametrize("data", WITHOUT_SAMPLES, ids=lambda one: type(one).__name__)
 def test_what_has_no_numbered_samples_is_refused(data) -> None:
     with pytest.raises(ConfigError, match="n_or_sequence="):
         allranks.shard(data)

@@ -5,5 +5,5 @@ Read ``objects`` (any objects), ``tensors`` (tensors of any shape), ``broadcast`
 ``all_to_all``. They use ``arguments`` (what is asked for, in any spelling),
 ``pickling`` (objects as buffers), ``in_place`` (tensors that are written where they are),
 ``extremes`` (the least and greatest of floats), ``trees``, ``scalars`` and ``flat`` (leaves in few
-messages). Groups of ranks come of ``split``.
+messages). Gradients flow in ``differentiable``. Groups of ranks come of ``split``.
 """

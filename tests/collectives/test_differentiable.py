@@ -121,7 +121,7 @@ def test_a_group_without_rank_0(world) -> None:
     (gradient,) = torch.autograd.grad(sum((one * world.rank).sum() for one in made), [mine])
     assert (gradient == (6 if world.rank else 0)).all()
     total = autograd.all_reduce(mine, group=group)
-    assert torch.equal(total[0, 0], torch.tensor(3.0 if world.rank else 1 / 3).double())
+    assert torch.equal(total[0, 0], torch.tensor(3.0 if world.rank else 1 / 3, dtype=torch.float64))
 
 
 @pytest.mark.ranks(3)
@@ -202,7 +202,7 @@ def test_one_wrong_rank_is_every_ranks_error(world, call: str) -> None:
 
 @pytest.mark.ranks(2)
 def test_another_call_on_another_rank(world) -> None:
-    with pytest.raises(MismatchError, match="autograd.all_reduce"):
+    with pytest.raises(MismatchError, match=r"different calls.*autograd"):
         autograd.all_gather(torch.ones(1)) if world.rank else autograd.all_reduce(torch.ones(1))
 
 

@@ -155,7 +155,6 @@ def test_each_row_s_name_is_in_its_line_and_in_the_list() -> None:
     assert sorted(used) == sorted(OURS)
 
 
-@pytest.mark.xfail(strict=False, reason="the rest of issue 16 is not merged yet")
 @pytest.mark.parametrize("name", OURS)
 def test_our_names_are_there(name: str) -> None:
     place, _, last = name.rpartition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from allranks._collectives import trees
@@ -25,7 +26,13 @@ from allranks._transport.headers import (
     numbers,
     numbers_in,
 )
-from allranks._transport.tensor_bytes import as_bytes, contiguous, from_bytes, to_bytes
+from allranks._transport.tensor_bytes import (
+    as_bytes,
+    contiguous,
+    from_bytes,
+    is_plain,
+    to_bytes,
+)
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -129,9 +136,7 @@ class _TreeParts(NamedTuple):
         flat = trees.flatten(data)
         if flat.node is None and not (is_number(data) or _is_array(data)):
             raise CollectiveError(f"{shown(data)} is no tensor, number or tree of these; {SENDS}")
-        found = [
-            _overwritten(leaf, path) for leaf, path in zip(flat.leaves, flat.paths, strict=True)
-        ]
+        found = [_overwritten(leaf, i, flat) for i, leaf in enumerate(flat.leaves)]
         tensors = [one for one in found if one is not None]
         others = [i for i, one in enumerate(found) if one is None]
         return cls(flat, tensors, others, flat.told(list(map(_told, found))))
@@ -176,27 +181,34 @@ def _is_array(leaf: Any) -> bool:
     return type(leaf) in (np.ndarray, np.memmap)
 
 
-def _overwritten(leaf: Any, path: str) -> torch.Tensor | None:
+def _overwritten(leaf: Any, index: int, flat: trees.FlatTree) -> torch.Tensor | None:
     """The tensor that is overwritten for a leaf; None for one that is replaced."""
     import torch
 
-    if is_tensor(leaf):
-        if why := why_not_in_place(leaf):
-            raise CollectiveError(f"{path}: {why}")
-        plain: torch.Tensor = leaf.detach().as_subclass(torch.Tensor)
-        return plain
-    if not _is_array(leaf) or leaf.dtype.hasobject:
-        return None
-    if not leaf.flags.writeable:
-        raise CollectiveError(f"{path}: the array cannot be written")
-    return torch.from_numpy(leaf)
+    why = None
+    if isinstance(leaf, torch.Tensor):
+        plain = leaf.detach()
+        if leaf.is_leaf and is_plain(plain):  # Most are: the parameters and buffers of a module.
+            return plain
+        why = why_not_in_place(leaf)
+        if not why:
+            return plain.as_subclass(torch.Tensor)
+    elif _is_array(leaf) and not leaf.dtype.hasobject:
+        if leaf.flags.writeable:
+            return torch.from_numpy(leaf)
+        why = "the array cannot be written"
+    if why:
+        raise CollectiveError(f"{flat.paths[index]}: {why}")
+    return None
 
 
 def _told(tensor: torch.Tensor | None) -> str:
-    if tensor is None:
-        return "any"
-    where = "" if tensor.is_cpu else f" on {tensor.device.type}"
-    return f"{tensor.dtype}{list(tensor.shape)}{where}"
+    return "any" if tensor is None else _shown(tensor.dtype, tensor.shape, tensor.device.type)
+
+
+@lru_cache(maxsize=1024)
+def _shown(dtype: torch.dtype, shape: Sequence[int], kind: str) -> str:
+    return f"{dtype}{list(shape)}{'' if kind == 'cpu' else f' on {kind}'}"
 
 
 def _body(parts: _TreeParts, *, inline: bool) -> tuple[bytes, str | None]:
@@ -240,17 +252,19 @@ def _send_all(tensors: Sequence[torch.Tensor], src: int, members: Members) -> No
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """The same on all ranks. The widest elements come first, so that all are aligned."""
-    by_device: dict[torch.device, list[torch.Tensor]] = {}
-    for tensor in sorted(tensors, key=lambda t: -t.element_size()):
-        by_device.setdefault(tensor.device, []).append(tensor)
-    for some in by_device.values():
+    """Tensors of one dtype and device, so many at a time; the same on all ranks."""
+    alike: dict[Any, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for some in alike.values():
         bucket: list[torch.Tensor] = []
+        size = 0
         for tensor in some:
-            if bucket and sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET:
+            if bucket and size + tensor.nbytes > BUCKET:
                 yield bucket
-                bucket = []
+                bucket, size = [], 0
             bucket.append(tensor)
+            size += tensor.nbytes
         yield bucket
 
 
@@ -258,13 +272,13 @@ def _send_joined(bucket: Sequence[torch.Tensor], src: int, members: Members) -> 
     import torch
 
     sends = src == members.ranks[members.rank]
-    sizes = [tensor.nbytes for tensor in bucket]
+    sizes = [tensor.numel() for tensor in bucket]
     if sends:
-        joined = torch.cat([as_bytes(contiguous(tensor)) for tensor in bucket])
+        joined = torch.cat([tensor.reshape(-1) for tensor in bucket])
     else:
-        joined = torch.empty(sum(sizes), dtype=torch.uint8, device=bucket[0].device)
+        joined = bucket[0].new_empty(sum(sizes))
     _send(joined, src, members)
     if not sends:
         parts: Any = torch.split(joined, sizes)
-        for tensor, raw in zip(bucket, parts, strict=True):
-            tensor.copy_(raw.view(tensor.dtype).view(tensor.shape))
+        for tensor, part in zip(bucket, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))

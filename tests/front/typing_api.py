@@ -44,6 +44,40 @@ def collectives(group: dist.ProcessGroup, tensor: torch.Tensor, array: NDArray[n
     assert kept
 
 
+def between_ranks(tensor: torch.Tensor, model: torch.nn.Module) -> None:
+    """One rank gets what all would get, the others None; parts are of the kind that is given."""
+    mesh = allranks.mesh({"dp": 2, "tp": -1})
+    total: float | None = allranks.reduce(0.5, dst=1, group=mesh["dp"])
+    rows: list[torch.Tensor] | None = allranks.gather(tensor, dst=1)
+    parts: list[torch.Tensor] = allranks.all_to_all(tensor.unbind())
+    joined: torch.Tensor = allranks.all_to_all(tensor, cat=True)
+    words: list[str] = allranks.all_to_all(["a", "b"])
+    weights: dict[str, torch.Tensor] = allranks.broadcast({"weight": tensor}, 0)
+    everything: torch.Tensor = allranks.autograd.all_gather(tensor, cat=True)
+    each: list[torch.Tensor] = allranks.autograd.all_gather(tensor)
+    allranks.sync_module(model)
+    allranks.check_same(model, "the model", group=mesh["dp"])
+    allranks.send(words, 1, timeout=3.5)
+    allranks.get_logger(__name__).info("here", ranks=(0, 1), in_order=True)
+    allranks.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    kept = (total, rows, parts, joined, words, weights, everything, each)
+    assert kept
+
+
+@allranks.master_only
+def written(path: str) -> int:
+    """On rank 0."""
+    return len(path)
+
+
+def on_one_rank() -> None:
+    """Nothing on the others."""
+    length: int | None = written("model.pt")
+    made: int = allranks.on_master(lambda: 3, per="node")
+    with allranks.print_on_master(), allranks.master_first(per="node"):
+        assert length == made
+
+
 class Squares:
     """A map-style data set."""
 

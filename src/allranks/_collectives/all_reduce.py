@@ -22,6 +22,7 @@ from allranks._transport import process_groups
 if TYPE_CHECKING:
     import torch
 
+    from allranks._collectives.arguments import Op
     from allranks._transport.process_groups import Group, Members
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def all_reduce(
     average: bool = False,
     device: torch.device | str | None = None,
     *,
-    op: str = "sum",
+    op: Op = "sum",
 ) -> T:
     """Combine data of all ranks, leaf by leaf, the same result on every rank. Collective.
 
@@ -103,7 +104,7 @@ def reduce(
     group: Group | None = None,
     average: bool = False,
     *,
-    op: str = "sum",
+    op: Op = "sum",
 ) -> T | None:
     """Combine data of all ranks, leaf by leaf, on one rank. Collective.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, overload
 
 from allranks._collectives.arguments import truth
 from allranks._collectives.in_place import is_tensor, why_in_graph
@@ -31,11 +31,32 @@ if TYPE_CHECKING:
 
     from allranks._transport.process_groups import Group, Members
 
+T = TypeVar("T")
+
+
+@overload
+def all_to_all(
+    data: torch.Tensor, group: Group | None = None, *, cat: Literal[False] = False
+) -> list[torch.Tensor]: ...
+
+
+@overload
+def all_to_all(
+    data: Sequence[T], group: Group | None = None, *, cat: Literal[False] = False
+) -> list[T]: ...
+
+
+@overload
+def all_to_all(
+    data: torch.Tensor | Sequence[torch.Tensor],
+    group: Group | None = None,
+    *,
+    cat: Literal[True],
+) -> torch.Tensor: ...
+
 
 @outside_graphs
-def all_to_all(
-    data: torch.Tensor | Sequence[Any], group: Group | None = None, *, cat: bool = False
-) -> Any:
+def all_to_all(data: Any, group: Group | None = None, *, cat: bool = False) -> Any:
     """Send part i to member i, and receive one part from each. Collective.
 
     The sizes travel with the call, and nothing is padded.

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allranks._system.printable import brief_repr
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch.distributed as dist
+
+    Op: TypeAlias = str | dist.ReduceOp | dist.ReduceOp.RedOpType
+    """A reduction, in any spelling."""
 
 OPS = ("sum", "mean", "min", "max", "prod", "band", "bor", "bxor")
 

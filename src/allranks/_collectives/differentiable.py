@@ -24,6 +24,7 @@ from allranks._transport.tensor_bytes import why_in_parts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from allranks._collectives.arguments import Op
     from allranks._transport.process_groups import Group
 
 
@@ -67,7 +68,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
 
 @outside_graphs
 def all_reduce(
-    data: torch.Tensor, group: Group | None = None, *, average: bool = False, op: str = "sum"
+    data: torch.Tensor, group: Group | None = None, *, average: bool = False, op: Op = "sum"
 ) -> torch.Tensor:
     """Add a tensor over all ranks, with gradients. Collective.
 
@@ -85,9 +86,9 @@ def all_reduce(
         CollectiveError: another op, not a tensor of floats, or this rank is not in the group.
         MismatchError: the ranks made different calls.
     """
-    op = named_op(op, average=average)
-    anchor = _agreed(f"all_reduce({op})", [data], group, _why_no_gradient(op))
-    reduced: torch.Tensor = _applied(_AllReduce, group, op, anchor, data)
+    name = named_op(op, average=average)
+    anchor = _agreed(f"all_reduce({name})", [data], group, _why_no_gradient(name))
+    reduced: torch.Tensor = _applied(_AllReduce, group, name, anchor, data)
     return reduced
 
 
@@ -97,7 +98,7 @@ def reduce_scatter(
     group: Group | None = None,
     *,
     average: bool = False,
-    op: str = "sum",
+    op: Op = "sum",
 ) -> torch.Tensor:
     """Add part i over all ranks, and return it on member i, with gradients. Collective.
 
@@ -115,10 +116,10 @@ def reduce_scatter(
         CollectiveError: as ``allranks.reduce_scatter``, another op, or not tensors of floats.
         MismatchError: the ranks made different calls.
     """
-    op = named_op(op, average=average)
+    name = named_op(op, average=average)
     parts = _parts(data, group)
-    anchor = _agreed(f"reduce_scatter({op})", parts, group, _why_no_gradient(op))
-    reduced: torch.Tensor = _applied(_ReduceScatter, group, op, anchor, *parts)
+    anchor = _agreed(f"reduce_scatter({name})", parts, group, _why_no_gradient(name))
+    reduced: torch.Tensor = _applied(_ReduceScatter, group, name, anchor, *parts)
     return reduced
 
 

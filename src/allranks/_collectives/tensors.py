@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import torch
     import torch.distributed as dist
 
+    from allranks._collectives.arguments import Op
     from allranks._transport.process_groups import Group, Members
 
 T = TypeVar("T")
@@ -272,7 +273,7 @@ def reduce_scatter(
     group: Group | None = None,
     average: bool = False,
     *,
-    op: str = "sum",
+    op: Op = "sum",
 ) -> torch.Tensor:
     """Reduce part i over all ranks, and return it on member i. Collective.
 

@@ -13,6 +13,10 @@ from allranks.errors import DetectionError
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
 
+    Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    Adapter = logging.LoggerAdapter  # Python 3.10 has no types for it.
+
 
 class RankFilter(logging.Filter):
     """Adds ``%(rank)s``, ``%(world_size)s`` and ``%(host)s`` to what a handler or logger formats.
@@ -35,7 +39,7 @@ def _place() -> tuple[int | str, int | str]:
         return "?", "?"
 
 
-class RankLogger(logging.LoggerAdapter[logging.Logger]):
+class RankLogger(Adapter):
     """A logger whose calls say which ranks speak; made by ``get_logger``.
 
     Each call (``info``, ``warning``, ``log``, ...) takes, beside what ``logging`` takes:

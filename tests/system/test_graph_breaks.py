@@ -31,7 +31,26 @@ def in_place(_):
     return items
 
 
+LAYER = torch.nn.BatchNorm1d(2)
+
+
+def one_way(_):
+    return allranks.send("x", 1) if allranks.get_rank() == 0 else allranks.recv(0)
+
+
 CALLS = {
+    "send and recv": one_way,
+    "reduce": lambda _: allranks.reduce(1.5, 1),
+    "gather": lambda _: allranks.gather("x", 1),
+    "all_to_all": lambda _: allranks.all_to_all([1, 2]),
+    "broadcast of a tree": lambda _: allranks.broadcast({"a": 1}, 0)["a"],
+    "check_same": lambda _: allranks.check_same(1),
+    "sync_module": lambda _: allranks.sync_module(LAYER),
+    "average_buffers": lambda _: allranks.average_buffers(LAYER),
+    "shards": lambda _: allranks.gather_shards(list(allranks.shard(5))),
+    "get_dist_info": lambda _: allranks.get_dist_info(),
+    "get_rng_state": lambda _: sorted(allranks.get_rng_state()),
+    "shared_seed": lambda _: allranks.shared_seed() >= 0,
     "master_first": in_turn,
     "broadcast_object_list": in_place,
     "should_stop": lambda _: allranks.should_stop(),
@@ -63,10 +82,18 @@ BEFORE_ALL = {
     "assign_device_for_local_rank",
     "cleanup",
     "get_init_method",
+    "get_logger",
     "launch",
+    "master_only",
+    "mesh",
+    "print_on_master",
+    "save",
+    "seed_all",
+    "set_rng_state",
     "setup",
     "setup_env_local",
     "setup_env_local_multi_gpu",
+    "worker_init_fn",
 }
 """What a program does before and after all steps, which is all that is compiled."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from allranks._process_group.lifecycle import at_cleanup
 from allranks._process_group.ranks import is_master
+from allranks._system.graph_breaks import outside_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ class PrintingOnMaster:
         _restore()
 
 
+@outside_graphs
 def print_on_master() -> PrintingOnMaster:
     """Silence ``print`` on all ranks but rank 0, until ``cleanup``. Not collective.
 

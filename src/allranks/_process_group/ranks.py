@@ -99,6 +99,7 @@ def is_master() -> bool:
     return get_rank() == 0
 
 
+@outside_graphs
 def master_only(fn: Callable[P, T]) -> Callable[P, T | None]:
     """Make a function do nothing but on rank 0, as a decorator. Not collective.
 

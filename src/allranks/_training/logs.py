@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from allranks._collectives.tensors import synchronize
 from allranks._process_group.ranks import get_dist_info
+from allranks._system.graph_breaks import outside_graphs
 from allranks.errors import DetectionError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class RankLogger(Adapter):
         return msg, kwargs
 
 
+@outside_graphs
 def get_logger(name: str | None = None) -> RankLogger:
     """A logger that speaks on rank 0 unless a call says otherwise. Not collective.
 

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._system.accelerator import accelerator_type
+from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._training.arguments import check_keys
 from allranks.errors import ConfigError
@@ -23,6 +24,7 @@ NUMPYS = "MT19937"
 NUMPYS_WORDS = 624
 
 
+@outside_graphs
 def get_rng_state() -> dict[str, Any]:
     """The state of Python's ``random``, numpy's global generator and torch's. Not collective.
 
@@ -47,6 +49,7 @@ def get_rng_state() -> dict[str, Any]:
     }
 
 
+@outside_graphs
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Restore what ``get_rng_state`` gave, on this rank. Not collective.
 

@@ -49,6 +49,7 @@ def seed_all(seed: int, per_rank: bool = True) -> int:
     return seed_libraries(stream(number, *key))
 
 
+@outside_graphs
 def worker_init_fn(worker_id: int) -> None:
     """Seed Python's ``random``, numpy and torch in a worker of a DataLoader. Not collective.
 

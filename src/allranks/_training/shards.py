@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from allranks._process_group.lifecycle import world
+from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._training.arguments import is_whole, length_of
 from allranks._transport import process_groups
@@ -67,6 +68,7 @@ def shard(n_or_sequence: Sliced, group: Group | None = None) -> Sliced: ...
 def shard(n_or_sequence: Items[T], group: Group | None = None) -> list[T]: ...
 
 
+@outside_graphs
 def shard(n_or_sequence: Any, group: Group | None = None) -> Any:
     """This rank's samples: every sample is on exactly one rank. Not collective.
 

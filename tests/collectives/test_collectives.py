@@ -314,8 +314,8 @@ def bad_tensors_are_refused_before_anything_is_sent():
         told = refusal(CollectiveError, allranks.all_reduce, torch.ones(2) * 1j, op=op)
         assert f"no {op} of tensors of torch.complex64" in told
     for data in (torch.ones(2), 1):
-        told = refusal(CollectiveError, allranks.all_reduce, data, op="avg")
-        assert "op=avg is none of sum, mean, min, max, prod" in told
+        told = refusal(CollectiveError, allranks.all_reduce, data, op="xor")
+        assert "op=xor is none of sum, mean, min, max, prod, band, bor, bxor" in told
         told = refusal(CollectiveError, allranks.all_reduce, data, average=True, op="max")
         assert "op=max with average=True is none of" in told
     told = refusal(CollectiveError, allranks.broadcast, torch.eye(2).T, 0, async_op=True)

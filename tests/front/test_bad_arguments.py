@@ -26,7 +26,7 @@ class Op(str, Enum):
     SUM = "sum"
 
 
-OPS = [["sum"], {}, np.array([0, 1]), None, 3, Hostile(), "avg", "s" * 10**5]
+OPS = [["sum"], {}, np.array([0, 1]), None, 3, Hostile(), "xor", "s" * 10**5]
 CALLS = [
     lambda **bad: allranks.all_reduce(torch.ones(1), **bad),
     lambda **bad: allranks.all_reduce(1.0, **bad),

@@ -133,8 +133,8 @@ LOCAL_ERRORS = {
     "a string": (tree(a=1), tree(a="text"), "data['a']: 'text' (str) is neither"),
     "a bad operation": (
         tree(a=1),
-        lambda: allranks.all_reduce({"a": 1}, op="avg"),
-        "op=avg is none of",
+        lambda: allranks.all_reduce({"a": 1}, op="xor"),
+        "op=xor is none of",
     ),
     "an integer mean": (
         lambda: allranks.all_reduce([torch.ones(1)], average=True),

@@ -118,14 +118,14 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--export", is_flag=True, help="As `export RANK=...` lines, for a shell's eval.")
 def env(as_json: bool, export: bool) -> None:
-    r"""Show which launcher was detected, from which variables, and why the rest was ignored.
+    """Show which launcher was detected, from which variables, and why the rest was ignored.
 
     With --export, a program that knows nothing but RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT
     runs under any launcher, and does not start where this command fails or is missing:
 
     \b
         srun bash -c 'v=$(allranks env --export) && eval "$v" && exec python train.py'
-    """
+    """  # noqa: D301 - click looks for this character
     try:
         world = detect(os.environ)
         exported = _exported(world) if export else ""

@@ -438,6 +438,14 @@ def test_the_ranks_must_be_said() -> None:
     assert "--ranks" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "env", "migrate"])
+def test_help_keeps_its_lines(command: str) -> None:
+    """As click does where it finds the character that asks for it, and not its name."""
+    done = subprocess.run([*ALLRANKS, command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "\\b" not in done.stdout
+
+
 def test_env_tells_the_world_and_imports_no_torch() -> None:
     code = (
         "import sys\nfrom allranks._cli import main\n"

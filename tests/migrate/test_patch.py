@@ -11,6 +11,7 @@ from textwrap import dedent
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from allranks._migrate.patch import patch, patched
 from allranks._migrate.reading import lines_of, read
@@ -371,3 +372,56 @@ def test_lines_are_those_of_the_parser() -> None:
 
 def test_tabs_stay() -> None:
     assert "\n\treturn allranks.get_rank()\n" in after(DIST + RANK.replace("    ", "\t"))
+
+
+LOSSES = """
+    def reduce_dict(input_dict, average=True):
+        with torch.no_grad():
+            values = []
+            for name in sorted(input_dict.keys()):
+                values.append(input_dict[name])
+            values = torch.stack(values)
+            dist.all_reduce(values)
+            if average:
+                values /= dist.get_world_size()
+            return dict(zip(names, values))
+"""
+
+
+def test_losses_with_a_graph_are_reduced_as_before() -> None:
+    """A loss that is logged has a graph, of which such a function makes no use."""
+    assert body(LOSSES) == [
+        "with torch.no_grad():",
+        "return allranks.all_reduce(input_dict, average=average)",
+    ]
+    scope: dict = {}
+    exec(after(DIST + dedent(LOSSES)), scope)  # Ours is there: in a world of one.
+    loss = torch.ones(2, requires_grad=True).sum()
+    assert scope["reduce_dict"]({"loss": loss})["loss"].item() == 2
+
+
+def test_what_is_joined_behind_a_layer_is_joined_by_ours() -> None:
+    layer = """
+        class GatherLayer(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                out = [torch.zeros_like(x) for _ in range(dist.get_world_size())]
+                dist.all_gather(out, x)
+                return tuple(out)
+
+            @staticmethod
+            def backward(ctx, *grads):
+                all_gradients = torch.stack(grads)
+                dist.all_reduce(all_gradients)
+                return all_gradients[dist.get_rank()]
+
+        def gather_with_grad(x):
+            return %s
+    """
+    for returned, line in (
+        ("torch.cat(GatherLayer.apply(x), dim=0)", "all_gather(tensor, cat=True)"),
+        ("GatherLayer.apply(x)", "all_gather(tensor)"),
+    ):
+        found = recognise(read((DIST + dedent(layer % returned)).encode()))
+        (write,) = [one.write for one in found if one.name == "gather_with_grad"]
+        assert write.endswith(f"allranks.autograd.{line}"), write

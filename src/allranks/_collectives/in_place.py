@@ -103,7 +103,8 @@ def why_in_graph(tensor: torch.Tensor) -> str | None:
     if tensor.requires_grad and not tensor.is_leaf and torch.is_grad_enabled():
         return (
             "the tensor is part of an autograd graph, and no gradient would flow between ranks; "
-            "pass tensor.detach(), or call allranks.autograd, through which gradients flow"
+            "pass tensor.detach(), or make the call within torch.no_grad(); where gradients shall "
+            "flow, call allranks.autograd"
         )
     return None
 

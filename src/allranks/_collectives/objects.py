@@ -106,7 +106,7 @@ def broadcast_object(data: T, src: int = 0, group: Group | None = None) -> T:
         CollectiveError: as for ``gather_objects``, or ``src`` is not in the group.
         MismatchError: the ranks made different calls.
     """
-    sent: T = _broadcast("broadcast_object", data, src, group)
+    sent: T = broadcast_as("broadcast_object", data, src, group)
     return sent
 
 
@@ -133,7 +133,7 @@ def broadcast_object_list(
         call, error = f"broadcast_object_list of {len(object_list)} objects", None
     else:
         call, error = "broadcast_object_list", f"{brief_repr(object_list)} is no list"
-    object_list[:] = _broadcast(call, object_list, src, group, error)
+    object_list[:] = broadcast_as(call, object_list, src, group, error)
 
 
 @outside_graphs
@@ -222,10 +222,20 @@ def _sender(call: str, src: object, members: Members) -> tuple[int, str | None]:
     return number, f"{call}: {why}" if why else None
 
 
-def _broadcast(
+def broadcast_as(
     call: str, data: Any, src: int, group: Group | None, error: str | None = None
 ) -> Any:
-    """Small objects travel with the headers; all ranks know from those how much is to follow."""
+    """``broadcast_object``, under the name of the call that the ranks made.
+
+    Small objects travel with the headers; all ranks know from those how much is to follow.
+
+    Args:
+        call: the call in words.
+        data: as for ``broadcast_object``.
+        src: as there.
+        group: as there.
+        error: why this rank cannot make the call, or None.
+    """
     members = process_groups.members_of(call, group)
     buffers: list[Any] = []
     src, no_sender = _sender(call, src, members)

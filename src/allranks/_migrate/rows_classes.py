@@ -77,10 +77,19 @@ LAYERS = (
     Row(
         GRAD_NAMES,
         "autograd.all_gather",
+        "tensor = allranks.autograd.all_gather(tensor, cat=True)",
+        "gradients of all ranks are summed",
+        must=("returns", "call.apply|dist.nn.*|base.Function|dist.*autograd", "call.cat*"),
+        never="dist.all_to_all*|call.sum",
+        may="dist.*",
+    ),
+    Row(
+        GRAD_NAMES,
+        "autograd.all_gather",
         "tensors = allranks.autograd.all_gather(tensor)",
         "gradients of all ranks are summed",
         must=("returns", "call.apply|dist.nn.*|base.Function|dist.*autograd"),
-        never="dist.all_to_all*|call.sum",
+        never="dist.all_to_all*|call.sum|call.cat*",
         may="dist.*",
     ),
     Row(

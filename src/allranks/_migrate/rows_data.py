@@ -46,22 +46,32 @@ REDUCTIONS = (
         "allreduce_dict reduce_losses reduce_logs "
         "all_reduce_metrics average_metrics sync_metrics dist_reduce_dict reduce_dict_mean",
         "all_reduce",
-        "losses = allranks.all_reduce(losses, average=True)",
+        "with torch.no_grad(): losses = allranks.all_reduce(losses, average=True)",
         "the values are new; Python numbers count, exactly, in 64 bits",
         must=("dist.all_reduce", "returns", "loops|call.keys|call.items|call.values"),
         never="grad|call.named_buffers|call.parameters|base.*",
-        patch=("?!call.item return allranks.all_reduce({0}{?group}, average={average=@mean})",),
+        patch=(
+            (
+                "?!call.item with {@torch}.no_grad():\n"
+                "?!call.item     return allranks.all_reduce({0}{?group}, average={average=@mean})"
+            ),
+        ),
         unused="device",
         may=f"{REDUCES}|{GROUPS}",
     ),
     Row(
         "reduce_dict reduce_loss_dict reduce_losses reduce_metrics",
         "all_reduce",
-        "losses = allranks.all_reduce(losses, average=True)",
+        "with torch.no_grad(): losses = allranks.all_reduce(losses, average=True)",
         "all ranks have the result, not rank 0 alone (allranks.reduce gives None elsewhere)",
         must=("dist.reduce", "returns", "loops|call.keys|call.items|call.values"),
         never="dist.all_reduce",
-        patch=("?!call.item return allranks.all_reduce({0}{?group}, average={average=@mean})",),
+        patch=(
+            (
+                "?!call.item with {@torch}.no_grad():\n"
+                "?!call.item     return allranks.all_reduce({0}{?group}, average={average=@mean})"
+            ),
+        ),
         may="dist.reduce|dist.ReduceOp.SUM",
     ),
     Row(

@@ -40,7 +40,7 @@ def table(name: str, recognised: Sequence[Recognition]) -> Table:
     shown.title_justify = "left"
     for one in recognised:
         if one.status != NO_RANKS or one.note:
-            shown.add_row(*(Text(printable(cell)) for cell in _cells(one)))
+            shown.add_row(*(Text(printable(cell), overflow="fold") for cell in _cells(one)))
     return shown
 
 

@@ -110,14 +110,14 @@ def _checked(key: str, value: Any) -> Any:
     if key in ("rendezvous_timeout", "stall_after"):
         return _span(key, value, timedelta(seconds=1), "seconds")
     if key == "check":
-        return value if value == "lines" else _boolean(key, value)
+        return value if value == "lines" else _boolean(key, value, or_else=' or "lines"')
     return str(value)  # A StrEnum or a path is as good as its text.
 
 
-def _boolean(key: str, value: Any) -> bool:
+def _boolean(key: str, value: Any, or_else: str = "") -> bool:
     if value is True or value is False:
         return bool(value)
-    raise ConfigError(f"{key}={value!r}: expected True or False")
+    raise ConfigError(f"{key}={value!r}: expected True or False{or_else}")
 
 
 def _integer(key: str, value: Any, least: int) -> int:

@@ -6,7 +6,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
-from allranks._collectives.objects import broadcast_object
+from allranks._collectives.objects import broadcast_as
 from allranks._collectives.pickling import dump_error, load
 from allranks._process_group import stop_signals
 from allranks._process_group.host_groups import node_group
@@ -135,7 +135,7 @@ def call_on_first(members: Members, what: str, fn: Callable[[], T]) -> T:
             failure = error
     first = members.ranks[0]
     carried = [bytes(part) for part in dump_error(failure, first)] if failure else None
-    result, carried = broadcast_object((result, carried), first, members.group)
+    result, carried = broadcast_as(what, (result, carried), first, members.group)
     if carried:
         raise failure or load(carried)
     return cast("T", result)

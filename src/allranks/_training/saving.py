@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import suppress
@@ -47,6 +48,8 @@ def save(obj: Any, path: str | os.PathLike[str], *, group: Group | None = None, 
 
 def _replace(path: Path, write: Callable[[Any], None]) -> None:
     """Put a new file in the place of what was there, by a name that no other job takes."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as file:

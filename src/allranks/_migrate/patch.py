@@ -123,7 +123,7 @@ def _filled(template: str, one: Recognition, names: Mapping[str, str]) -> str | 
         return None
     unused = {*one.row.unused.split()}
     left = [name for name in form.parameters if _plain(name) not in form.used | unused]
-    silent = "returns" in one.found.marks and not re.search(r"^return ", filled, re.MULTILINE)
+    silent = "returns" in one.found.marks and not re.search(r"^ *return ", filled, re.MULTILINE)
     lines = [line for line in filled.split("\n") if line.strip()]
     return None if left or silent else _tidy("\n".join(lines))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import traceback
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from allranks._transport.tensor_bytes import as_bytes, contiguous, why_not_dense
@@ -80,9 +81,10 @@ def dump(data: Any, pickler: Any = Pickler) -> list[Any]:
         Exception: the object cannot be pickled.
     """
     outside: list[pickle.PickleBuffer] = []
-    stream = io.BytesIO()
-    pickler(stream, protocol=5, buffer_callback=outside.append).dump(data)
-    return [stream.getbuffer(), *(buffer.raw() for buffer in outside)]
+    memory = bytearray()  # Python 3.13 complains of a BytesIO whose buffer outlives it.
+    file = SimpleNamespace(write=memory.extend)
+    pickler(file, protocol=5, buffer_callback=outside.append).dump(data)
+    return [memoryview(memory), *(buffer.raw() for buffer in outside)]
 
 
 def sizes(buffers: Sequence[Any]) -> list[int]:

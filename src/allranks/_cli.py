@@ -91,6 +91,7 @@ def run(
     from allranks._launch import child_rank
     from allranks._launch.job_outcome import explain
     from allranks._launch.rank_output import RankOutput
+    from allranks._launch.received_signals import exit_at_interrupt
     from allranks._launch.supervisor import Supervisor
     from allranks._launch.template import preload
 
@@ -99,7 +100,8 @@ def run(
     supervisor = Supervisor(output.write)
     try:
         if not spawn:
-            preload()
+            with exit_at_interrupt():
+                preload()
         with local_world(ranks) as environs:
             outcome = supervisor.watch(
                 lambda reaper: child_rank.start(program, environs, reaper, spawn=spawn)

@@ -438,6 +438,38 @@ def test_the_ranks_must_be_said() -> None:
     assert "--ranks" in done.stderr
 
 
+SWALLOWING = """
+import sys, time
+from pathlib import Path
+from allranks._cli import main
+from allranks._launch import template
+
+def preload():
+    Path(sys.argv[1]).touch()
+    while True:
+        try:
+            time.sleep(1)
+        except KeyboardInterrupt:
+            pass
+
+template.preload = preload
+main(["run", "-n", "2", sys.argv[2]])
+"""
+
+
+def test_ctrl_c_ends_an_import_that_would_swallow_it(tmp_path: Path) -> None:
+    """As torch's import may: the job would go on, and the user would wait."""
+    begun, script = tmp_path / "begun", tmp_path / "script.py"
+    script.touch()
+    job = subprocess.Popen([sys.executable, "-c", SWALLOWING, str(begun), str(script)])
+    wait_until(begun.exists)
+    job.send_signal(signal.SIGINT)
+    try:
+        assert job.wait(PATIENCE) == 128 + signal.SIGINT
+    finally:
+        job.kill()
+
+
 @pytest.mark.parametrize("command", ["run", "env", "migrate"])
 def test_help_keeps_its_lines(command: str) -> None:
     """As click does where it finds the character that asks for it, and not its name."""

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def exit_at_interrupt() -> Iterator[None]:
+    """Within the block, Ctrl-C ends the process at once: an import may swallow KeyboardInterrupt.
+
+    For a time in which there is nothing to clean up. An ignored signal stays ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    try:
+        yield
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def received_signals(pipes: Pipes) -> Iterator[list[int]]:
     """Collect signals in a list, and wake whoever waits for the pipes at each.
 

@@ -260,9 +260,7 @@ def test_the_peer_that_dies_is_named() -> None:
     with pytest.raises(allranks.errors.RankFailedError, match="rank 1") as caught:
         allranks.launch(losing_the_peer, ranks=2, timeout=PATIENCE)
     (others,) = caught.value.__cause__.exceptions
-    assert re.match(
-        r"rank 1 \(pid \d+ on .*\) left with exit code 5.*in recv from rank 1", str(others)
-    )
+    assert re.match(r"rank 1 \(pid \d+ on .*\) left with exit code 5", str(others))
 
 
 @pytest.mark.ranks(2)

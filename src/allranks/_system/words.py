@@ -9,12 +9,17 @@ from allranks._system import streams
 from allranks._system.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 def tell(text: str) -> None:
     """One line to the user, on the standard error stream."""
     streams.show(sys.stderr, f"allranks: {printable(text)}\n")
+
+
+def named(ranks: Sequence[int]) -> str:
+    """Ranks in a sentence: ``rank 7``, ``ranks 0-3, 7``."""
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
 
 
 def ranges(ranks: Iterable[int]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from allranks._collectives.objects import broadcast_object, gather_everywhere
 from allranks._system.graph_breaks import outside_graphs
-from allranks._system.words import ranges
+from allranks._system.words import named
 from allranks._training.fingerprints import Fingerprint, Fingerprints, as_tensor
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange
@@ -125,16 +125,12 @@ def _compared(one: torch.Tensor | None, other: torch.Tensor | None) -> str:
 def _told(path: str, sides: Sequence[Side], first: str) -> str:
     """A leaf that differs, for people."""
     if first:
-        names = " and ".join(_ranks(ranks) for _, ranks in sides[:SIDES])
+        names = " and ".join(named(ranks) for _, ranks in sides[:SIDES])
         others = f" and {len(sides) - SIDES} more groups" if len(sides) > SIDES else ""
         return f"{path}: {names}{others} differ, {first}"
-    told = [f"{_ranks(ranks)}: {_shown(one)}" for one, ranks in sides[:SIDES]]
+    told = [f"{named(ranks)}: {_shown(one)}" for one, ranks in sides[:SIDES]]
     others = f", and {len(sides) - SIDES} more groups" if len(sides) > SIDES else ""
     return f"{path}: {', '.join(told)}{others}"
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
 
 
 def _shown(one: Fingerprint | None) -> str:

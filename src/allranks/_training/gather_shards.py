@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from allranks._collectives.objects import gather_everywhere, gather_to
 from allranks._system.graph_breaks import outside_graphs
-from allranks._system.printable import brief_repr
-from allranks._system.words import ranges
-from allranks._training.sample_places import as_indices, check_indices, named, places_by_shard
+from allranks._system.words import named
+from allranks._training.sample_places import as_indices, check_indices, places_by_shard
 from allranks._training.sample_trees import (
     TENSOR,
     LeafKind,
@@ -145,12 +143,10 @@ class _Offer(NamedTuple):
 
 
 def _receiver(dst: Any, members: Members) -> int:
-    try:
-        return members.ranks.index(operator.index(dst))
-    except Exception as error:
-        raise CollectiveError(
-            f"dst={brief_repr(dst)} is not in this group of ranks {ranges(members.ranks)}"
-        ) from error
+    rank, why = members.peer("dst", dst)
+    if why:
+        raise CollectiveError(why)
+    return members.ranks.index(rank)
 
 
 def _told_by_all(members: Members, header: Header) -> list[_Told]:

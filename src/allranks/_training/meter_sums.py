@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from allranks._collectives.pickling import dump, load
+from allranks._collectives.pickling import dump_bytes, load_bytes
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange_and_combine
 
@@ -65,12 +65,11 @@ def exchange_sums(
 
 
 def _written(sums: Mapping[str, MeterSums]) -> bytes:
-    [body] = dump({name: tuple(one) for name, one in sums.items()})
-    return bytes(body)
+    return dump_bytes({name: tuple(one) for name, one in sums.items()})
 
 
 def _read(body: bytes) -> dict[str, MeterSums]:
-    return {name: MeterSums(*one) for name, one in load([body]).items()}
+    return {name: MeterSums(*one) for name, one in load_bytes(body).items()}
 
 
 def _combine(bodies: list[bytes]) -> bytes:

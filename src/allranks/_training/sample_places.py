@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from allranks._system.printable import brief_repr
-from allranks._system.words import ranges
+from allranks._system.words import named
 from allranks._training.shards import Place, part_of
 from allranks.errors import CollectiveError, MismatchError
 
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """How many ranks or indices an error names."""
-
-
-def named(ranks: Sequence[int]) -> str:
-    """Ranks in a sentence."""
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
 
 
 def as_indices(indices: Any, count: int) -> NDArray[np.int64]:

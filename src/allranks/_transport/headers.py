@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from allranks._system import stacks
 from allranks._system.bounded_cache import remembered
 from allranks._system.typed_json import parsed, written
-from allranks._system.words import ranges
+from allranks._system.words import named
 from allranks._transport import process_groups
 from allranks._transport.frame import NO_DIGEST, Frame
 from allranks._transport.gloo_channel import GlooChannel
@@ -255,8 +255,7 @@ def _differing(by_text: dict[str, list[int]]) -> dict[str, list[int]]:
 def _listed(by_text: dict[str, list[int]], limit: int = SAID) -> str:
     """What the ranks say, for people: ``ranks 0-2: this; rank 3: that``."""
     parts = [
-        f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}: {brief(text, limit)}"
-        for text, ranks in list(by_text.items())[:GROUPS]
+        f"{named(ranks)}: {brief(text, limit)}" for text, ranks in list(by_text.items())[:GROUPS]
     ]
     more = len(by_text) - len(parts)
     return "; ".join([*parts, f"and {more} more"] if more else parts)

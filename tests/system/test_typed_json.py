@@ -25,7 +25,7 @@ from allranks._system import sockets
 from allranks._system.peer_memory import MemoryProbe
 from allranks._system.typed_json import MalformedError, parsed, plain, written
 from allranks._system.waiting import Deadline
-from allranks._transport.host_channel import _SocketInvitation
+from allranks._transport.links import _Invitation
 from allranks._watch import status_answers
 from allranks._watch.event_log import DepartureNote, EventLog, LogEntry, first_left
 from allranks._watch.local_peers import LocalPeers
@@ -47,7 +47,7 @@ KINDS = [
     DepartureNote,
     RankAnswer,
 ]
-KINDS += [MemoryProbe, _SocketInvitation, mpi.MpiMessage, mpi.MpiAnswer]
+KINDS += [MemoryProbe, _Invitation, mpi.MpiMessage, mpi.MpiAnswer]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -41,8 +41,8 @@ GLOO_LOST = re.compile(
 )
 """What gloo says of a connection that a peer has closed."""
 
-HOST_LOST = "has given up, or left: Connection closed by peer, on this host"
-"""What is said of a socket of the host that a peer has closed."""
+LINK_LOST = "has given up, or left: Connection closed by peer"
+"""What is said of a socket of our own that a peer has closed."""
 
 LINES = 40
 """How many lines of a traceback travel."""
@@ -233,7 +233,7 @@ def cause_of(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
 def is_lost(error: RuntimeError) -> bool:
     """Whether a connection to a peer, or to rank 0's store, was closed from there."""
     told = str(error)
-    return bool(GLOO_LOST.search(told)) or HOST_LOST in told or _is_the_stores(error)
+    return bool(GLOO_LOST.search(told)) or LINK_LOST in told or _is_the_stores(error)
 
 
 def _is_the_stores(error: BaseException) -> bool:

@@ -140,7 +140,8 @@ class _TreeParts(NamedTuple):
         others = [i for i, one in enumerate(found) if one is None]
         return cls(flat, tensors, others, flat.told(list(map(_told, found))))
 
-    def fit_inline(self, members: Members) -> bool:
+    @property
+    def fit_inline(self) -> bool:
         """Whether the tensors travel with the header; the same on all ranks."""
         on_cpu = all(tensor.is_cpu for tensor in self.tensors)
         return on_cpu and fits_inline(sum(tensor.nbytes for tensor in self.tensors))
@@ -150,7 +151,7 @@ def _broadcast_tree(data: Any, src: int, members: Members, why: str | None) -> A
     parts, error = _taken_apart(data)
     error = why or error
     sends = src == members.ranks[members.rank]
-    inline = parts is not None and parts.fit_inline(members)
+    inline = parts is not None and parts.fit_inline
     body, unsendable = _body(parts, inline=inline) if sends and parts and not error else (b"", None)
     error = error or unsendable
     told = f"broadcast(src={src}) of {parts.told}" if parts else "broadcast"

@@ -119,7 +119,10 @@ METERS = (
         "meter = allranks.meters.SmoothedValue()",
         "",
         must=("method.update", "method.global_avg|method.synchronize_between_processes"),
+        patch=("allranks.meters.SmoothedValue",),
         kind="class",
+        like="__init__/2 update/2 synchronize_between_processes/0 median/0 avg/0 global_avg/0 "
+        "max/0 value/0 count/1 total/1 __str__/0",
         may="dist.all_reduce|dist.barrier",
     ),
     Row(
@@ -133,11 +136,24 @@ METERS = (
         may="dist.*",
     ),
     Row(
-        "MetricLogger ProgressMeter MetricsLogger",
+        "MetricLogger MetricsLogger",
         "meters.MetricLogger",
         "logger = allranks.meters.MetricLogger()",
         "",
-        must=("method.log_every|method.update|method.display",),
+        must=("method.log_every", "method.update|method.add_meter"),
+        patch=("allranks.meters.MetricLogger",),
+        kind="class",
+        like="__init__/1 update/0 add_meter/2 synchronize_between_processes/0 log_every/3 "
+        "__getattr__/1 __str__/0",
+        may="dist.all_reduce|dist.barrier",
+    ),
+    Row(
+        "MetricLogger ProgressMeter MetricsLogger",
+        "meters.MetricLogger",
+        "logger = allranks.meters.MetricLogger()",
+        "ours has update(loss=...), log_every(loader, 10) and str(logger), and no display",
+        must=("method.update|method.display",),
+        never="method.log_every",
         kind="class",
         may="dist.all_reduce|dist.barrier",
     ),

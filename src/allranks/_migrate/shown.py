@@ -1,4 +1,4 @@
-"""What is recognised, for people (a table, a page of documentation) and for programs (JSON)."""
+"""What is recognised, counted for people, as JSON for programs, and as a page of documentation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from allranks._migrate.recognise import HELPER, INLINE, NO_RANKS, RECOGNISED, UNKNOWN
 from allranks._migrate.rows import SECTIONS
-from allranks._system.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.table import Table
-
+    from allranks._migrate.call_sites import Site
     from allranks._migrate.recognise import Recognition
     from allranks._migrate.row import Row
 
@@ -29,29 +27,6 @@ its body alone, if that is small and does nothing else. `--diff` prints a patch 
 This page is made of the rows in `src/allranks/_migrate/`:
 `python -m allranks._migrate.shown > docs/migrate.md`.
 """
-
-
-def table(name: str, recognised: Sequence[Recognition]) -> Table:
-    """A file's functions, ours, the lines to write, and what differs."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table("function", "ours", "write", "what differs", title=printable(name))
-    shown.title_justify = "left"
-    for one in recognised:
-        if one.status != NO_RANKS or one.note:
-            shown.add_row(*(Text(printable(cell), overflow="fold") for cell in _cells(one)))
-    return shown
-
-
-def _cells(one: Recognition) -> tuple[str, str, str, str]:
-    function = f"{one.name}, line {one.line}"
-    if one.status in (UNKNOWN, NO_RANKS):
-        return function, "-", "", f"{one.status}{': ' if one.note else ''}{one.note}"
-    if one.status == HELPER:
-        return function, "-", "", one.note
-    note = f"known by its {one.known_by}; {one.note}" if one.known_by == "body" else one.note
-    return function, one.ours or "-", one.write or "(nothing: no longer needed)", note.strip("; ")
 
 
 def summary(recognised: Sequence[Recognition]) -> str:
@@ -74,9 +49,27 @@ def summary(recognised: Sequence[Recognition]) -> str:
 
 
 def plain(recognised: Sequence[Recognition]) -> list[dict[str, Any]]:
-    """The same for programs."""
+    """What is recognised, for programs."""
     fields = ("name", "line", "status", "known_by", "ours", "write", "note")
-    return [{field: getattr(one, field) for field in fields} for one in recognised]
+    return [
+        {**{field: getattr(one, field) for field in fields}, "leaves": dict(one.leaves)}
+        for one in recognised
+    ]
+
+
+def plain_site(site: Site) -> dict[str, Any]:
+    """What to write in a file, for programs; ``by_hand`` says why ``new`` is only an example."""
+    return {
+        "writes": [
+            {"line": one.line, "old": one.old, "new": one.new, "by_hand": one.by_hand}
+            for one in site.changes
+        ],
+        "uses_what_stays": [
+            {"line": line, "file": target.source.name, "name": target.name}
+            for target, line in site.kept
+        ],
+        "look": [{"line": line, "note": note} for line, note in site.notes],
+    }
 
 
 def page() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._migrate.editing import Change, Text
 from allranks._migrate.left_attributes import Attributes
-from allranks._migrate.marks import Function, marks_of
+from allranks._migrate.marks import Function, dotted, marks_of
 from allranks._migrate.new_imports import Needs, rewrite_imports
 from allranks._migrate.project import Project, Source, Target, names_with_dots
 from allranks._migrate.rewrite import of_call, of_reference
@@ -69,6 +69,7 @@ def _site(project: Project, source: Source, uses: list[_Use], attributes: Attrib
             _Writer(text, needs, notes, uses).write(use.node, use.one)
     kept = [(use.target, use.node.lineno) for use in uses if use.one is None and use.target.name]
     notes += [(use.node.lineno, _whole(text, use)) for use in uses if not use.target.name]
+    notes += _named_by_texts(project, source)
     notes += rewrite_imports(
         project, source, text, gone, needs, {one.source.name for one, _ in kept}
     )
@@ -80,6 +81,19 @@ def _whole(text: Text, use: _Use) -> str:
     outer = text.parents[use.node]
     how = text.of(outer) if isinstance(outer, ast.Call) else text.of(use.node)
     return f"{how.splitlines()[0]}: the module is handed on, and not followed from there"
+
+
+def _named_by_texts(project: Project, source: Source) -> Iterator[tuple[int, str]]:
+    """Imports at run time of a file in which something goes."""
+    for node in ast.walk(source.module.tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = dotted(node.func, {}).rpartition(".")[2]
+        name = getattr(node.args[0], "value", None)
+        if called not in ("import_module", "__import__") or not isinstance(name, str):
+            continue
+        if (found := project.find(name, source)) and found.source.going():
+            yield node.lineno, f"{name} is named by a text: what is taken of it is not followed"
 
 
 def _uses(project: Project, source: Source) -> Iterator[_Use]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,6 +12,8 @@ from allranks._migrate.call_sites import Site, call_sites
 from allranks._migrate.project import Project, python_files, source_of
 from allranks._migrate.reading import read
 from allranks._migrate.remains import partings
+
+README = Path(__file__).parents[2] / "README.md"
 
 HELPERS = """
 import os, torch
@@ -330,3 +333,17 @@ def test_environments_and_hidden_directories_are_not_read(tmp_path: Path) -> Non
         (tmp_path / name / "a.py").touch()
     (tmp_path / "venv" / "pyvenv.cfg").touch()
     assert [one.parent.name for one in python_files(tmp_path)] == ["own"]
+
+
+def test_the_readme_shows_what_the_command_says(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```diff\n(.*?)```", README.read_text(), re.DOTALL)
+    before, after = (
+        "".join(f"{line[1:]}\n" for line in block.splitlines() if line[0] in kept)
+        for kept in (" -", " +")
+    )
+    misc = (Path(__file__).parent / "project" / "utils" / "misc.py").read_text()
+    changes = in_main(tmp_path, before, utils__misc=misc).changes
+    for change in sorted(changes, key=lambda one: one.span, reverse=True):
+        start, end = change.span
+        before = before[:start] + change.new + before[end:]
+    assert before == after

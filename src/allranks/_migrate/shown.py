@@ -21,8 +21,29 @@ HEAD = """\
 `allranks migrate FILE...` reads a `dist_utils.py`, `misc.py`, `comm.py` or `torch_utils.py` by its
 syntax tree, without running it, and says for each function what to write instead. It goes by this
 table: a function is recognised by one of its names, if its body does what that name is for; or by
-its body alone, if that is small and does nothing else. `--diff` prints a patch for review, and
-`--json` is for programs.
+its body alone, if that is small and does nothing else.
+
+Give the files that import from it, too, or the directory of the project (`allranks migrate .`).
+Then each line that uses one of the functions is shown with what to write there:
+
+```text
+main.py:41  utils.save_on_master(...)  ->  allranks.save(...)
+main.py:52  args.rank  ->  allranks.get_rank()
+```
+
+- `(...)` stands for arguments that stay as they are.
+- What a set-up function leaves on its argument (`args.rank`, `args.gpu`, ...) is in its row, and
+  each place that reads it is among these lines. `args.distributed` becomes
+  `allranks.get_world_size() > 1`: False in a world of one, where a function that goes by a
+  launcher's variables may have said True.
+- "By hand" stands before a line where no line of ours takes the same arguments, with the reason.
+- "Look" stands before what could not be followed: a module that is handed on or given to `getattr`,
+  `from ... import *`, an import by a text, an attribute whose name is not in the source.
+- The last lines name what is in the file beside such functions: move it before you delete the file.
+
+Two ways lead on. To delete the file, write what these lines say, and move the rest. To keep it,
+`--diff` prints a patch for review, which makes each function a call of ours, so that no caller
+changes; comments under the patch name what it leaves as it is, and why. `--json` is for programs.
 
 This page is made of the rows in `src/allranks/_migrate/`:
 `python -m allranks._migrate.shown > docs/migrate.md`.

@@ -280,7 +280,7 @@ def test_the_table_says_what_set_up_leaves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("from utils.misc import *\nget_rank()", 1, "its names were followed by the names alone"),
+        ("from utils.misc import *\nget_rank()", 1, "told by their names alone"),
         ("from utils import misc\ngetattr(misc, name)()", 2, "getattr(misc, name): the module is"),
         ("from utils import misc\ncall(misc)", 2, "call(misc): the module is handed on"),
         ("import importlib\nimportlib.import_module('utils.misc')", 2, "named by a text"),
@@ -289,6 +289,17 @@ def test_the_table_says_what_set_up_leaves(tmp_path: Path) -> None:
 def test_what_cannot_be_followed_is_said(tmp_path: Path, text: str, line: int, said: str) -> None:
     notes = in_main(tmp_path, text).notes
     assert [(where, said in note) for where, note in notes] == [(line, True)]
+
+
+@pytest.mark.parametrize("used", ["m.dist.barrier()", "getattr(m, name)()", "m.accuracy(1)"])
+def test_an_import_stays_while_something_else_of_it_is_used(tmp_path: Path, used: str) -> None:
+    text = f"from utils import misc as m\nm.get_rank()\n{used}\n"
+    told = lines(in_main(tmp_path, text))
+    assert told[0] == (
+        1,
+        "from utils import misc as m",
+        "from utils import misc as m\nimport allranks",
+    )
 
 
 def test_an_import_that_a_block_needs_leaves_something_there(tmp_path: Path) -> None:

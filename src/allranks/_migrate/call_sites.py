@@ -70,9 +70,8 @@ def _site(project: Project, source: Source, uses: list[_Use], attributes: Attrib
     kept = [(use.target, use.node.lineno) for use in uses if use.one is None and use.target.name]
     notes += [(use.node.lineno, _whole(text, use)) for use in uses if not use.target.name]
     notes += _named_by_texts(project, source)
-    notes += rewrite_imports(
-        project, source, text, gone, needs, {one.source.name for one, _ in kept}
-    )
+    staying = {use.target.source.name for use in uses if use.one is None}
+    notes += rewrite_imports(project, source, text, gone, needs, staying)
     changes = sorted(text.changes, key=lambda one: (one.line, one.span))
     return Site(source, changes, kept, sorted({*notes}))
 

@@ -50,7 +50,12 @@ def table(name: str, recognised: Sequence[Recognition], width: int) -> Table | N
 
 def _cells(one: Recognition) -> list[str]:
     function = f"{one.name}, line {one.line}"
-    cells = (function, one.ours or "-", _write(one), "\n".join(_differs(one)))
+    cells = (
+        function,
+        one.ours or "-",
+        _write(one),
+        "\n".join(_differs(one)).replace("leaves   ", "leaves "),
+    )
     return [printable(cell) for cell in cells]
 
 
@@ -67,7 +72,8 @@ def listed(name: str, recognised: Sequence[Recognition], width: int) -> Iterator
             if write := _write(one):
                 yield from wrapped(f"write    {write}", width, "      ", "               ")
             for line in _differs(one):
-                yield from wrapped(f"differs  {line}", width, "      ", "               ")
+                label = "" if line.startswith("leaves ") else "differs  "
+                yield from wrapped(f"{label}{line}", width, "      ", "               ")
 
 
 def site_lines(site: Site, width: int) -> Iterator[str]:
@@ -82,7 +88,8 @@ def _change(name: str, change: Change, width: int) -> Iterator[str]:
     place = f"{name}:{change.line}  {change.shown}"
     lines = [line.strip() for line in change.shown_new.split("\n")]
     if change.by_hand:
-        lines = [f"by hand, after the form of: {lines[0]} ({change.by_hand})"]
+        told = lines[0] if lines[0].startswith("(") else f"as in: {lines[0]}"
+        lines = [f"by hand, {told}; {change.by_hand}"]
     if len(lines) == 1 and len(f"{place}  ->  {lines[0]}") <= width:
         yield printable(f"{place}  ->  {lines[0]}")
         return
@@ -122,4 +129,4 @@ def _differs(one: Recognition) -> Iterator[str]:
     elif one.note:
         yield one.note
     for name, read in one.leaves:
-        yield f"it leaves {name} {read}" if read[0] == "(" else f"it leaves {name}: read {read}"
+        yield f"leaves   {name} {read}" if read[0] == "(" else f"leaves   {name}: read {read}"

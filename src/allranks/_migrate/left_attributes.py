@@ -57,7 +57,7 @@ class Attributes:
             return
         told = what_to_read(attribute)
         new = needs.with_torch(ATTRIBUTES.get(attribute, ""))
-        why = "" if new else "no line of ours"
+        why = "" if new else "the set-up function left it there"
         text.change(node, new or told, why, atom=">" not in new)
         needs.note(new)
 

@@ -77,7 +77,7 @@ def _why(one: Recognition, module: Module) -> str:
     try:
         body_of(one, module.names)
     except NoBodyError as why:
-        return str(why)
+        return f"{why}: {f'write {one.write}' if one.write else 'delete it with its calls'}"
     return ""
 
 

@@ -138,7 +138,8 @@ class Project:
             return Target(source, ".".join(rest))
         meant = source.imports.get(rest[0])
         if meant is not None:
-            return self.find(".".join([meant, *rest[1:]]), source, depth + 1)
+            found = self.find(".".join([meant, *rest[1:]]), source, depth + 1)
+            return found or Target(source, ".".join(rest))
         for star in source.stars:
             found = self.find(f"{star.rstrip('.')}.{'.'.join(rest)}", source, depth + 1)
             if found and found.name.partition(".")[0] in found.source.defined():

@@ -50,17 +50,13 @@ def body_of(one: Recognition, names: Mapping[str, str], *, leaving: bool = True)
         raise NoBodyError(one.note)
     for why in _losses(one, one.row, one.found):
         raise NoBodyError(why)
-    error = NoBodyError(f"no line of ours has the same form for its callers: {_by_hand(one.row)}")
+    error = NoBodyError("those who call it have to change, as its row says")
     for template in one.row.patch:
         try:
             return _filled(template, one.row, one.found, _Form(one.found, names, leaving=leaving))
         except NoBodyError as why_not:
             error = why_not
     raise error
-
-
-def _by_hand(row: Row) -> str:
-    return f"write {row.line}" if row.line else "delete it with its calls"
 
 
 def _losses(one: Recognition, row: Row, found: Found) -> Iterator[str]:
@@ -93,13 +89,13 @@ def _filled(template: str, row: Row, found: Found, form: _Form) -> str:
     filled = "\n".join(PLACE.sub(form.fill, line) for line in chosen)
     lines = [line for line in filled.split("\n") if line.strip()]
     if not lines:
-        raise NoBodyError(f"its body does more than this: {_by_hand(row)}")
+        raise NoBodyError("its body does more than ours")
     left = [one for one in map(_plain, form.parameters) if one not in form.used]
     if left := [one for one in left if one not in row.unused.split()]:
-        raise NoBodyError(f"ours has nothing for its {', '.join(left)}: {_by_hand(row)}")
+        raise NoBodyError(f"ours has nothing for its {', '.join(left)}")
     returns = "returns" in found.marks and found.kind != "class"
     if returns and not re.search(r"^ *return ", filled, re.MULTILINE):
-        raise NoBodyError(f"it returns what no line of ours does: {_by_hand(row)}")
+        raise NoBodyError("it returns something that ours does not")
     return _tidy("\n".join(lines))
 
 

@@ -75,10 +75,8 @@ def rewrite_imports(
             _write(text, node, stay, [] if added else needs.imports())
             added = added or at_top
             if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-                yield (
-                    node.lineno,
-                    f"{text.of(node)}: it takes all names, and those that are ours were told by their names alone",
-                )
+                told = "it takes all names, and those that go were told by their names alone"
+                yield node.lineno, f"{text.of(node)}: {told}"
     if needs.wanted and not added and not _adds(text):
         lines = "\n".join(needs.imports())
         text.changes.append(Change(1, "", lines, "", "(among the imports)", lines))

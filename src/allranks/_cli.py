@@ -30,7 +30,9 @@ from allranks.errors import AllranksError, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from allranks._migrate.recognise import Recognition
+    from rich.table import Table
+
+    from allranks._migrate.project import Source
 
 WIDTH_OF_A_FILE = 160
 """Columns of a table that goes into a file or a pipe."""
@@ -162,51 +164,82 @@ def env(as_json: bool, export: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def migrate(as_diff: bool, as_json: bool, files: tuple[str, ...]) -> None:
-    """Say for each function of somebody's dist_utils.py what to write instead.
+    """Say for each function of somebody's dist_utils.py what to write instead, and where.
 
-    FILE is read by its syntax tree, and never run; "-" is the standard input. A patch makes each
-    function that is recognised a call of allranks, and leaves the rest as it is:
+    FILE is read by its syntax tree, and never run; "-" is the standard input, and of a directory
+    all files of Python are read. Give the files that import from it, too, or their directory, and
+    each line in them is told that calls one of its functions:
+    `allranks migrate .`
+
+    A patch (--diff) makes each function that is recognised a call of allranks, so that all who call
+    it can stay, and says under it what it leaves as it is:
     `allranks migrate --diff utils/misc.py > migrate.patch`.
     """
-    from allranks._migrate.patch import patch
-    from allranks._migrate.reading import NotReadError, read
-    from allranks._migrate.recognise import recognise
-    from allranks._migrate.shown import plain
+    from allranks._migrate.call_sites import call_sites
+    from allranks._migrate.project import Project
+    from allranks._migrate.report import as_text, diff, programs_report
 
     streams.escape_what_cannot_be_encoded()
-    told, failed = [], False
-    for name in files:
+    sources, failed = _sources(files)
+    if as_diff:
+        click.echo("".join(map(diff, sources)), nl=False)
+        raise SystemExit(2 if failed else 0)
+    sites = call_sites(Project(sources))
+    if as_json:
+        click.echo(json.dumps(programs_report(sites), indent=2))
+    else:
+        _show(as_text(sites, _width()))
+    raise SystemExit(2 if failed else 0)
+
+
+def _sources(files: Sequence[str]) -> tuple[list[Source], bool]:
+    """The files that could be read, each once, and whether one could not."""
+    from allranks._migrate.project import source_of
+    from allranks._migrate.reading import NotReadError, read
+
+    found: dict[str, Source] = {}
+    failed = False
+    for name, asked in _names(files):
+        path = None if name == "-" else Path(name)
+        key = str(path.resolve()) if path else name
         try:
-            module = read(_content(name))
+            if key not in found:
+                found[key] = source_of(name, path, read(_content(name)), asked=asked)
         except (NotReadError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else f"is no Python: {error}"
             click.echo(printable(f"allranks: {name}: {why}"), err=True)
             failed = True
-            continue
-        recognised = recognise(module)
-        if as_diff:
-            click.echo(patch(module, recognised, "stdin.py" if name == "-" else name), nl=False)
-        elif as_json:
-            told.append({"file": name, "functions": plain(recognised)})
+    return list(found.values()), failed
+
+
+def _names(files: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The files, with those of directories; and whether one was given by itself."""
+    from allranks._migrate.project import python_files
+
+    for name in files:
+        if name != "-" and Path(name).is_dir():
+            yield from ((str(one), False) for one in python_files(Path(name)))
         else:
-            _show_recognised(name, recognised)
-    if as_json:
-        click.echo(json.dumps(told, indent=2))
-    raise SystemExit(2 if failed else 0)
+            yield name, True
 
 
 def _content(name: str) -> bytes:
     return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
 
 
-def _show_recognised(name: str, recognised: Sequence[Recognition]) -> None:
-    from allranks._migrate.shown import summary, table
+def _width() -> int:
+    console = streams.console(stderr=False)
+    return console.width if console.is_terminal else max(console.width, WIDTH_OF_A_FILE)
+
+
+def _show(parts: Iterator[Table | str]) -> None:
+    from rich.text import Text
 
     console = streams.console(stderr=False)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
-    console.print(table(name, recognised))
-    console.print(printable(summary(recognised)))
+    console.width = _width()
+    for part in parts:
+        shown = Text(part) if isinstance(part, str) else part
+        console.print(shown, soft_wrap=isinstance(part, str))
 
 
 def _shown_facts(world: World) -> Iterator[tuple[str, str]]:

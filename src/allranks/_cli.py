@@ -28,7 +28,7 @@ from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from allranks._migrate.recognise import Recognition
 
@@ -36,6 +36,12 @@ WIDTH_OF_A_FILE = 160
 """Columns of a table that goes into a file or a pipe."""
 
 INTERPRETER = re.compile(r"(^|/)(python[\d.]*|pypy3?)(\.exe)?$")
+
+NUMBER_OF_RANKS = ("np", "nproc_per_node", "num_processes", "ntasks")
+"""How mpirun, torchrun, accelerate and srun ask for ranks, which here is -n."""
+
+OTHER_HOSTS = ("nnodes", "node_rank", "nodes", "num_machines", "machine_rank")
+"""How they ask for several hosts."""
 
 
 class _FailingClosed(click.Group):
@@ -59,7 +65,32 @@ def main() -> None:
     streams.open_closed_streams()
 
 
+def _refuse_spelling(_: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Say what stands for another launcher's option here."""
+    if value is None:
+        return
+    if option.name in OTHER_HOSTS:
+        number = "-n says how many ranks start, all of them on this host. For several hosts, start"
+        hint = f"{number} the script itself with torchrun, srun, mpirun, Ray or Kubernetes"
+    else:
+        hint = f"write -n {value if value.isdecimal() else 'and a number'}"
+    raise click.UsageError(f"No such option '{option.opts[0]}'; {hint}.")
+
+
+def _with_spellings_of_others(command: Callable[..., None]) -> Callable[..., None]:
+    """With the options of other launchers, hidden, each of which says what to write instead."""
+    for name in (*NUMBER_OF_RANKS, *OTHER_HOSTS):
+        dashed = f"--{name.replace('_', '-')}"
+        spellings = dict.fromkeys([dashed, f"--{name}", "-np" if name == "np" else dashed])
+        hidden = click.option(
+            *spellings, hidden=True, expose_value=False, callback=_refuse_spelling
+        )
+        command = hidden(command)
+    return command
+
+
 @main.command(context_settings={"allow_interspersed_args": False})
+@_with_spellings_of_others
 @click.option("-n", "--ranks", type=click.IntRange(min=1), required=True, help="How many ranks.")
 @click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
 @click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")

@@ -21,7 +21,7 @@ from allranks._launchers.detect import detect, told_by
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
-from allranks._system import interpreter, streams
+from allranks._system import interpreter, streams, variables
 from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
@@ -164,11 +164,11 @@ def env(as_json: bool, export: bool) -> None:
         exported = _exported(world) if export else ""
     except AllranksError as error:
         raise click.ClickException(printable(str(error))) from error
-    if export:
-        click.echo(exported)
-        return
-    if as_json:
-        click.echo(json.dumps(asdict(world), indent=2))
+    misspelt = [f"warning: {line}" for line in variables.misspelt(os.environ)]
+    if export or as_json:
+        for line in misspelt:
+            click.echo(f"allranks: {printable(line)}", err=True)
+        click.echo(exported if export else json.dumps(asdict(world), indent=2))
         return
     from rich.table import Table
     from rich.text import Text
@@ -186,6 +186,8 @@ def env(as_json: bool, export: bool) -> None:
     for note in world.notes:
         kind = "warning" if note in world.doubt else "note"
         console.print(Text(printable(f"{kind}: {note}")))
+    for line in misspelt:
+        console.print(Text(printable(line)))
 
 
 @main.command()

@@ -617,3 +617,14 @@ def test_env_shows_values_as_they_are() -> None:
     assert "[fd00::1]" in done.stdout
     assert ":m:[/x]\\x1b[31m" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("how", [(), ("--json",), ("--export",)])
+def test_env_tells_of_a_variable_that_nothing_reads(how: tuple) -> None:
+    """Beside what a program or a shell reads of it."""
+    done = env(*how, ALLRANKS_STALLAFTER="5")
+    told = " ".join((done.stderr if how else done.stdout).split())
+    assert done.returncode == 0
+    assert "warning: nothing reads ALLRANKS_STALLAFTER; did you mean ALLRANKS_STALL_AFTER?" in told
+    assert how or not done.stderr
+    assert "ALLRANKS_STALLAFTER" not in (done.stdout if how else "")

@@ -117,8 +117,9 @@ def reduce_scatter(
         MismatchError: the ranks made different calls.
     """
     name = named_op(op, average=average)
-    parts = _parts(data, group)
-    anchor = _agreed(f"reduce_scatter({name})", parts, group, _why_no_gradient(name))
+    call = f"reduce_scatter({name})"
+    parts = _parts(call, data, group)
+    anchor = _agreed(call, parts, group, _why_no_gradient(name))
     reduced: torch.Tensor = _applied(_ReduceScatter, group, name, anchor, *parts)
     return reduced
 
@@ -141,7 +142,7 @@ def all_to_all(
         CollectiveError: as ``allranks.all_to_all``, or not tensors of floats.
         MismatchError: the ranks made different calls.
     """
-    parts = _parts(data, group)
+    parts = _parts("all_to_all", data, group)
     anchor = _agreed("all_to_all", parts, group)
     made = _applied(_AllToAll, group, anchor, *parts)
     return torch.cat([_rows(one) for one in made]) if cat else list(made)
@@ -169,10 +170,10 @@ def broadcast(data: torch.Tensor, src: int, group: Group | None = None) -> torch
     return sent
 
 
-def _parts(data: Any, group: Group | None) -> list[Any]:
+def _parts(call: str, data: Any, group: Group | None) -> list[Any]:
     """The parts of a tensor, within its graph; what is no tensor or list is refused later."""
     if isinstance(data, torch.Tensor) and data.dim():
-        members = process_groups.members_of("autograd", group)
+        members = process_groups.members_of(f"autograd.{call}", group)
         return list(data.tensor_split(members.size))
     return list(data) if isinstance(data, (list, tuple)) else [data]
 

@@ -634,3 +634,34 @@ def test_results_on_a_device_stay_there(world) -> None:
     found = allranks.gather_shards(mine)
     assert found.device == mine.device
     assert found.tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.ranks(1, 2, 3)
+@pytest.mark.parametrize("dst", [None, 0])
+def test_texts_are_as_wide_as_the_widest(world, dst) -> None:
+    """An array of numpy is as wide as its own longest text."""
+    names = ["Anna", "Bo", "Christine", "D", "Ed", "Franka"]
+    mine = np.array(allranks.shard(names))
+    values = {"name": mine, "raw": (np.char.encode(mine).reshape(-1, 1), mine.astype("U12"))}
+    got = allranks.gather_shards(values, dst=dst)
+    if dst is None or world.rank == dst:
+        assert (got["name"].tolist(), got["name"].dtype) == (names, np.dtype("U9"))
+        assert got["raw"][0].tolist() == [[name.encode()] for name in names]
+        assert got["raw"][0].dtype == np.dtype("S9")
+        assert got["raw"][1].dtype == np.dtype("U12")
+
+
+@pytest.mark.ranks(3)
+def test_a_rank_without_texts_gets_the_widest_too(world) -> None:
+    mine = [np.array(["a"]), np.array(["abc"]), np.array([], dtype="U40")][world.rank]
+    got = allranks.gather_shards(mine)
+    assert (got.tolist(), got.dtype) == (["a", "abc"], np.dtype("U3"))
+
+
+@pytest.mark.ranks(2)
+def test_texts_and_bytes_do_not_fit_together(world) -> None:
+    with pytest.raises(MismatchError, match=r"rank 0: array of <U1 \[n\]; rank 1: array of \|S3"):
+        allranks.gather_shards(np.array([b"abc"]) if world.rank else np.array(["a"]))
+    with pytest.raises(MismatchError, match=r"do not fit together: .*\[n, 2\]"):
+        allranks.gather_shards(np.array([["ab", "c"]]) if world.rank else np.array(["a"]))
+    everyone_works_on()

@@ -45,7 +45,7 @@ def all_gather(data: torch.Tensor, group: Group | None = None, *, cat: bool = Fa
     """Gather a tensor from every rank onto every rank, with gradients. Collective.
 
     Args:
-        data: of floats; sizes may differ as in ``allranks.all_gather``.
+        data: of real or complex floats; sizes may differ as in ``allranks.all_gather``.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         cat: give one tensor, the ranks' tensors one after the other along their first dimension.
 
@@ -73,7 +73,7 @@ def all_reduce(
     """Add a tensor over all ranks, with gradients. Collective.
 
     Args:
-        data: of floats, of one shape and dtype on all ranks; left as it is.
+        data: of real or complex floats, of one shape and dtype on all ranks; left as it is.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         op: "sum" or "mean".
@@ -103,7 +103,7 @@ def reduce_scatter(
     """Add part i over all ranks, and return it on member i, with gradients. Collective.
 
     Args:
-        data: as for ``allranks.reduce_scatter``, of floats.
+        data: as for ``allranks.reduce_scatter``, of real or complex floats.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         op: "sum" or "mean".
@@ -131,7 +131,7 @@ def all_to_all(
     """Send part i to member i, and receive one part from each, with gradients. Collective.
 
     Args:
-        data: as for ``allranks.all_to_all``: tensors of floats, of any sizes.
+        data: as for ``allranks.all_to_all``: tensors of real or complex floats, of any sizes.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         cat: give one tensor, what came one after the other along its first dimension.
 
@@ -153,7 +153,7 @@ def broadcast(data: torch.Tensor, src: int, group: Group | None = None) -> torch
     """One rank's tensor on all ranks, with gradients. Collective.
 
     Args:
-        data: of floats, of one shape and dtype on all ranks; left as it is.
+        data: of real or complex floats, of one shape and dtype on all ranks; left as it is.
         src: the sender's global rank.
         group: the ranks that take part; None means WORLD. All of them must make the call.
 

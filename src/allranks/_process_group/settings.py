@@ -116,7 +116,7 @@ def _guess(key: str) -> str:
 
 def _checked(key: str, value: Any) -> Any:
     if key in ("cpu", "submit"):
-        return _boolean(key, value)
+        return boolean(key, value)
     if key in ("world_size", "rank", "array_job_num"):
         return _integer(key, value, least=1 if key == "world_size" else 0)
     if key == "timeout":
@@ -124,14 +124,24 @@ def _checked(key: str, value: Any) -> Any:
     if key in ("rendezvous_timeout", "stall_after"):
         return _span(key, value, timedelta(seconds=1), "seconds")
     if key == "check":
-        return value if value == "lines" else _boolean(key, value, or_else=' or "lines"')
+        return value if value == "lines" else boolean(key, value, or_else=' or "lines"')
     return str(value)  # A StrEnum or a path is as good as its text.
 
 
-def _boolean(key: str, value: Any, or_else: str = "") -> bool:
+def boolean(name: str, value: Any, or_else: str = "") -> bool:
+    """The value as a bool.
+
+    Args:
+        name: the argument or setting.
+        value: what was given for it.
+        or_else: what else the caller takes, for the error.
+
+    Raises:
+        ConfigError: it is neither True nor False.
+    """
     if value is True or value is False:
         return bool(value)
-    raise ConfigError(f"{key}={value!r}: expected True or False{or_else}")
+    raise ConfigError(f"{name}={brief_repr(value)}: expected True or False{or_else}")
 
 
 def _integer(key: str, value: Any, least: int) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from allranks._training.arguments import boolean, check_keys, length_of, whole_number
+from allranks._process_group.settings import boolean
+from allranks._training.arguments import check_keys, length_of, whole_number
 from allranks._training.shards import place_in
 from allranks._training.streams import permutation
 from allranks.errors import ConfigError

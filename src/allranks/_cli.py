@@ -21,14 +21,14 @@ from allranks._launchers.detect import detect, told_by
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
-from allranks._system import interpreter, streams
+from allranks._system import interpreter, streams, variables
 from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -38,6 +38,12 @@ WIDTH_OF_A_FILE = 160
 """Columns of a table that goes into a file or a pipe."""
 
 INTERPRETER = re.compile(r"(^|/)(python[\d.]*|pypy3?)(\.exe)?$")
+
+NUMBER_OF_RANKS = ("np", "nproc_per_node", "num_processes", "ntasks")
+"""How mpirun, torchrun, accelerate and srun ask for ranks, which here is -n."""
+
+OTHER_HOSTS = ("nnodes", "node_rank", "nodes", "num_machines", "machine_rank")
+"""How they ask for several hosts."""
 
 
 class _FailingClosed(click.Group):
@@ -61,7 +67,32 @@ def main() -> None:
     streams.open_closed_streams()
 
 
+def _refuse_spelling(_: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Say what stands for another launcher's option here."""
+    if value is None:
+        return
+    if option.name in OTHER_HOSTS:
+        number = "-n says how many ranks start, all of them on this host. For several hosts, start"
+        hint = f"{number} the script itself with torchrun, srun, mpirun, Ray or Kubernetes"
+    else:
+        hint = f"write -n {value if value.isdecimal() else 'and a number'}"
+    raise click.UsageError(f"No such option '{option.opts[0]}'; {hint}.")
+
+
+def _with_spellings_of_others(command: Callable[..., None]) -> Callable[..., None]:
+    """With the options of other launchers, hidden, each of which says what to write instead."""
+    for name in (*NUMBER_OF_RANKS, *OTHER_HOSTS):
+        dashed = f"--{name.replace('_', '-')}"
+        spellings = dict.fromkeys([dashed, f"--{name}", "-np" if name == "np" else dashed])
+        hidden = click.option(
+            *spellings, hidden=True, expose_value=False, callback=_refuse_spelling
+        )
+        command = hidden(command)
+    return command
+
+
 @main.command(context_settings={"allow_interspersed_args": False})
+@_with_spellings_of_others
 @click.option("-n", "--ranks", type=click.IntRange(min=1), required=True, help="How many ranks.")
 @click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
 @click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")
@@ -135,11 +166,11 @@ def env(as_json: bool, export: bool) -> None:
         exported = _exported(world) if export else ""
     except AllranksError as error:
         raise click.ClickException(printable(str(error))) from error
-    if export:
-        click.echo(exported)
-        return
-    if as_json:
-        click.echo(json.dumps(asdict(world), indent=2))
+    misspelt = [f"warning: {line}" for line in variables.misspelt(os.environ)]
+    if export or as_json:
+        for line in misspelt:
+            click.echo(f"allranks: {printable(line)}", err=True)
+        click.echo(exported if export else json.dumps(asdict(world), indent=2))
         return
     from rich.table import Table
     from rich.text import Text
@@ -157,6 +188,8 @@ def env(as_json: bool, export: bool) -> None:
     for note in world.notes:
         kind = "warning" if note in world.doubt else "note"
         console.print(Text(printable(f"{kind}: {note}")))
+    for line in misspelt:
+        console.print(Text(printable(line)))
 
 
 @main.command()

@@ -120,7 +120,8 @@ class Run:
         for name in ("work", "tmp", "diary"):
             (self.top / name).mkdir()
         launcher, ranks = self.program.launcher, self.program.ranks
-        arguments = [str(self.program.seed), str(self.top / "diary")]
+        least, most = self.program.among
+        arguments = [str(self.program.seed), f"{least}-{most}", str(self.top / "diary")]
         if launcher == "run":
             command = ["allranks", "run", "-n", str(ranks), WORKER, *arguments]
             self._order("run", command, {})

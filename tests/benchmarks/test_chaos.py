@@ -9,7 +9,8 @@ import pytest
 import chaos_judge
 from chaos_judge import Played, complaints
 from chaos_oracle import CODES, Rank
-from chaos_programs import Fault, Program, Step
+from chaos_programs import Fault, Program
+from chaos_steps import Step
 
 STEPS = (Step("synchronize"), Step("all_gather_objects"))
 

@@ -182,8 +182,8 @@ def range_of(text: str) -> tuple[int, int]:
     Raises:
         ValueError: it is something else.
     """
-    least, _, most = text.partition("-")
-    among = int(least), int(most or least)
+    least, dash, most = text.partition("-")
+    among = int(least), int(most if dash else least)
     if not 2 <= among[0] <= among[1]:
         raise ValueError(f"{text}: expected two numbers of ranks from 2 on, such as 4-32")
     return among

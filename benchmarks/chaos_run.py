@@ -35,7 +35,7 @@ SETTLE = 3.0
 LET_BE = 6.0
 """Seconds for a launcher to end a stopped rank, when the others have given up."""
 
-PASSED_ON = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+PASSED_ON = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 """Of our own environment; no launcher's variables."""
 
 

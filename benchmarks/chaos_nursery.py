@@ -95,7 +95,7 @@ def become(order: dict[str, Any]) -> None:
         from allranks._cli import main
 
         main()
-    chaos_worker.play(int(sys.argv[1]), sys.argv[2])
+    chaos_worker.play(*sys.argv[1:])
 
 
 def call() -> None:
@@ -128,9 +128,8 @@ def _more(before: dict[str, int]) -> dict[str, int]:
 
 
 def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
-    seed, directory = order["argv"][1:]
+    arguments = tuple(order["argv"][1:])
     try:
-        arguments = (int(seed), directory)
         return {"results": allranks.launch(function, arguments, ranks=order["ranks"], timeout=60)}
     except BaseException as error:  # noqa: BLE001 - the judge looks at it
         facts = {name: getattr(error, name, None) for name in ("rank", "missing", "exit_code")}

@@ -29,6 +29,9 @@ GLOO_LAZY = "TORCH_GLOO_LAZY_INIT"
 LAZY_PAIRS = 1024
 """Ranks from which on gloo connects a pair only when it is used: N - 1 sockets a rank else."""
 
+NO_BACKENDS = ("undefined", "fake")
+"""What torch lists beside its backends: one that is none, and one that moves nothing."""
+
 
 def refuse_unknown_backend(backend: str | None) -> None:
     """A backend is a name, or a list of device:name."""
@@ -39,7 +42,8 @@ def refuse_unknown_backend(backend: str | None) -> None:
     for part in backend.lower().split(","):
         name = part.rpartition(":")[2]
         if not dist.is_backend_available(name):
-            known = ", ".join(n for n in dist.Backend.backend_list if dist.is_backend_available(n))
+            named = [n for n in dist.Backend.backend_list if n not in NO_BACKENDS]
+            known = ", ".join(n for n in named if dist.is_backend_available(n))
             raise ConfigError(
                 f"distributed_backend={backend!r}: this build of torch has no {name!r}; it has "
                 f"{known}. Leave it out to let it follow the device."

@@ -69,16 +69,16 @@ def program() -> list[SourceLine]:
         if (module, code.co_name) in STARTERS:
             break
         lines.append(SourceLine(code.co_filename, frame.f_lineno, code.co_name))
-        end = len(lines) if _is_written(lines[-1]) else end
+        end = len(lines) if _is_line_written(lines[-1]) else end
         over = (module, code.co_name) == ("__main__", "<module>")
         frame = frame.f_back
     return [line for line in lines[:end] or lines if not line.file.startswith(OURS)]
 
 
-def _is_written(line: SourceLine) -> bool:
+def _is_line_written(line: SourceLine) -> bool:
     """Whether the user wrote a line; an installed command's script was generated."""
     is_command = str(Path(line.file).parent) == sysconfig.get_path("scripts")
-    return _origin(line.file) == "program" and not (is_command and line.function == "<module>")
+    return is_written(line.file) and not (is_command and line.function == "<module>")
 
 
 def all_threads() -> dict[str, list[str]]:
@@ -154,12 +154,23 @@ def of_the_program(lines: Iterable[SourceLine]) -> SourceLine | None:
     return known[0] if known else None
 
 
+def is_written(file: str) -> bool:
+    """Whether a file is of the program's own, rather than of a library, Python, torch or ours."""
+    return _origin(file) == "program"
+
+
 @lru_cache(maxsize=1024)
 def _origin(file: str) -> str:
     """Whose a file is: the program's, a library's, Python's and torch's, or ours."""
-    paths = sysconfig.get_paths()
+    paths = _paths()
     if file.startswith((OURS, "<frozen")):
         return "ours"
     if any(file.startswith(paths[kind]) for kind in ("purelib", "platlib")):
         return "torch" if "/torch/" in file.replace("\\", "/") else "library"
     return "python" if file.startswith((paths["stdlib"], paths["platstdlib"])) else "program"
+
+
+@lru_cache(maxsize=1)
+def _paths() -> dict[str, str]:
+    """Where Python keeps its own and libraries; asking takes it 0.2 ms."""
+    return sysconfig.get_paths()

@@ -122,7 +122,7 @@ class Run:
         launcher, ranks = self.program.launcher, self.program.ranks
         arguments = [str(self.program.seed), str(self.top / "diary")]
         if launcher == "run":
-            command = ["allranks", "run", "-n", str(ranks), WORKER, *arguments]
+            command = ["allranks", "run", "--no-fold", "-n", str(ranks), WORKER, *arguments]
             self._order("run", command, {})
         elif launcher == "launch":
             self._order("launch", [WORKER, *arguments], {}, ranks=ranks)

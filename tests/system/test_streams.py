@@ -16,7 +16,7 @@ from allranks._system import streams
 from harness import PATIENCE
 from torch_versions import without_chatter
 
-RUN = ("-m", "allranks._cli", "run", "-n", "2")
+RUN = ("-m", "allranks._cli", "run", "-n", "2", "--no-fold")
 
 PROGRAM = """
 import os, sys, allranks
@@ -29,7 +29,7 @@ def work():
 if "RANK" in os.environ:
     work()
 elif __name__ == "__main__":
-    allranks.launch(work, ranks=2)
+    allranks.launch(work, ranks=2, fold=False)
 """
 
 TEST = """

@@ -15,8 +15,8 @@ FEW_RANKS = 8
 WINDOWS = (0.1, 0.3)
 """Seconds for which a line waits for others to write it too: among few ranks, and among many."""
 
-MOST = 1 << 20
-"""Bytes of lines that wait; beyond that the oldest no longer does."""
+MOST = (1024, 1 << 20)
+"""Lines, and bytes of them, that wait; beyond that the oldest no longer does."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class FoldedLines:
         """Take a rank's next line."""
         alike = self._alike.setdefault((stream, text), deque())
         last = self._last.get(rank, -1)
-        line = next((one for one in alike if one.number > last), None)
+        line = None
+        if alike and alike[-1].number > last:
+            line = next(one for one in alike if one.number > last)
         if line is None:
             line = Line(self._begun, stream, text, [], self._clock() + self._window)
             self._begun += 1
@@ -112,8 +114,12 @@ class FoldedLines:
     def _show_what_is_complete(self) -> None:
         """Show lines that no rank can join any more, and what there is no room for."""
         reached = min(self._last.values(), default=self._begun)
-        while self._lines and (self._lines[0].number <= reached or self._size > MOST):
+        while self._lines and (self._lines[0].number <= reached or self._is_full):
             self._show_first()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._lines) > MOST[0] or self._size > MOST[1]
 
     def _show_first(self) -> None:
         line = self._lines.popleft()

@@ -16,12 +16,11 @@ from importlib.abc import InspectLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from allranks._system import streams
+from allranks._system import stacks, streams
 from allranks._watch import failures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 PR_SET_PDEATHSIG = 1
 
@@ -132,7 +131,7 @@ def exit_code(leaving: SystemExit) -> int:
 
 
 def _report(error: BaseException, report_to: int) -> None:
-    own = _frames_of_the_program(error.__traceback__)
+    own = stacks.without_starters(error.__traceback__)
     failures.announce(error)
     hook = failures.programs_hook()
     if not hook.__module__.startswith(("sys", "torch.")):
@@ -151,13 +150,6 @@ def _tell_exit_code(code: int, report_to: int) -> None:
 def _tell_parent(failure: FailureReport, report_to: int) -> None:
     with os.fdopen(os.dup(report_to), "w") as pipe:
         pipe.write(json.dumps(asdict(failure)) + "\n")
-
-
-def _frames_of_the_program(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames that start the program."""
-    while frames and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    return frames
 
 
 def die_with_parent(parent: int) -> None:

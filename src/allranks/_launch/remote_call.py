@@ -26,6 +26,7 @@ from allranks._launch.template import (
     preload,
     write_stacks_to,
 )
+from allranks._system import stacks
 from allranks._watch import failures
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _answer(connection: socket.socket, call: RemoteCall, rank: int) -> int:
             return exit_code(leaving)
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             failures.announce(error)
+            error.__traceback__ = stacks.without_starters(error.__traceback__)
             send(connection, "error", dump_error(error, rank))
             return 1
         send(connection, "value", buffers)

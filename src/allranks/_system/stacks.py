@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import FrameType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 
 OURS = str(Path(__file__).parents[1]) + os.sep
 
@@ -23,12 +23,8 @@ COMPILERS = f"{os.sep}torch{os.sep}_dynamo{os.sep}"
 OWN = "allranks-"
 """How the names of our threads begin."""
 
-STARTERS = {
-    ("allranks._launch.rank_process", "run"),
-    ("allranks._launch.remote_call", "make"),
-    ("multiprocessing.process", "_bootstrap"),
-}
-"""Modules and functions that call a program, or a part of one for a process."""
+STARTERS = tuple(f"{OURS}{name}" for name in ("_launch", "_pytest", "_cli.py", "__main__.py"))
+"""How the paths of our files begin that call a program, or a part of one for a process."""
 
 
 class SourceLine(NamedTuple):
@@ -66,13 +62,24 @@ def program() -> list[SourceLine]:
     lines, end, over = [], 0, False
     while frame and not over:
         code, module = frame.f_code, frame.f_globals.get("__name__")
-        if (module, code.co_name) in STARTERS:
+        if _is_starter(code) and any(map(_is_foreign, lines)):
             break
         lines.append(SourceLine(code.co_filename, frame.f_lineno, code.co_name))
         end = len(lines) if _is_line_written(lines[-1]) else end
         over = (module, code.co_name) == ("__main__", "<module>")
         frame = frame.f_back
-    return [line for line in lines[:end] or lines if not line.file.startswith(OURS)]
+    return list(filter(_is_foreign, lines[:end] or lines))
+
+
+def _is_starter(code: CodeType) -> bool:
+    """Whether a function starts programs, or the part of one that is a process."""
+    of_processes = ("_bootstrap", f"multiprocessing{os.sep}process.py")
+    named = code.co_name == of_processes[0] and code.co_filename.endswith(of_processes[1])
+    return named or code.co_filename.startswith(STARTERS)
+
+
+def _is_foreign(line: SourceLine) -> bool:
+    return not line.file.startswith(OURS)
 
 
 def _is_line_written(line: SourceLine) -> bool:
@@ -138,6 +145,24 @@ def raised_at(traceback: TracebackType | None) -> SourceLine | None:
         lines.append(SourceLine(code.co_filename, traceback.tb_lineno, code.co_name))
         traceback = traceback.tb_next
     return of_the_program(reversed(lines))
+
+
+def without_starters(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of ours that called the program."""
+    while traceback and _is_starter(traceback.tb_frame.f_code):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def without_starters_frames(written: str) -> str:
+    """Stacks as faulthandler writes them, without the frames of ours that called the program."""
+    kept, over = [], False
+    for line in written.splitlines(keepends=True):
+        is_frame = line.startswith("  File ")
+        over = is_frame and (over or line.startswith(tuple(f'  File "{one}' for one in STARTERS)))
+        if not over:
+            kept.append(line)
+    return "".join(kept)
 
 
 def of_the_program(lines: Iterable[SourceLine]) -> SourceLine | None:

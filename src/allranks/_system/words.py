@@ -24,10 +24,60 @@ def named(ranks: Sequence[int]) -> str:
 
 def ranges(ranks: Iterable[int]) -> str:
     """Ranks for people: ``0-3, 7``."""
-    runs: list[list[int]] = []
+    return ", ".join(map(_shown, _runs(ranks)))
+
+
+def few(ranks: Sequence[int], longest: int = 20) -> str:
+    """Ranks in little space: ``0-3, 7``, or, of more, ``0-3, 7 and 12 more``.
+
+    Args:
+        ranks: which ranks.
+        longest: the characters that the ranks themselves may take.
+    """
+    shown, seen = "", 0
+    for run in _runs(ranks):
+        longer = f"{shown}, {_shown(run)}" if shown else _shown(run)
+        if len(longer) > longest:
+            return f"{shown} and {len(ranks) - seen} more"
+        shown, seen = longer, seen + len(run)
+    return shown
+
+
+def _runs(ranks: Iterable[int]) -> list[range]:
+    """The ranks as runs of one after the other."""
+    runs: list[range] = []
     for rank in sorted(ranks):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
+        if runs and rank == runs[-1].stop:
+            runs[-1] = range(runs[-1].start, rank + 1)
         else:
-            runs.append([rank, rank])
-    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
+            runs.append(range(rank, rank + 1))
+    return runs
+
+
+def _shown(run: range) -> str:
+    return f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}"
+
+
+HOSTS = 16
+"""Hosts that a message lists; more are counted."""
+
+
+def by_host(places: Iterable[tuple[str, int]]) -> str:
+    """Which ranks are on which hosts: ``0-7 on a; 8-15 on b``, of many hosts only the first.
+
+    Args:
+        places: the host, fit to be shown, and the rank of each process.
+    """
+    ranks_of: dict[str, list[int]] = {}
+    for host, rank in sorted(places):
+        ranks_of.setdefault(host, []).append(rank)
+    told = [f"{ranges(ranks)} on {host}" for host, ranks in ranks_of.items()]
+    if rest := list(ranks_of.values())[HOSTS:]:
+        hosts, ranks = len(rest), sum(map(len, rest))
+        told[HOSTS:] = [f"and {counted(hosts, 'more host')}, {counted(ranks, 'rank')}"]
+    return "; ".join(told)
+
+
+def counted(number: int, thing: str) -> str:
+    """How many there are: ``1 rank``, ``896 ranks``."""
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -131,9 +131,8 @@ def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
     seed, directory = order["argv"][1:]
     try:
         arguments = (int(seed), directory)
-        ranks = order["ranks"]
-        results = allranks.launch(function, arguments, ranks=ranks, timeout=60, fold=False)
-        return {"results": results}
+        how = {"ranks": order["ranks"], "timeout": 60, "fold": False}
+        return {"results": allranks.launch(function, arguments, **how)}
     except BaseException as error:  # noqa: BLE001 - the judge looks at it
         facts = {name: getattr(error, name, None) for name in ("rank", "missing", "exit_code")}
         return {"error": {"kind": type(error).__name__, "text": str(error), **facts}}

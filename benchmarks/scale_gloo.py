@@ -14,12 +14,12 @@ import json
 import os
 import resource
 import socket
-import stat
 import statistics
 import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 WAYS: dict[str, dict[str, str]] = {
@@ -63,9 +63,9 @@ def rank(number: int, size: int, listener: socket.socket) -> dict[str, float]:
 def sockets() -> int:
     """How many this process has."""
     count = 0
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # It may be closed by now.
-            count += stat.S_ISSOCK(os.fstat(int(descriptor)).st_mode)
+            count += descriptor.is_socket()
     return count
 
 
@@ -81,6 +81,7 @@ def job(size: int, way: str) -> dict[str, float]:
         os.waitpid(pid, 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     slowest = {name: max(one[name] for one in told) for name in told[0]}
+    slowest["sockets"] = max(one["sockets"] for one in told[1:])  # The first one hosts the store.
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {**slowest, "cpu": cpu}
 
@@ -106,13 +107,16 @@ def measured(sizes: list[int], repeat: int) -> list[dict[str, Any]]:
             for way in WAYS:
                 jobs[way].append(job(size, way))
         for way, told in jobs.items():
-            middle = {name: round(statistics.median(one[name] for one in told), 2) for name in told[0]}
+            middle = {
+                name: round(statistics.median(one[name] for one in told), 2) for name in told[0]
+            }
             rows.append({"ranks": size, "way": way, **middle})
             print(*rows[-1].values(), sep="\t", file=sys.stderr, flush=True)
     return rows
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", default="8,16,32,64", help="numbers of ranks, by commas")
     parser.add_argument("--repeat", type=int, default=3, help="jobs of each kind")

@@ -1,4 +1,4 @@
-"""What several ranks write alike is shown once; no line is lost, late, or before its rank's last."""
+"""What several ranks write alike is shown once; each rank's lines are all shown, in its order."""
 
 from __future__ import annotations
 

@@ -156,14 +156,21 @@ def test_order_and_words(tmp_path: Path) -> None:
     assert outcome(RUN, ORDER, tmp_path / "order")[1] == ["main", "thread", "atexit", "finalized"]
 
 
+INTERRUPTED = """
+import atexit, os, signal, threading, time
+atexit.register(print, "atexit")
+def work():
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+threading.Thread(target=work).start()
+"""
+
+
 def test_ctrl_c_while_a_thread_is_awaited(tmp_path: Path) -> None:
     """The interpreter's own end goes on to atexit, too."""
-    program = "import atexit, os, signal, threading, time\natexit.register(print, 'atexit')\n" + (
-        "def work():\n    time.sleep(0.5)\n    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(0.5)\nthreading.Thread(target=work).start()"
-    )
-    alone = outcome([sys.executable], program, tmp_path / "alone")
-    assert outcome(RUN, program, tmp_path / "rank")[:2] == alone[:2] == (0, ["atexit"])
+    alone = outcome([sys.executable], INTERRUPTED, tmp_path / "alone")
+    assert outcome(RUN, INTERRUPTED, tmp_path / "rank")[:2] == alone[:2] == (0, ["atexit"])
 
 
 def test_a_keyboard_interrupt_has_the_shells_code(tmp_path: Path) -> None:

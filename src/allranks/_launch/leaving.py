@@ -72,6 +72,11 @@ def _done(step: Callable[[], object]) -> None:
     try:
         step()
     except BaseException:  # noqa: BLE001 - as the interpreter
+        _show_exception()
+
+
+def _show_exception() -> None:
+    with suppress(Exception):  # Standard error may be closed.
         traceback.print_exc()
 
 
@@ -84,8 +89,7 @@ def _written() -> bool:
                 stream.flush()
         except Exception:  # noqa: BLE001 - the program may have put anything there
             written = False
-            if stream is sys.stdout:
-                _done(lambda: traceback.print_exc())
+            _show_exception()
     return written
 
 

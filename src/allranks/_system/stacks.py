@@ -59,7 +59,8 @@ def program() -> list[SourceLine]:
     """
     ident = threading.main_thread().ident
     frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - the public way
-    lines, end, over = [], 0, False
+    lines: list[SourceLine] = []
+    end, over = 0, False
     while frame and not over:
         code, module = frame.f_code, frame.f_globals.get("__name__")
         if _is_starter(code) and any(map(_is_foreign, lines)):

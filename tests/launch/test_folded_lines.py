@@ -14,7 +14,7 @@ import allranks
 from allranks._launch import folded_lines
 from allranks._launch.folded_lines import FoldedLines
 from allranks._launch.rank_output import RankOutput
-from allranks._system.words import by_host, few
+from allranks._system.words import by_host, ranges
 from harness import PATIENCE
 from torch_versions import without_chatter
 
@@ -54,9 +54,12 @@ def test_each_ranks_lines_are_all_shown_in_its_order(steps: list, ranks: int) ->
             one.lines.show_due()
         elif isinstance(step, str):
             word, rank = step.split()
-            (one.lines.end if word == "end" else one.lines.show_all_of)(int(rank))
-            ended |= {int(rank)} if word == "end" else set()
-            if word == "redrawn":
+            if word == "end":
+                ended.add(int(rank))
+                one.lines.end(int(rank), 1)
+                one.lines.end(int(rank), 2)
+            else:
+                one.lines.show_all_of(int(rank))
                 assert one.of(int(rank)) == written[int(rank)]
         elif step[0] not in ended:
             one.lines.add(*step)
@@ -93,7 +96,9 @@ def test_nothing_waits_with_one_rank_or_for_one_that_has_ended() -> None:
     assert len(alone.shown) == 1
     left = Shown(2)
     left.lines.add(0, 1, b"hello")
-    left.lines.end(1)
+    left.lines.end(1, 1)
+    assert left.shown == []
+    left.lines.end(1, 2)
     assert left.shown == [([0], 1, b"hello")]
 
 
@@ -134,9 +139,10 @@ def test_a_progress_bar_is_shown_at_once_and_after_what_its_rank_wrote(capfdbina
     output.write(0, 1, b"begin\n")
     output.write(1, 1, b"other\n")
     output.write(0, 1, b"50%\r100%\n")
-    assert capfdbinary.readouterr().out.decode() == "0│ begin\n0│ 100%\n"
+    output.write(1, 1, b"after\n")
+    assert capfdbinary.readouterr().out.decode() == "0│ begin\n1│ other\n0│ 100%\n"
     output.show_all()
-    assert capfdbinary.readouterr().out.decode() == "1│ other\n"
+    assert capfdbinary.readouterr().out.decode() == "1│ after\n"
 
 
 SAME = """
@@ -197,9 +203,8 @@ def test_launch_folds_unless_it_is_told_otherwise(capsys, fold: bool, shown) -> 
 
 
 def test_many_ranks_take_little_space_before_a_line() -> None:
-    assert few([3]) == "3"
-    assert few([0, 1, 2, 3, 7]) == "0-3, 7"
-    assert few([0, 1, 2, *range(10, 60, 2)]) == "0-2, 10, 12, 14, 16 and 21 more"
+    shown = [ranges(ranks, 3) for ranks in ([3], [0, 1, 2, 3, 7], [0, 1, 2, *range(10, 60, 2)])]
+    assert shown == ["3", "0-3, 7", "0-2, 10, 12 and 23 more"]
 
 
 def test_of_many_hosts_sixteen_are_listed() -> None:

@@ -144,7 +144,7 @@ def test_lines_come_whole_however_they_are_cut() -> None:
 
 
 def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> None:
-    for output in (launch.CallerOutput(), RankOutput(1)):
+    for output in (launch.CallerOutput(1), RankOutput(1)):
         for _ in range(64):
             output.write(0, 1, b"x" * 65536)
             assert len(output._lines.unfinished[0, 1]) <= BOUND

@@ -51,6 +51,8 @@ class FoldedLines:
         ranks: int,
         show: Callable[[list[int], int, bytes], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        fold: bool = True,
     ) -> None:
         """Begin with nothing.
 
@@ -58,18 +60,24 @@ class FoldedLines:
             ranks: how many ranks there are.
             show: takes the ranks that wrote a line, the stream and the line.
             clock: seconds.
+            fold: False shows each line at once, and alone.
         """
+        self._fold = fold
         self._show = show
         self._clock = clock
         self._window = WINDOWS[ranks > FEW_RANKS]
         self._lines: deque[Line] = deque()
         self._alike: dict[tuple[int, bytes], deque[Line]] = {}
         self._last = dict.fromkeys(range(ranks), -1)
+        self._open = {(rank, stream) for rank in range(ranks) for stream in (1, 2)}
         self._begun = 0
         self._size = 0
 
     def add(self, rank: int, stream: int, text: bytes) -> None:
         """Take a rank's next line."""
+        if not self._fold:
+            self._show([rank], stream, text)
+            return
         alike = self._alike.setdefault((stream, text), deque())
         last = self._last.get(rank, -1)
         line = None
@@ -85,10 +93,12 @@ class FoldedLines:
         self._last[rank] = line.number
         self._show_what_is_complete()
 
-    def end(self, rank: int) -> None:
-        """A rank writes no more; the others' lines need not wait for it."""
-        self._last.pop(rank, None)
-        self._show_what_is_complete()
+    def end(self, rank: int, stream: int) -> None:
+        """A rank's stream has ended; for one that writes no more the others' lines do not wait."""
+        self._open.discard((rank, stream))
+        if not {(rank, 1), (rank, 2)} & self._open:
+            self._last.pop(rank, None)
+            self._show_what_is_complete()
 
     def show_all_of(self, rank: int) -> None:
         """Show what a rank has written, and all that came before."""

@@ -77,7 +77,7 @@ def launch(
         RemoteCall.of(call, environs).packed() as payload,
         _one_at_a_time,
     ):
-        output = CallerOutput(ranks if fold else 0)
+        output = CallerOutput(ranks, fold=fold)
         try:
             ended = _template().order(ranks, payload, output.write, timeout, output.show_due)
         finally:

@@ -13,12 +13,15 @@ from typing import BinaryIO
 
 from allranks._launch.folded_lines import FoldedLines
 from allranks._system import streams
-from allranks._system.words import few
+from allranks._system.words import ranges
 
 CURSOR_MOVES = re.compile(rb"\x1b\[\d*[A-HJK]")
 
 UNSEEN = 4096
 """How many bytes are kept of what a quiet rank wrote."""
+
+RUNS = 3
+"""Before a line, so many runs of ranks are listed; others are counted."""
 
 PREFIXES = 256
 """What stands before lines, of so many sets of ranks, is remembered."""
@@ -29,53 +32,28 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 class CallerOutput:
     """Shows what ranks write where the caller's own output goes, a notebook's cell too."""
 
-    def __init__(self, ranks: int = 0) -> None:
+    def __init__(self, ranks: int, *, fold: bool = True) -> None:
         """Prepare to show.
 
         Args:
-            ranks: how many ranks there are, to show once what several write alike; 0 shows all.
+            ranks: how many ranks there are.
+            fold: show once what several ranks write alike.
         """
         self._lines = streams.LineSplitter()
-        self._ends = _Ends()
-        self._folded = FoldedLines(ranks, self._show) if ranks else None
+        self._folded = FoldedLines(ranks, self._show, fold=fold)
+        self.show_due, self.show_all = self._folded.show_due, self._folded.show_all
 
     def write(self, rank: int, stream: int, text: bytes) -> None:
         """Take what a rank wrote to a stream; an empty text ends the stream."""
         for line in self._lines.split((rank, stream), text):
-            if self._folded:
-                self._folded.add(rank, stream, line)
-            else:
-                self._show([rank], stream, line)
-        if self._folded and self._ends.is_last(rank, stream, text):
-            self._folded.end(rank)
-
-    def show_due(self) -> float | None:
-        """Show what has waited long enough; the seconds after which more has, if any waits."""
-        return self._folded.show_due() if self._folded else None
-
-    def show_all(self) -> None:
-        """Show what still waits."""
-        if self._folded:
-            self._folded.show_all()
+            self._folded.add(rank, stream, line)
+        if not text:
+            self._folded.end(rank, stream)
 
     def _show(self, ranks: list[int], stream: int, line: bytes) -> None:
         out = sys.stdout if stream == 1 else sys.stderr
         text = line.decode(errors="replace")
-        streams.show(out, f"{few(ranks)}{streams.bar(out)} {text}\n")
-
-
-class _Ends:
-    """Which of the ranks' streams have ended."""
-
-    def __init__(self) -> None:
-        self._ended: set[tuple[int, int]] = set()
-
-    def is_last(self, rank: int, stream: int, text: bytes) -> bool:
-        """Whether a text is the end of a rank's last stream."""
-        if text:
-            return False
-        self._ended.add((rank, stream))
-        return {(rank, 1), (rank, 2)} <= self._ended
+        streams.show(out, f"{ranges(ranks, RUNS)}{streams.bar(out)} {text}\n")
 
 
 class RankOutput:
@@ -93,14 +71,13 @@ class RankOutput:
         self._width = len(str(ranks - 1))
         self._lines = streams.LineSplitter()
         self._unseen: dict[tuple[int, int], bytes] = {}
-        self._ends = _Ends()
         self._consoles = [streams.console(stderr=stderr) for stderr in (False, True)]
-        self._folded = FoldedLines(ranks, self._show) if fold and not quiet else None
+        self._folded = FoldedLines(ranks, self._show, fold=fold and not quiet)
         self._prefix = lru_cache(maxsize=PREFIXES)(self._made_prefix)
 
     def _made_prefix(self, ranks: tuple[int, ...], stream: int) -> bytes:
         console = self._consoles[stream - 1]
-        told = f"{few(ranks):>{self._width}}{streams.bar(console.file)} "
+        told = f"{ranges(ranks, RUNS):>{self._width}}{streams.bar(console.file)} "
         with console.capture() as capture:
             console.print(told, style=COLOURS[ranks[0] % len(COLOURS)], end="", highlight=False)
         return capture.get().encode(console.encoding)
@@ -115,10 +92,10 @@ class RankOutput:
             self._take(rank, stream, line)
         rest = self._lines.unfinished[key]
         if b"\r" in rest:
-            self._show_before(rank)
+            self._folded.show_all_of(rank)
             rest[:] = self._show_progress(_buffer(stream), bytes(rest))
-        if self._folded and self._ends.is_last(rank, stream, text):
-            self._folded.end(rank)
+        if not text:
+            self._folded.end(rank, stream)
         self._flush()
 
     def _take(self, rank: int, stream: int, line: bytes) -> None:
@@ -127,29 +104,19 @@ class RankOutput:
         text = CURSOR_MOVES.sub(b"", last)
         if last and not text:
             return
-        if self._folded and not before:
-            self._folded.add(rank, stream, text)
-        else:
-            self._show_before(rank)
-            self._show([rank], stream, text)
-
-    def _show_before(self, rank: int) -> None:
-        """Show what a rank wrote before, and what follows need not wait."""
-        if self._folded:
+        self._folded.add(rank, stream, text)
+        if before:
             self._folded.show_all_of(rank)
 
     def show_due(self) -> float | None:
         """Show what has waited long enough; the seconds after which more has, if any waits."""
-        if self._folded is None:
-            return None
         due = self._folded.show_due()
         self._flush()
         return due
 
     def show_all(self) -> None:
         """Show what still waits."""
-        if self._folded:
-            self._folded.show_all()
+        self._folded.show_all()
         self._flush()
 
     def show_unseen(self, rank: int) -> None:

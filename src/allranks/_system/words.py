@@ -22,40 +22,22 @@ def named(ranks: Sequence[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
 
 
-def ranges(ranks: Iterable[int]) -> str:
-    """Ranks for people: ``0-3, 7``."""
-    return ", ".join(map(_shown, _runs(ranks)))
-
-
-def few(ranks: Sequence[int], longest: int = 20) -> str:
-    """Ranks in little space: ``0-3, 7``, or, of more, ``0-3, 7 and 12 more``.
+def ranges(ranks: Iterable[int], most: int | None = None) -> str:
+    """Ranks for people: ``0-3, 7``.
 
     Args:
-        ranks: which ranks.
-        longest: the characters that the ranks themselves may take.
+        ranks: in any order.
+        most: how many runs of ranks are listed; the ranks of others are counted.
     """
-    shown, seen = "", 0
-    for run in _runs(ranks):
-        longer = f"{shown}, {_shown(run)}" if shown else _shown(run)
-        if len(longer) > longest:
-            return f"{shown} and {len(ranks) - seen} more"
-        shown, seen = longer, seen + len(run)
-    return shown
-
-
-def _runs(ranks: Iterable[int]) -> list[range]:
-    """The ranks as runs of one after the other."""
-    runs: list[range] = []
+    runs: list[list[int]] = []
     for rank in sorted(ranks):
-        if runs and rank == runs[-1].stop:
-            runs[-1] = range(runs[-1].start, rank + 1)
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
         else:
-            runs.append(range(rank, rank + 1))
-    return runs
-
-
-def _shown(run: range) -> str:
-    return f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}"
+            runs.append([rank, rank])
+    listed = ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs[:most])
+    more = sum(high - low + 1 for low, high in runs[len(runs) if most is None else most :])
+    return f"{listed} and {more} more" if more else listed
 
 
 HOSTS = 16

@@ -182,7 +182,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path, options) -> 
     script, enough = tmp_path / "script.py", tmp_path / "enough"
     script.write_text(textwrap.dedent(HUNG_UP))
     job = subprocess.Popen(
-        ["nohup", *ALLRANKS, "run", "-n", "2", *options, str(script)],
+        ["nohup", *ALLRANKS, "run", "-n", "2", "--no-fold", *options, str(script)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "ENOUGH": str(enough)},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 from allranks._rendezvous.record import RankRecord, read
 from allranks._system import processes
 from allranks._system.printable import printable
 from allranks._system.typed_json import written
-from allranks._system.words import ranges
+from allranks._system.words import by_host, ranges
 from allranks.errors import MissingRanksError
 
 if TYPE_CHECKING:
@@ -88,11 +87,7 @@ class Attendance:
         size = self._me.world_size
         others = set(range(size)) - {*absent, self._me.rank}
         seen = [(printable(record.host), record.rank) for record in self.records(others)]
-        seen = sorted([*seen, (self._me.host, self._me.rank)])
-        hosts = "; ".join(
-            f"{ranges(rank for _, rank in pairs)} on {host}"
-            for host, pairs in groupby(seen, lambda pair: pair[0])
-        )
+        hosts = by_host([*seen, (self._me.host, self._me.rank)])
         if not absent:
             return f"all {size} ranks came, but not all finished answering within {seconds:.3g} s"
         return (

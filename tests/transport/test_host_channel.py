@@ -20,9 +20,10 @@ import torch
 import torch.distributed as dist
 
 import allranks
+from allranks._system.host_sockets import SWITCH
 from allranks._transport import host_channel, process_groups
 from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE
-from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
+from allranks._transport.host_channel import ENTRY, HostChannel
 from allranks._transport.process_groups import Members
 from allranks._watch import flight_recorder
 from allranks._watch.flight_recorder import RecordedCollective

@@ -62,6 +62,13 @@ def prepare_gloo(layout: HostLayout, world_size: int) -> None:
         environment.put(GLOO_LAZY, "1")
 
 
+def connects_all_pairs(wanted: Settings, world_size: int) -> bool:
+    """Whether each rank will hold a connection of gloo's to each other one."""
+    lazy = world_size >= LAZY_PAIRS or os.environ.get(GLOO_LAZY) == "1"
+    backend = wanted.distributed_backend
+    return not lazy and (backend is None or "gloo" in backend.lower())
+
+
 def _keep_to_the_range(local_rank: int) -> None:
     """Keep gloo and NCCL within ALLRANKS_PORT_RANGE; warn where that cannot be done."""
     asked, kernels = ports.allowed(os.environ), ports.of_the_kernel()

@@ -4,7 +4,8 @@
 
 Rank 0 is a process of its own, with a real store. The other hosts are threads of a few processes;
 each has an agent and its visitors, with the package's own classes and real sockets. What is left
-out is torch, which every real rank imports before, and its process group, which comes after.
+out is torch, which every real rank imports before, and its process group, which comes after. The
+store looks up the name of each peer: measure where /etc/hosts has one for ::ffff:127.0.0.1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -30,13 +32,18 @@ from allranks._rendezvous.plan import RendezvousPlan
 from allranks._rendezvous.record import RankRecord
 from allranks._system import descriptors, sockets
 from allranks._system.waiting import Deadline
-from counting_store import CountingStore
+from counting_store import CountingStore  # type: ignore[import-not-found]
+
+if TYPE_CHECKING:
+    from multiprocessing import Queue
+    from multiprocessing.synchronize import Barrier
 
 A_HOST = 8
 LIMIT = 300.0
 """Seconds after which a run has failed; it bounds nothing else."""
 
-_processes = multiprocessing.get_context("fork")
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["torch.distributed", "allranks._rendezvous.gathering"])
 
 
 def record(rank: int, size: int, placement: str) -> RankRecord:
@@ -68,34 +75,38 @@ def hosts_of(size: int, placement: str) -> list[list[RankRecord]]:
     return list(by_host.values())
 
 
-def a_host(plan: RendezvousPlan, ranks: list[RankRecord], heard: list) -> None:
+def a_host(plan: RendezvousPlan, ranks: list[RankRecord], heard: list[Any]) -> None:
     """One of its ranks is the agent, the others visit it; what all have heard, and when."""
     deadline = Deadline.after(LIMIT)
     first, *others = ranks
-    agent = host_meeting.find(plan, first, A_HOST)
-    visitors = [(host_meeting.find(plan, one, A_HOST), one) for one in others]
+    agent: Any = host_meeting.find(plan, first, A_HOST)
+    visitors: Any = [(host_meeting.find(plan, one, A_HOST), one) for one in others]
     for visitor, one in visitors:
         visitor.say(one)
     with ExitStack() as undo:
+        meeting: Any
         meeting, _ = go_to_the_store(plan, first, Company(A_HOST), agent, deadline, undo)
         words = [visitor.hear(one, deadline) for visitor, one in visitors]
         at = time.monotonic()
-        assert all(word.verdict.holds(one) for word, one in zip(words, others, strict=True))
+        if not all(word.verdict.holds(one) for word, one in zip(words, others, strict=True)):
+            raise ValueError(f"{ranks[0].host} has heard something else")
         heard.append((at, meeting.store.operations, meeting.store.moved))
 
 
-def some_hosts(plan: RendezvousPlan, hosts, start, results) -> None:
+def some_hosts(
+    plan: RendezvousPlan, hosts: list[list[RankRecord]], start: Barrier, results: Queue[Any]
+) -> None:
     """A process that is many hosts."""
-    threading.stack_size(256 * 1024)
+    threading.stack_size(1 << 20)
     descriptors.make_room(30 * len(hosts))
-    made, connections = tcp_store.connected, []
+    made, connections = tcp_store.connected, list[Any]()
 
-    def counted(*given):
+    def counted(*given: Any) -> Any:
         connections.append(given)
         return CountingStore(made(*given))
 
-    tcp_store.connected = counted
-    heard: list = []
+    tcp_store.connected = counted  # type: ignore[assignment]
+    heard: list[Any] = []
     threads = [threading.Thread(target=a_host, args=(plan, ranks, heard)) for ranks in hosts]
     start.wait()
     for thread in threads:
@@ -108,7 +119,9 @@ def some_hosts(plan: RendezvousPlan, hosts, start, results) -> None:
     os._exit(0)  # Thousands of threads are parked; nothing is left to do.
 
 
-def rank_0(plan: RendezvousPlan, me: RankRecord, start, over, results) -> None:
+def rank_0(
+    plan: RendezvousPlan, me: RankRecord, start: Barrier, over: Barrier, results: Queue[Any]
+) -> None:
     """Rank 0's process, and what it used."""
     before = resource.getrusage(resource.RUSAGE_SELF)
     start.wait()
@@ -126,12 +139,13 @@ def peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def run(size: int, processes: int, placement: str) -> dict:
+def run(size: int, processes: int, placement: str) -> dict[str, float]:
     """One roll call of so many ranks."""
     plan = RendezvousPlan(hosts=(sockets.LOOPBACK,), ports=(sockets.free_port(),))
-    start, over, results = _processes.Event(), _processes.Event(), _processes.Queue()
     hosts = hosts_of(size, placement)
     shares = [hosts[first::processes] for first in range(processes)]
+    start = _processes.Barrier(2 + sum(map(bool, shares)))
+    over, results = _processes.Barrier(2), _processes.Queue()
     me = record(0, size, placement)
     children = [_processes.Process(target=rank_0, args=(plan, me, start, over, results))]
     children += [
@@ -141,20 +155,21 @@ def run(size: int, processes: int, placement: str) -> dict:
     ]
     for child in children:
         child.start()
-    time.sleep(1.0)  # All have made what they need, and wait.
+    start.wait(LIMIT)
     began = time.monotonic()
-    start.set()
     told = [results.get(timeout=LIMIT) for _ in children]
-    over.set()
+    over.wait()
     for child in children:
         child.join()
     return summary(told, began, size, len(hosts))
 
 
-def summary(told: list, began: float, size: int, hosts: int) -> dict:
+def summary(told: list[Any], began: float, size: int, hosts: int) -> dict[str, float]:
+    """What all processes have told."""
     (first,) = [one for one in told if one[0] == "rank 0"]
     heard = [one for part in told if part[0] == "hosts" for one in part[2]]
-    assert len(heard) == hosts, f"{len(heard)} of {hosts} hosts have heard"
+    if len(heard) != hosts:
+        raise ValueError(f"{len(heard)} of {hosts} hosts have heard")
     return {
         "ranks": size,
         "seconds": max(at for at, *_ in heard) - began,
@@ -166,12 +181,13 @@ def summary(told: list, began: float, size: int, hosts: int) -> dict:
     }
 
 
-def median(runs: list[dict]) -> dict:
+def median(runs: list[dict[str, float]]) -> dict[str, float]:
     """Of each figure the median of all runs."""
     return {name: statistics.median(one[name] for one in runs) for name in runs[0]}
 
 
 def main() -> None:
+    """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--runs", type=int, default=5)
@@ -179,8 +195,6 @@ def main() -> None:
     parser.add_argument("--placement", choices=["block", "cyclic"], default="block")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    import torch.distributed  # noqa: F401 - before the processes are forked
-
     for size in asked.ranks:
         runs = [run(size, asked.processes, asked.placement) for _ in range(asked.runs)]
         found = {**median(runs), "slowest": max(one["seconds"] for one in runs)}

@@ -38,6 +38,9 @@ from allranks.errors import ConfigError
 WATCH = "ALLRANKS_WATCH"
 STALL_AFTER = "ALLRANKS_STALL_AFTER"
 
+SPARE = 16
+"""Descriptors that rank 0's process has open beside its connections to the others, at least."""
+
 
 _meetings = 0
 """How many stores this process has met in, the same on all ranks."""
@@ -139,7 +142,7 @@ def _gather(
 def _descriptors_needed(wanted: Settings, world_size: int) -> int:
     """How many the world will surely need in rank 0's process: each other rank's connections."""
     watch = os.environ.get(WATCH) != "0"
-    return (world_size - 1) * (1 + watch + connects_all_pairs(wanted, world_size))
+    return SPARE + (world_size - 1) * (1 + watch + connects_all_pairs(wanted, world_size))
 
 
 def count_meeting() -> int:

@@ -49,9 +49,6 @@ LOOK_EVERY = 0.5
 LONGEST_PAUSE = 0.02
 """Seconds between rank 0's questions to its own store whether it was called."""
 
-SPARE = 16
-"""Descriptors of rank 0's process beside those that the world needs there."""
-
 
 class Judge:
     """What rank 0 does with the records of a world."""
@@ -163,8 +160,8 @@ class Judge:
 
 def _shortage(meeting: Meeting, me: RankRecord) -> str:
     """Why rank 0 cannot hold all connections that the world will make; "" where it can."""
-    needed = meeting.descriptors_needed + SPARE
-    limit = descriptors.make_room(needed) if meeting.descriptors_needed else None
+    needed = meeting.descriptors_needed
+    limit = descriptors.make_room(needed) if needed else None
     if limit is None or limit >= needed:
         return ""
     return (

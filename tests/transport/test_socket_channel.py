@@ -20,10 +20,11 @@ import torch
 import torch.distributed as dist
 
 import allranks
+from allranks._system.host_sockets import SWITCH
 from allranks._system.waiting import Deadline
 from allranks._transport import links, process_groups
 from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE
-from allranks._transport.links import ENTRY, SWITCH, Link
+from allranks._transport.links import ENTRY, Link
 from allranks._transport.socket_channel import SocketChannel
 from allranks._watch import flight_recorder
 from allranks._watch.flight_recorder import RecordedCollective

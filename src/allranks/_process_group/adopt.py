@@ -13,6 +13,7 @@ from allranks._launchers.world import World
 from allranks._process_group import bring_up as steps
 from allranks._process_group import devices
 from allranks._process_group.own_record import assign_device, own_record
+from allranks._rendezvous.gathering import call_the_roll
 from allranks._rendezvous.meeting import Meeting
 from allranks._system.waiting import Deadline
 from allranks._transport import process_groups
@@ -62,7 +63,7 @@ def _adopted(
         undo.callback(steps.take_down, meeting)
         me = own_record(wanted, found, _assign_device)
         me = replace(me, doubt="Did all of them call allranks.setup()?")
-        layout = steps.call_the_roll(meeting, me, deadline)
+        layout = call_the_roll(meeting, me, deadline).layout_for(me.rank)
         world = steps.completed(found, layout)
         watch = steps.start_watch(theirs, stall_after, meeting, me, layout, undo)
         if me.device is None:

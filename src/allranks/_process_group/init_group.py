@@ -84,6 +84,13 @@ def _quicker_connections(world_size: int) -> tuple[str, ...]:
     return GLOO_BATCHES if world_size >= BATCHED_PAIRS else ()
 
 
+def connects_all_pairs(wanted: Settings, world_size: int) -> bool:
+    """Whether each rank will hold a connection of gloo's to each other one."""
+    lazy = world_size >= LAZY_PAIRS or os.environ.get(GLOO_LAZY) == "1"
+    backend = wanted.distributed_backend
+    return not lazy and (backend is None or "gloo" in backend.lower())
+
+
 def _keep_to_the_range(local_rank: int) -> None:
     """Keep gloo and NCCL within ALLRANKS_PORT_RANGE; warn where that cannot be done."""
     asked, kernels = ports.allowed(os.environ), ports.of_the_kernel()

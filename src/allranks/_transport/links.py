@@ -11,12 +11,11 @@ import os
 import secrets
 import socket
 import struct
-import sys
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._rendezvous import ports
-from allranks._system import sockets
+from allranks._system import host_sockets, sockets
 from allranks._system.typed_json import parsed, written
 from allranks._system.waiting import Deadline
 from allranks._transport.header_tree import HeaderTree
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from allranks._transport.process_groups import Members
-
-SWITCH = "ALLRANKS_HOST_SOCKETS"
-"""The variable that turns them off, on any one rank or on all: 0."""
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 """The variable with the interface over which other hosts are reached; ``setup`` sets it."""
@@ -122,7 +118,7 @@ def linked(members: Members, exchange: Callable[[bytes], list[bytes]]) -> Links 
 
 def _near_door(doors: ExitStack) -> socket.socket | None:
     """Where members of this host come, under a name that the system chooses; else None."""
-    if os.environ.get(SWITCH, "").lower() in ("0", "false") or sys.platform != "linux":
+    if not host_sockets.allowed():
         return None
     with suppress(OSError, AttributeError):  # There are no such sockets, or none is left.
         made = doors.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))

@@ -20,9 +20,10 @@ import torch
 import torch.distributed as dist
 
 import allranks
+from allranks._system.sockets import HOST_SWITCH
 from allranks._transport import host_channel, process_groups
 from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE
-from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
+from allranks._transport.host_channel import ENTRY, HostChannel
 from allranks._transport.process_groups import Members
 from allranks._watch import flight_recorder
 from allranks._watch.flight_recorder import RecordedCollective
@@ -56,7 +57,7 @@ def channel() -> object:
 def way_of_headers(rank_without: int | None) -> str:
     rank = int(os.environ["RANK"])
     if rank == rank_without:
-        os.environ[SWITCH] = "0"
+        os.environ[HOST_SWITCH] = "0"
     with session() as world:
         assert allranks.all_reduce(rank) == sum(range(world.world_size))
         return type(channel()).__name__

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import sys
 from array import array
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+
+HOST_SWITCH = "ALLRANKS_HOST_SOCKETS"
+"""The variable that turns sockets between ranks of one host off, on any one rank or on all: 0."""
 
 DOCUMENTATION = ("192.0.2.1", "2001:db8::1")
 """Addresses that hardly any host has (RFC 5737, RFC 3849): the default route leads to them."""
@@ -203,6 +208,12 @@ def _ipv6_interfaces() -> dict[bytes, str]:
     except OSError:
         return {}  # Not Linux, or a kernel without IPv6.
     return {bytes.fromhex(line.split()[0]): line.split()[-1] for line in lines}
+
+
+def host_sockets_allowed() -> bool:
+    """Whether ranks of this host may connect by sockets whose names the system chooses (Linux)."""
+    off = os.environ.get(HOST_SWITCH, "").lower() in ("0", "false")
+    return sys.platform == "linux" and not off
 
 
 def host_key() -> str:

@@ -22,12 +22,19 @@ def named(ranks: Sequence[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
 
 
-def ranges(ranks: Iterable[int]) -> str:
-    """Ranks for people: ``0-3, 7``."""
+def ranges(ranks: Iterable[int], most: int | None = None) -> str:
+    """Ranks for people: ``0-3, 7``.
+
+    Args:
+        ranks: in any order.
+        most: how many runs of ranks are listed; the ranks of others are counted.
+    """
     runs: list[list[int]] = []
     for rank in sorted(ranks):
         if runs and rank == runs[-1][1] + 1:
             runs[-1][1] = rank
         else:
             runs.append([rank, rank])
-    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
+    listed = ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs[:most])
+    more = sum(high - low + 1 for low, high in runs[len(runs) if most is None else most :])
+    return f"{listed} and {more} more" if more else listed

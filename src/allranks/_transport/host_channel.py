@@ -8,11 +8,9 @@ still travel as they did; only what the ranks tell each other of a call comes th
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 import socket
 import struct
-import sys
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
     from allranks._transport.process_groups import Members
 
 T = TypeVar("T")
-
-SWITCH = "ALLRANKS_HOST_SOCKETS"
-"""The variable that turns it off, on any one rank or on all: 0."""
 
 PIECE = 16384
 """Bytes of a message after the first; a socket holds some, however its buffers are set."""
@@ -230,8 +225,7 @@ def connected(
 
 
 def _where() -> str:
-    off = os.environ.get(SWITCH, "").lower() in ("0", "false")
-    return "" if off or sys.platform != "linux" else sockets.host_key()
+    return sockets.host_key() if sockets.host_sockets_allowed() else ""
 
 
 @contextmanager

@@ -81,6 +81,7 @@ class PeerSearch:
         """
         alone = bool(among) and 0 not in among
         end = Deadline.after(SEARCH)
+        self._log_client.fetch()  # Also whether the store is there.
         while True:
             hear_news()
             if found := self._log_client.failure:
@@ -88,11 +89,13 @@ class PeerSearch:
             if end.passed or (self._client.lost and (alone or not self._local_peers.watch_over(0))):
                 break
             self._local_peers.wait(0.02)  # A socket is closed a moment before its process ends.
+        if not self._client.lost and (left := self._who_has_left(among)):
+            return left
         if self._client.lost and alone:
             return self._the_only_one_gone(among)
         if self._client.lost:
             return None if self._config.external_store else self._store_gone()
-        return self._who_has_left(among) or self._who_is_missing(among)
+        return self._who_is_missing(among)
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
@@ -121,7 +124,7 @@ class PeerSearch:
                 lambda: self._log_client.failure is not None, self._config.verdict_timeout
             )
             return self._log_client.failure
-        told = self._inquiry.answers(self._log_client)
+        told = self._inquiry.answers(self._log_client).statuses
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         gone = [rank for rank in silent if not self._local_peers.is_alive(rank)]
         gone.sort(key=lambda rank: rank not in among)

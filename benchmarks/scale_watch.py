@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOCAL = 8
 """Ranks of a host."""
 
-SHARE = 4096
+SHARE = 2048
 """How many ranks one process simulates at most: its descriptors do not suffice for more."""
 
 QUIET = 30.0

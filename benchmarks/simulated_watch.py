@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from copy import copy
+from functools import cache
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,6 +92,11 @@ class CountingStore:
         return call
 
 
+@cache
+def _everybody(world_size: int) -> tuple[int, ...]:
+    return tuple(range(world_size))
+
+
 class SimulatedProgress:
     """A program that waits in a collective; or does not, and is waited for.
 
@@ -100,7 +106,7 @@ class SimulatedProgress:
 
     def __init__(self, world_size: int) -> None:
         self.absent = False
-        self._members = tuple(range(world_size))
+        self._members = _everybody(world_size)
         self._since = time.monotonic()
 
     def stuck(self) -> StuckCollective | None:

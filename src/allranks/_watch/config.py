@@ -26,6 +26,9 @@ HURRY = 0.05
 ANSWERS = 8192
 """How many ranks' answers the store is sure to take in a second, on a slow host."""
 
+NEIGHBOURS = 64
+"""How many ranks of one host can tell in a second: they share its cores."""
+
 SHARE = 0.6
 """The share of the group's timeout after which a stall is looked into at the latest."""
 
@@ -95,7 +98,8 @@ class WatchConfig:
     @property
     def answer_timeout(self) -> float:
         """Seconds that ranks have to tell where they stand: they hear, and take some to tell."""
-        return self.news_delay + 0.5 + self.world_size / ANSWERS
+        busy = len(self.local_peers) / NEIGHBOURS + self.world_size / ANSWERS
+        return self.news_delay + 0.5 + busy
 
     @property
     def verdict_timeout(self) -> float:

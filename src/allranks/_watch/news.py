@@ -9,6 +9,8 @@ second.
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from allranks._system.waiting import Deadline
@@ -171,15 +173,16 @@ class Looks:
         self._config = config
         self._client = client
         self._inquiry = inquiry
-        self._next = Deadline.after(0.0)
+        self._looked_at = -math.inf
         self._slower = 1.0
 
     def hear(self, log: EventLog) -> None:
         """Look, if it is time to."""
-        if self._next.passed and self._client.is_open:
+        is_time = time.monotonic() - self._looked_at >= self._interval
+        if is_time and self._client.is_open:
             self._client.ask(log.fetch, None)
             self._slower = min(2 * self._slower, SLOWEST) if self._client.silent else 1.0
-            self._next = Deadline.after(self._interval)
+            self._looked_at = time.monotonic()
 
     @property
     def pause(self) -> float:

@@ -58,6 +58,10 @@ class StatusInquiry:
         """Whether the ranks were asked a moment ago."""
         return not self._hurry.passed
 
+    def hurry(self) -> None:
+        """News are wanted soon."""
+        self._hurry = Deadline.after(HURRIED)
+
     @property
     def is_pending(self) -> bool:
         """Whether the ranks were asked, and may still hear the verdict."""
@@ -80,8 +84,9 @@ class StatusInquiry:
     def answer(self, asked: LogEntry) -> None:
         """Tell where this rank stands, in an inquiry, and its last calls on the asker's group."""
         self._name = asked.inquiry
-        self._hurry = Deadline.after(HURRIED)
-        self._verdict = Deadline.after(self._config.verdict_timeout)
+        self.hurry()
+        if asked.group:  # Else it asks who is there, and tells no verdict.
+            self._verdict = Deadline.after(self._config.verdict_timeout)
         status = on_group(self.status(), asked.group)
         told = RankAnswer(status, self._local_peers.held(self._config.me.rank))
         self._client.ask(lambda store: self._inquiry(store).answer(told), None)
@@ -103,13 +108,12 @@ class StatusInquiry:
         """What the ranks tell of themselves."""
         timeout = self._config.answer_timeout
         log_client.wait_for(self._all_have_told, timeout)
-        return self._client.ask(self._read, Answers(), max(timeout, PATIENCE))
+        return self._client.ask(
+            lambda store: self._inquiry(store).answers(), Answers(), max(timeout, PATIENCE)
+        )
 
     def _inquiry(self, store: dist.Store) -> Inquiry:
         return Inquiry(store, self._name, self._config.world_size)
-
-    def _read(self, store: dist.Store) -> Answers:
-        return self._inquiry(store).answers()
 
     def _all_have_told(self) -> bool:
         told = self._client.ask(lambda store: self._inquiry(store).count(), 0)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from allranks._watch import news
 from simulated_watch import CountingStore, Place, SimulatedHost, placed
 from startup_tables import Grid
 
@@ -36,6 +37,9 @@ SHARE = 2048
 
 QUIET = 30.0
 """Seconds in which the operations of a quiet world are counted: longer than to a fallback look."""
+
+SIGNS = 10.0
+"""Seconds between the signs of life in a host, instead of one: here all hosts share some cores."""
 
 PATIENCE = 600.0
 
@@ -90,6 +94,7 @@ class Share:
         import torch.distributed as dist
 
         threading.stack_size(256 * 1024)
+        news.SIGN = SIGNS
         self.store = CountingStore(dist.TCPStore("127.0.0.1", port, wait_for_workers=False))
         places = placed(world_size, LOCAL)
         self._hosts = [

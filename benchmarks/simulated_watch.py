@@ -16,8 +16,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._rendezvous.record import RankRecord
-from allranks._watch import host_news
-from allranks._watch.config import TICK, WatchConfig
+from allranks._watch import host_news, news
+from allranks._watch.config import WatchConfig
 from allranks._watch.diagnosis import RankStatus, ReportedCollective
 from allranks._watch.event_log import LogEntry
 from allranks._watch.event_log_client import EventHandlers, EventLogClient
@@ -259,7 +259,7 @@ class SimulatedHost:
                 rank.look()
             while not self._orders.empty():
                 self._orders.get()()
-            self._peers.wait(TICK)
+            self._peers.wait(news.SIGN)
         for rank in self.ranks:
             rank.news.close()
 

@@ -35,8 +35,11 @@ FALLBACK = 25.0
 WARM = 200.0
 """Seconds between two looks of a rank that follows: a connection must not idle for too long."""
 
+SIGN = 1.0
+"""Seconds between two signs of life."""
+
 MUTE = 8
-"""After how many seconds without a sign of life a rank is followed no longer."""
+"""After how many such times without a sign of life a rank is followed no longer."""
 
 SLOWEST = 32.0
 """Seconds between two looks at a store that answers late, at most."""
@@ -128,7 +131,7 @@ class News:
         self.source.hear(log)
         self._followers.accept(self._message(log.count))
         if self._sign.passed or (self._client.lost and not self._said_lost):
-            self._sign, self._said_lost = Deadline.after(TICK), bool(self._client.lost)
+            self._sign, self._said_lost = Deadline.after(SIGN), bool(self._client.lost)
             self._followers.tell(self._message(log.count))
 
     def hand_on(self, entry: NumberedEntry) -> list[int]:
@@ -315,12 +318,12 @@ class Followed:
         self._client = client
         self._peers = peers
         self._silence = 0
-        self._next = Deadline.after(TICK)
+        self._next = Deadline.after(SIGN)
         self._look = Deadline.after(WARM)
         peers.hear(connection)
 
     def hear(self, log: EventLog) -> None:
-        """Take what it has told; count the seconds in which it tells nothing."""
+        """Take what it has told; count the times in which it tells nothing."""
         read = True
         try:
             for message in host_news.received(self._connection):
@@ -342,9 +345,9 @@ class Followed:
         return message.lost or message.read <= log.count
 
     def _count_silence(self) -> None:
-        """Of a second in which this rank was stopped itself, count no more than one."""
+        """However long this rank itself was stopped, that counts as one time."""
         if self._next.passed:
-            self._silence, self._next = self._silence + 1, Deadline.after(TICK)
+            self._silence, self._next = self._silence + 1, Deadline.after(SIGN)
         self.over = self.over or self._silence > MUTE
 
     def close(self) -> None:

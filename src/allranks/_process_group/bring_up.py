@@ -6,6 +6,7 @@ import functools
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from allranks._launchers.world import World
 from allranks._process_group import environment
@@ -32,9 +33,13 @@ from allranks._transport.headers import CHECK
 from allranks._watch import flight_recorder
 from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import UP
+from allranks._watch.host_news import listening, name_of
 from allranks._watch.store_client import unless_lost
 from allranks._watch.watch import Watch
 from allranks.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
 
 WATCH = "ALLRANKS_WATCH"
 STALL_AFTER = "ALLRANKS_STALL_AFTER"
@@ -93,10 +98,12 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     process_groups.release_retired()
     with ExitStack() as undo:
         undo.callback(environment.restore)
-        me, meeting, layout = _gather(how, own_record(wanted, found), wanted, found, deadline, undo)
+        listener = news_listener(found, undo)
+        known = replace(own_record(wanted, found), socket=name_of(listener))
+        me, meeting, layout = _gather(how, known, wanted, found, deadline, undo)
         world = completed(found, layout)
         _prepare_recorder()
-        watch = start_watch(wanted, patience, meeting, me, layout, undo)
+        watch = start_watch(wanted, patience, meeting, me, layout, listener, undo)
         if me.device is None:
             assign_device(wanted, world)
         prepare_gloo(layout, world.world_size)
@@ -183,16 +190,31 @@ def take_down(meeting: Meeting | None) -> None:
     environment.restore()
 
 
+def _is_unwatched() -> bool:
+    return os.environ.get(WATCH) == "0"
+
+
+def news_listener(found: World, undo: ExitStack) -> socket.socket | None:
+    """Where other ranks of this host may connect for the news, from before they can know of it."""
+    if found.world_size == 1 or _is_unwatched():
+        return None
+    listener = listening()
+    if listener:
+        undo.callback(listener.close)
+    return listener
+
+
 def start_watch(
     wanted: Settings,
     stall_after: float,
     meeting: Meeting | None,
     me: RankRecord,
     layout: HostLayout,
+    listener: socket.socket | None,
     undo: ExitStack,
 ) -> Watch | None:
     """The watch, which tells the others why this rank does not come up, if it does not."""
-    if meeting is None or os.environ.get(WATCH) == "0":
+    if meeting is None or _is_unwatched():
         return None
     config = WatchConfig(
         store=meeting.store,
@@ -204,6 +226,9 @@ def start_watch(
         stall_after=stall_after,
         timeout=wanted.timeout.total_seconds(),
         rank_0=layout.rank_0,
+        node_rank=layout.node_rank,
+        num_nodes=layout.num_nodes,
+        listener=listener,
     )
     watch = Watch(config)
 
@@ -240,7 +265,7 @@ def describe(world: World, layout: HostLayout) -> None:
 
 def _prepare_recorder() -> None:
     """Let torch remember its last calls, so that a stall can be explained."""
-    if os.environ.get(WATCH) != "0" and flight_recorder.BUFFER not in os.environ:
+    if not _is_unwatched() and flight_recorder.BUFFER not in os.environ:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
 
 

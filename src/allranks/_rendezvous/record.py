@@ -41,6 +41,8 @@ class RankRecord:
         address_of_0: rank 0's numeric address, as this rank reached it, or None.
         settings: those in which all ranks must agree, as they are shown.
         doubt: why the others may not come, as its launcher lets it suspect, or "".
+        socket: the name of the socket, in hexadecimal digits, on which it hands news on to ranks of
+            its host; "" where it has none.
     """
 
     rank: int
@@ -59,6 +61,7 @@ class RankRecord:
     address_of_0: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
+    socket: str = ""
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress, StuckCollective
-    from allranks._watch.status_answers import RankAnswer
+    from allranks._watch.status_answers import Answers
     from allranks._watch.status_inquiry import StatusInquiry
     from allranks._watch.store_client import StoreClient
 
@@ -79,9 +79,9 @@ class StallJudge:
         stuck, before = self._progress.stuck(), self.last_verdict
         if self._is_judged(stuck) and not again:
             return before
-        if self._inquiry.start(log_client):
+        if not self._inquiry.is_pending and self._inquiry.start(log_client, self._group()):
             told = self._inquiry.answers(log_client)
-            if self._is_still(stuck) and told:
+            if self._is_still(stuck) and told.statuses:
                 entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
                 log_client.post(entry, unless="")
         else:
@@ -92,6 +92,7 @@ class StallJudge:
 
     def hear(self, told: str) -> None:
         """Take a verdict, from whichever rank, and show it."""
+        self._inquiry.conclude()
         text, stuck = printable(told), self._progress.stuck()
         self.last_verdict = text
         self._judged = (stuck.what if stuck else None, time.monotonic())
@@ -115,22 +116,23 @@ class StallJudge:
             waiting is not None and at > waiting.since
         )
 
-    def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
+    def _group(self) -> str:
+        """The group on which this rank waits."""
+        return self._inquiry.status().group
+
+    def _verdict_on(self, told: Answers) -> str:
         """Make the verdict.
 
         Of a rank that did not answer, it tells what the store knows and how its process fares.
         """
-        statuses = {rank: one.status for rank, one in told.items()}
-        silent = [rank for rank in range(self._config.world_size) if rank not in told]
+        silent = [rank for rank in range(self._config.world_size) if rank not in told.statuses]
         fates: dict[int, str] = {}
         fates = self._client.ask(lambda store: status_answers.fates(store, silent), fates)
-        held = {rank: how for one in told.values() for rank, how in one.held.items()}
-        for rank in silent:
-            how = held.get(rank) or self._local_peers.condition(rank)
+        for rank in silent[: status_answers.NAMED]:
+            how = told.held.get(rank) or self._local_peers.condition(rank)
             if how and rank in fates and "has left" not in fates[rank]:
                 fates[rank] += f"; {how}"
-        mine = statuses.get(self._config.me.rank) or self._inquiry.status()
-        return verdict(mine, statuses, fates)
+        return verdict(self._inquiry.status(), told.statuses, fates)
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""

@@ -97,7 +97,8 @@ class Watch:
 
     def _tell(self, entry: LogEntry, unless: str) -> None:
         """Post to the log from the program's own thread."""
-        unless_lost(lambda: EventLog().post(self._thread.client.store, entry, unless))
+        log = EventLog(self._config.hosts_to_wake)
+        unless_lost(lambda: log.post(self._thread.client.store, entry, unless))
 
     def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -135,7 +136,7 @@ class Watch:
             ranks = self._config.world_size - failed  # One that fails may never say that it leaves.
             if not self._keep_store(LEFT, ranks, LEAVING):
                 self._tell(LogEntry("closing", self._rank), unless="closing")
-                self._keep_store(LEFT, ranks, self._config.look_interval)
+                self._keep_store(LEFT, ranks, self._config.news_delay)
 
     def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
         """Keep the store until so many ranks have counted themselves; whether they have."""

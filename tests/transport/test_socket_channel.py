@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 import allranks
+from allranks._system.host_sockets import SWITCH
 from allranks._system.waiting import Deadline
 from allranks._transport import links, process_groups
 from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE

@@ -23,7 +23,7 @@ LOOKS = 512
 HURRY = 0.05
 """Seconds between two looks while ranks tell where they stand."""
 
-ANSWERS = 8192
+ANSWERS = 5000
 """How many ranks' answers the store is sure to take in a second, on a slow host."""
 
 NEIGHBOURS = 64

@@ -58,7 +58,7 @@ class Answers:
 class Inquiry:
     """The answers under one name. Not all stores can append to a key: there each rank has its own.
 
-    A rank needs three store operations, and the first with a digest two more.
+    A rank needs two store operations, and the first with a digest two more.
     """
 
     def __init__(self, store: dist.Store, name: str, world_size: int) -> None:
@@ -78,14 +78,17 @@ class Inquiry:
         """Tell where a rank stands."""
         rank, seconds = told.status.rank, told.status.seconds
         digest = self._tell_shared(told.status)
-        self._add_line("told", rank, f"{rank} {seconds:.3f} {digest}")
         if told.held:
             self._add_line("held", rank, written(told.held))
-        self._store.add(f"{self._at}/count", 1)
+        self._add_line("told", rank, f"{rank} {seconds:.3f} {digest}")
+        if not self._appends:
+            self._store.add(f"{self._at}/count", 1)
 
     def count(self) -> int:
         """How many ranks have told."""
-        return self._store.add(f"{self._at}/count", 0)
+        return (
+            len(self._lines("told")) if self._appends else self._store.add(f"{self._at}/count", 0)
+        )
 
     def answers(self) -> Answers:
         """What the ranks have told that can be read."""
@@ -105,7 +108,7 @@ class Inquiry:
     def _tell_shared(self, status: RankStatus) -> str:
         """Tell what other ranks may share, unless one has; its digest."""
         shared = replace(status, rank=0, who="", seconds=0.0, members=())
-        digest = blake2b(written(shared).encode(), digest_size=8).hexdigest()
+        digest = blake2b(repr(shared).encode(errors="replace"), digest_size=8).hexdigest()
         if self._store.add(f"{self._at}/first/{digest}", 1) == 1:
             if self._store.add(f"{self._at}/kinds", 1) > KINDS:
                 shared = replace(shared, recent=(), stack=())

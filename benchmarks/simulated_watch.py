@@ -178,8 +178,8 @@ class SimulatedRank:
     def _hear_failure(self, _: Failure) -> None:
         self.heard = time.monotonic()
 
-    def _hear_verdict(self, text: str) -> None:
-        self.verdict, self.told = text, time.monotonic()
+    def _hear_verdict(self, entry: LogEntry) -> None:
+        self.verdict, self.told = entry.text, time.monotonic()
         self.inquiry.conclude()
 
 

@@ -265,9 +265,14 @@ def _with_line(call: ReportedCollective) -> str:
 
 def _stacks(here: Mapping[int, RankStatus]) -> Iterable[str]:
     """Where those stand that hold the others up."""
-    absent = (status for status in here.values() if not status.waits and status.stack)
-    for status in islice(absent, STACKS):
-        yield f"Rank {status.rank} stands at {' < '.join(status.stack[:DEEP])}."
+    for rank in concerned(here):
+        yield f"Rank {rank} stands at {' < '.join(here[rank].stack[:DEEP])}."
+
+
+def concerned(statuses: Mapping[int, RankStatus]) -> tuple[int, ...]:
+    """Those that hold the others up: they are in no collective; of many, the first."""
+    absent = (rank for rank, status in statuses.items() if not status.waits and status.stack)
+    return tuple(islice(absent, STACKS))
 
 
 def _named(ranks: Iterable[int]) -> str:

@@ -89,6 +89,7 @@ class LogEntry:
         inquiry: of a "who", the name under which the answers are expected.
         group: of a "who", the group on which the asker waits.
         text: of a verdict, the verdict; of what is unreadable, why.
+        concerned: of a verdict, the ranks that hold the others up, of many the first.
     """
 
     kind: str
@@ -97,6 +98,7 @@ class LogEntry:
     inquiry: str = ""
     group: str = ""
     text: str = ""
+    concerned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

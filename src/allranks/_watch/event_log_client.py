@@ -33,7 +33,7 @@ class EventHandlers(NamedTuple):
 
     failure: Callable[[Failure], None]
     question: Callable[[LogEntry], None]
-    verdict: Callable[[str], None]
+    verdict: Callable[[LogEntry], None]
 
 
 class EventLogClient:
@@ -120,7 +120,7 @@ class EventLogClient:
             elif entry.kind == "closing":
                 self._client.lost = "rank 0 has left, and its store with it"
             elif entry.kind == "verdict":
-                self._handlers.verdict(entry.text)
+                self._handlers.verdict(entry)
             else:
                 tell(f"warning: an entry of the watches' log cannot be read: {entry.text}")
 

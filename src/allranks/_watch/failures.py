@@ -111,6 +111,12 @@ class WatchInterface(Protocol):
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
 
+    def is_echo(self, error: BaseException) -> bool:
+        """Whether another rank tells of what an error says, so that this one need not."""
+
+    def echo(self, error: BaseException) -> str:
+        """What this rank tells of what another rank tells in full; "" if nothing."""
+
     def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
 
@@ -179,9 +185,18 @@ def _at_the_end(
 ) -> None:
     reason = translated(error)
     announce(reason or error)
-    (_hook_before or sys.__excepthook__)(kind, error, frames)
+    hook = _hook_before or sys.__excepthook__
+    if active_watch and _is_plain(hook) and active_watch.is_echo(reason or error):
+        streams.show(sys.stderr, active_watch.echo(reason or error))
+        return
+    hook(kind, error, frames)
     if reason:
         streams.show(sys.stderr, f"{type(reason).__name__}: {reason}\n")
+
+
+def _is_plain(hook: Callable[..., object]) -> bool:
+    """Whether a hook for uncaught exceptions is Python's or torch's, and does no more than show."""
+    return hook.__module__.startswith(("sys", "torch."))
 
 
 def announce(error: BaseException) -> None:

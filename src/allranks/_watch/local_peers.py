@@ -105,11 +105,15 @@ class LocalPeers:
         Args:
             told_by: nothing is told by a rank if one before it can tell; -1 tells in any case.
         """
-        before = (one.pid for rank, one in self._records.items() if rank < told_by)
-        if not all(map(processes.is_held, before)):
+        if not self.speaks(told_by):
             return {}
         held = [rank for rank, one in self._records.items() if processes.is_held(one.pid)]
         return {rank: self.condition(rank) for rank in held}
+
+    def speaks(self, rank: int) -> bool:
+        """Whether this rank is the first of its host whose process runs."""
+        before = [one.pid for other, one in self._records.items() if other < rank]
+        return all(processes.is_held(pid) or processes.is_gone(pid) for pid in before)
 
     def close(self) -> None:
         """Let go of all descriptors."""

@@ -63,6 +63,9 @@ class PeerSearch:
             code: its exit code; None where it is not known.
             is_up: whether the process group is up: nobody means to leave before.
         """
+        if record.rank == 0 and not self._config.external_store:
+            # To ask would have torch print a stack of its own on each rank.
+            self._client.lost = "rank 0's process has ended, and its store with it"
         note = left_note(record.rank)
         told: bool | None = None
         told = self._client.ask(lambda store: store.check([note]), told)

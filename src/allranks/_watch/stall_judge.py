@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from allranks._system.printable import printable
 from allranks._system.words import tell
 from allranks._watch import evidence, failures, status_answers
-from allranks._watch.diagnosis import verdict
+from allranks._watch.diagnosis import concerned, verdict
 from allranks._watch.event_log import LogEntry
 
 if TYPE_CHECKING:
@@ -82,24 +82,37 @@ class StallJudge:
         if not self._inquiry.is_pending and self._inquiry.start(log_client, self._group()):
             told = self._inquiry.answers(log_client)
             if self._is_still(stuck) and told.statuses:
-                entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
-                log_client.post(entry, unless="")
+                log_client.post(self._verdict_entry(told), unless="")
         else:
             log_client.wait_for(lambda: self.last_verdict != before, self._config.verdict_timeout)
         if self._client.cut_off and self._is_still(stuck):
-            self.hear(self._verdict_alone())
+            self.hear(LogEntry("verdict", self._config.me.rank, text=self._verdict_alone()))
         return self.last_verdict
 
-    def hear(self, told: str) -> None:
-        """Take a verdict, from whichever rank, and show it."""
+    def hear(self, told: LogEntry) -> None:
+        """Take a verdict, from whichever rank, and show it where it is to be seen."""
         self._inquiry.conclude()
-        text, stuck = printable(told), self._progress.stuck()
+        text, stuck = printable(told.text), self._progress.stuck()
         self.last_verdict = text
         self._judged = (stuck.what if stuck else None, time.monotonic())
         if stuck:
             self._patience = (stuck, 2 * max(stuck.age, self._config.stall_limit))
-        tell(text)
+        self._show(text, told)
         evidence.keep_verdict(text)
+
+    def _show(self, text: str, told: LogEntry) -> None:
+        """Rank 0, who asked, and whom it concerns tell all of it; of each host one rank a line."""
+        me = self._config.me.rank
+        if me in (0, told.rank, *told.concerned):
+            tell(text)
+        elif self._config.num_nodes > 1 and self._local_peers.speaks(me):
+            tell(f"{text.partition('. ')[0]}. Why, ranks {told.rank} and 0 tell.")
+
+    def _verdict_entry(self, told: Answers) -> LogEntry:
+        among = set(self._inquiry.status().members) or told.statuses.keys()
+        here = {rank: status for rank, status in told.statuses.items() if rank in among}
+        text, me = self._verdict_on(told), self._config.me.rank
+        return LogEntry("verdict", me, text=text, concerned=concerned(here))
 
     def _is_still(self, stuck: StuckCollective | None) -> bool:
         """Whether this rank has not gone on since."""

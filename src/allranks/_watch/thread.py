@@ -103,6 +103,10 @@ class WatchThread:
             future.cancel()
         return future
 
+    def speaks_for_host(self) -> bool:
+        """Whether this rank is the first of its host whose process runs."""
+        return self._local_peers.speaks(self._config.me.rank)
+
     def search(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection to this one; to be requested."""
         return self._search.run(among, self._hear_news)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from allranks._watch.event_log import (
 from allranks._watch.failures import Failure
 from allranks._watch.store_client import unless_lost
 from allranks._watch.thread import WatchThread
-from allranks.errors import PeerFailedError
+from allranks.errors import AllranksError, PeerFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class Watch:
         self._config = config
         self._rank = config.me.rank
         self._announced = False
+        self._is_second = False
         self._thread = WatchThread(config)
         failures.set_active(self)
 
@@ -89,16 +91,36 @@ class Watch:
 
     def _announce(self, error: BaseException) -> None:
         failure = Failure.of(error, self._rank, str(self._config.me))
-        self._tell(LogEntry("failure", self._rank, failure=failure), unless="failure")
+        told = self._tell(LogEntry("failure", self._rank, failure=failure), unless="failure")
+        first = next((one.failure for one in told if one.failure), None)
+        self._is_second = first is not None and first.rank != self._rank
         try:
             self._thread.keep(str(failure), failure=asdict(failure))
         except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
             tell(f"warning: what {self._config.me} did last cannot be kept: {trouble!r}")
 
-    def _tell(self, entry: LogEntry, unless: str) -> None:
-        """Post to the log from the program's own thread."""
+    def _tell(self, entry: LogEntry, unless: str) -> list[LogEntry]:
+        """Post to the log from the program's own thread; all that it holds then."""
         log = EventLog(self._config.hosts_to_wake)
         unless_lost(lambda: log.post(self._thread.client.store, entry, unless))
+        return [one.entry for one in log.unheard()]
+
+    def is_echo(self, error: BaseException) -> bool:
+        """Whether another rank tells of what an error says, so that this one need not in full."""
+        if not isinstance(error, AllranksError):
+            return False
+        return isinstance(error, PeerFailedError) or self._is_second or self.failure is not None
+
+    def echo(self, error: BaseException) -> str:
+        """What this rank tells of what another rank tells in full; "" if nothing.
+
+        The first rank of each host whose process runs tells the error; rank 0, whose output people
+        read, before it where the other one stood.
+        """
+        if not self._thread.speaks_for_host():
+            return ""
+        before = getattr(error, "traceback", "") if self._rank == 0 else ""
+        return f"{before}{type(error).__name__}: {error}\n"
 
     def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -117,8 +139,8 @@ class Watch:
         """
         failures.clear_active()
         self._thread.stop()
-        if self._thread.client.cut_off:
-            return
+        if self._thread.client.cut_off or (self.failure is not None and _dies_of_an_error()):
+            return  # All know why it leaves, and rank 0 may go at any moment, and its store with it.
         note = DepartureNote(str(self._config.me), time.time(), how)
         store = self._thread.client.store
 
@@ -148,3 +170,8 @@ class Watch:
             return self._thread.request(question).result(ANSWER + self._config.verdict_timeout)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return None
+
+
+def _dies_of_an_error() -> bool:
+    """Whether the interpreter has shown an exception that nobody caught."""
+    return hasattr(sys, "last_value") or hasattr(sys, "last_exc")

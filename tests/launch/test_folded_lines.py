@@ -116,12 +116,11 @@ def test_a_lone_line_waits_for_the_window(ranks: int, window: float) -> None:
 
 def test_a_ranks_second_line_is_not_its_first() -> None:
     one = Shown(3)
-    one.lines.add(0, 1, b"tick")
-    one.lines.add(0, 1, b"tick")
-    one.lines.add(1, 1, b"tick")
-    one.lines.add(1, 2, b"tick")
+    for rank, stream in [(0, 1), (0, 1), (1, 1), (1, 1), (1, 2)]:
+        one.lines.add(rank, stream, b"tick")
     one.lines.show_all()
-    assert [(ranks, stream) for ranks, stream, _ in one.shown] == [([0, 1], 1), ([0], 1), ([1], 2)]
+    told = [(ranks, stream) for ranks, stream, _ in one.shown]
+    assert told == [([0, 1], 1), ([0, 1], 1), ([1], 2)]
 
 
 @pytest.mark.parametrize("text", [b"", b"long" * 50_000])

@@ -140,7 +140,7 @@ class Watch:
         failures.clear_active()
         self._thread.stop()
         if self._thread.client.cut_off or (self.failure is not None and _dies_of_an_error()):
-            return  # All know why it leaves, and rank 0 may go at any moment, and its store with it.
+            return  # All know why it leaves, and rank 0 may go at any moment, with its store.
         note = DepartureNote(str(self._config.me), time.time(), how)
         store = self._thread.client.store
 

@@ -150,4 +150,4 @@ def with_a_low_soft_limit() -> tuple[int, int]:
 def test_rank_0_raises_its_soft_limit() -> None:
     ended = Ranks(with_a_low_soft_limit, env_environs(16, free_port())).results()
     assert [one.value and one.value[0] for one in ended] == [16] * 16, ended[0].text
-    assert ended[0].value[1] == 48 + 15 * 3 + 16
+    assert ended[0].value[1] >= 48 + 15 * 3 + 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from allranks._process_group import devices, environment
 from allranks._process_group.connect_errors import GLOO_INTERFACE, lost, what_gloo_lacked
 from allranks._rendezvous import bind_hook, ports
-from allranks._system import sockets
+from allranks._system import descriptors, sockets
 from allranks._system.accelerator import on_same_device
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell
@@ -36,6 +36,9 @@ at once of the end of any other, and not only of those that it has talked to.
 GLOO_BATCHES = ("GLOO_ENABLE_STORE_V2_API", "GLOO_ENABLE_RANK_AS_SEQUENCE_NUMBER")
 """Let gloo ask the store for all addresses of a group at once: 3 N questions a rank else."""
 
+OWN_SOCKETS = 64
+"""How many connections a rank may have beside gloo's, whose number is that of the ranks."""
+
 BATCHED_PAIRS = 32
 """Ranks from which on that is quicker: by a third to a half (measured)."""
 
@@ -61,7 +64,7 @@ def refuse_unknown_backend(backend: str | None) -> None:
 
 
 def prepare_gloo(layout: HostLayout, world_size: int) -> None:
-    """Choose gloo's interface, its ports, and in large worlds how it connects.
+    """Choose gloo's interface, its ports, room for sockets, and in large worlds how it connects.
 
     Otherwise gloo listens where the host name resolves to, and connects every pair of ranks.
     """
@@ -72,6 +75,7 @@ def prepare_gloo(layout: HostLayout, world_size: int) -> None:
             environment.put(GLOO_INTERFACE, interface)
     if layout.num_nodes > 1:
         _keep_to_the_range(layout.local_rank)
+    descriptors.make_room((descriptors.in_use() or 0) + world_size + OWN_SOCKETS)
     for name in _quicker_connections(world_size):
         if name not in os.environ:
             environment.put(name, "1")

@@ -89,7 +89,7 @@ class StatusInquiry:
             self._verdict = Deadline.after(self._config.verdict_timeout)
         status = on_group(self.status(), asked.group)
         told = RankAnswer(status, self._local_peers.held(self._config.me.rank))
-        self._client.ask(lambda store: self._inquiry(store).answer(told), None)
+        self._client.ask(lambda store: self._inquiry(store).answer(told), None, self._patience)
         self.keep("was asked where it stands")
 
     def start(self, log_client: EventLogClient, group: str = "") -> bool:
@@ -106,15 +106,19 @@ class StatusInquiry:
 
     def answers(self, log_client: EventLogClient) -> Answers:
         """What the ranks tell of themselves."""
-        timeout = self._config.answer_timeout
-        log_client.wait_for(self._all_have_told, timeout)
+        log_client.wait_for(self._all_have_told, self._config.answer_timeout)
         return self._client.ask(
-            lambda store: self._inquiry(store).answers(), Answers(), max(timeout, PATIENCE)
+            lambda store: self._inquiry(store).answers(), Answers(), self._patience
         )
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for one question: all ranks use the store at this moment."""
+        return max(PATIENCE, self._config.answer_timeout)
 
     def _inquiry(self, store: dist.Store) -> Inquiry:
         return Inquiry(store, self._name, self._config.world_size)
 
     def _all_have_told(self) -> bool:
-        told = self._client.ask(lambda store: self._inquiry(store).count(), 0)
+        told = self._client.ask(lambda store: self._inquiry(store).count(), 0, self._patience)
         return told == self._config.world_size

@@ -111,11 +111,8 @@ class WatchInterface(Protocol):
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
 
-    def is_echo(self, error: BaseException) -> bool:
-        """Whether another rank tells of what an error says, so that this one need not."""
-
-    def echo(self, error: BaseException) -> str:
-        """What this rank tells of what another rank tells in full; "" if nothing."""
+    def echo(self, error: BaseException) -> str | None:
+        """What this rank tells of an error that another rank tells in full; None if none does."""
 
     def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -186,8 +183,9 @@ def _at_the_end(
     reason = translated(error)
     announce(reason or error)
     hook = _hook_before or sys.__excepthook__
-    if active_watch and _is_plain(hook) and active_watch.is_echo(reason or error):
-        streams.show(sys.stderr, active_watch.echo(reason or error))
+    echo = active_watch.echo(reason or error) if active_watch and _is_plain(hook) else None
+    if echo is not None:
+        streams.show(sys.stderr, echo)
         return
     hook(kind, error, frames)
     if reason:

@@ -87,7 +87,12 @@ class Watch:
         if self.failure is None and not isinstance(error, PeerFailedError):
             self._announce(error)
         if self._config.hosts_store:
-            self._keep_store(HEARD, self._config.world_size - 1, self._config.answer_timeout)
+            counted(
+                self._thread.client.store,
+                HEARD,
+                self._config.world_size - 1,
+                self._config.answer_timeout,
+            )
 
     def _announce(self, error: BaseException) -> None:
         failure = Failure.of(error, self._rank, str(self._config.me))
@@ -105,18 +110,15 @@ class Watch:
         unless_lost(lambda: log.post(self._thread.client.store, entry, unless))
         return [one.entry for one in log.unheard()]
 
-    def is_echo(self, error: BaseException) -> bool:
-        """Whether another rank tells of what an error says, so that this one need not in full."""
-        if not isinstance(error, AllranksError):
-            return False
-        return isinstance(error, PeerFailedError) or self._is_second or self.failure is not None
-
-    def echo(self, error: BaseException) -> str:
-        """What this rank tells of what another rank tells in full; "" if nothing.
+    def echo(self, error: BaseException) -> str | None:
+        """What this rank tells of an error that another rank tells in full; None if none does.
 
         The first rank of each host whose process runs tells the error; rank 0, whose output people
-        read, before it where the other one stood.
+        read, before it where the other one stood; the others tell nothing.
         """
+        heard = isinstance(error, PeerFailedError) or self._is_second or self.failure is not None
+        if not (heard and isinstance(error, AllranksError)):
+            return None
         if not self._thread.speaks_for_host():
             return ""
         before = getattr(error, "traceback", "") if self._rank == 0 else ""
@@ -156,13 +158,9 @@ class Watch:
         if self._config.hosts_store and not self._thread.client.cut_off:
             failed = self._announced or self.failure is not None
             ranks = self._config.world_size - failed  # One that fails may never say that it leaves.
-            if not self._keep_store(LEFT, ranks, LEAVING):
+            if not counted(self._thread.client.store, LEFT, ranks, LEAVING):
                 self._tell(LogEntry("closing", self._rank), unless="closing")
-                self._keep_store(LEFT, ranks, self._config.news_delay)
-
-    def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
-        """Keep the store until so many ranks have counted themselves; whether they have."""
-        return counted(self._thread.client.store, count, ranks, seconds)
+                counted(self._thread.client.store, LEFT, ranks, self._config.news_delay)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The thread's answer; None if it takes too long."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import allranks
-from allranks._rendezvous import host_meeting
+from allranks._rendezvous import gathering, host_meeting, judge
 from allranks._system import host_sockets
 from allranks.errors import MissingRanksError, RendezvousError
 from harness import PATIENCE, Ranks, env_environs, free_port, wait_until
@@ -79,23 +79,25 @@ def test_an_agent_that_is_stopped_is_the_only_one_that_is_missing(tmp_path: Path
     agent, visitor = agent_and_visitor(environs, tmp_path, 15)
     os.kill(agent.processes[0].pid, signal.SIGSTOP)
     first = Ranks(total, environs[:1], str(tmp_path), 10)
-    for one in [*first.results(), *visitor.results()]:
+    ended = [*first.results(), *visitor.results()]
+    agent.results(never=0)  # Ends it: one that is stopped heeds no other signal.
+    for one in ended:
         assert isinstance(one.error, MissingRanksError), one.text
         assert one.error.missing == (1,), one.text
         assert "Present: 0, 2 on " in one.text
-    agent.results(never=0)
 
 
 def test_another_release_s_ranks_are_not_among_an_agent_s_visitors(tmp_path: Path) -> None:
     environs = env_environs(3, free_port())
-    ended = [Ranks(total, environs[:2], str(tmp_path)), Ranks(of_the_next, environs[2:])]
-    assert [one.value for ranks in ended for one in ranks.results()] == [3] * 3
+    ranks = [Ranks(total, environs[:2], str(tmp_path))]
+    ranks += [Ranks(of_the_next, environs[2:], str(tmp_path))]
+    assert [one.value for each in ranks for one in each.results()] == [3] * 3
+    assert (len(roles(tmp_path, "HostAgent")), roles(tmp_path, "said")) == (2, [])
 
 
-def of_the_next() -> int:
+def of_the_next(directory: str) -> int:
     host_meeting.__version__ = "99"
-    with allranks.session(cpu=True):
-        return allranks.all_reduce(1)
+    return total(directory)
 
 
 def test_who_is_not_this_user_is_not_believed(monkeypatch) -> None:
@@ -105,6 +107,33 @@ def test_who_is_not_this_user_is_not_believed(monkeypatch) -> None:
         assert host_sockets.process_at(one) is None
         monkeypatch.undo()
         assert host_sockets.process_at(one) == os.getpid()
+
+
+def answer_when_it_has_moved(directory: str) -> int:
+    """Rank 1 joins the store, and answers only when rank 0 has left it for another."""
+    joined, moved = Path(directory) / "joined", Path(directory) / "moved"
+    judge_all, gathered = judge.Judge.judge, host_meeting.HostAgent.gathered
+
+    def judge_late(self):
+        wait_until(joined.exists)
+        return judge_all(self)
+
+    def gathered_late(*given):
+        joined.touch()
+        wait_until(moved.exists)
+        return gathered(*given)
+
+    judge.NEAR_PATIENCE = 0.1
+    judge.Judge.judge, host_meeting.HostAgent.gathered = judge_late, gathered_late
+    gathering.tell = lambda _: moved.touch()
+    return total(directory)
+
+
+def test_a_rank_that_was_about_to_answer_in_a_store_that_moves(tmp_path: Path) -> None:
+    """Rank 0's address means its own host, and it is heard elsewhere once not all have come."""
+    environs = env_environs(2, free_port())
+    ended = Ranks(answer_when_it_has_moved, environs, str(tmp_path)).results()
+    assert [one.value for one in ended] == [2, 2], [one.text for one in ended]
 
 
 def with_few_descriptors(hard: int) -> int:

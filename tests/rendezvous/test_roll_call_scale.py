@@ -141,7 +141,7 @@ def test_who_a_rank_is_takes_four_operations() -> None:
         counting = CountingStore(store)
         assert record_of(counting, rank).pid == 1000 + rank
         assert counting.operations == 4
-        assert counting.moved < 10_000
+        assert counting.moved < 8_000
     assert record_of(store, 2 * INDEXED) is None
 
 

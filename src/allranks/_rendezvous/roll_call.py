@@ -24,7 +24,14 @@ from allranks._rendezvous.batches import (
     seat,
 )
 from allranks._rendezvous.judge import LINGER, TIME_IS_UP, Judge
-from allranks._rendezvous.record import Batch, HostSeat, HostVerdict, Signature, read
+from allranks._rendezvous.record import (
+    Batch,
+    HostSeat,
+    HostVerdict,
+    Signature,
+    StoreMovesError,
+    read,
+)
 from allranks._rendezvous.verdicts import (
     IDENTITY,
     READ,
@@ -100,6 +107,8 @@ class RollCall:
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
+            if self._may_have_moved():
+                raise StoreMovesError("while this rank was about to answer") from error
             raise self._store_lost(error) from error
 
     def _present_myself(self) -> None:
@@ -225,6 +234,10 @@ class RollCall:
             f"{self._me}, at {self._meeting.place}. Rank 0's own log, or its launcher's, says why.",
             missing=[0],
         )
+
+    def _may_have_moved(self) -> bool:
+        """Whether rank 0 may have left its store for another, not knowing of this rank."""
+        return self._near_first and self._me.rank != 0 and not self._brought
 
     def _store_lost(self, error: RuntimeError) -> RendezvousError:
         place, external = self._meeting.place, self._meeting.external_store

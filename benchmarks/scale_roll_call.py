@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from multiprocessing import Queue
     from multiprocessing.synchronize import Barrier
 
-A_HOST = 8
+A_HOST, A_PROCESS = 8, 128
+"""How many ranks a host has, and how many hosts a process is: with more, its threads get in each
+other's way for the interpreter's lock, and that is what is measured."""
+
 LIMIT = 300.0
 """Seconds after which a run has failed; it bounds nothing else."""
 
@@ -109,11 +112,14 @@ def some_hosts(
     heard: list[Any] = []
     threads = [threading.Thread(target=a_host, args=(plan, ranks, heard)) for ranks in hosts]
     start.wait()
+    before = resource.getrusage(resource.RUSAGE_SELF)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    results.put(("hosts", len(hosts), heard, len(connections)))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    results.put(("hosts", cpu, heard, len(connections)))
     results.close()
     results.join_thread()
     os._exit(0)  # Thousands of threads are parked; nothing is left to do.
@@ -175,6 +181,7 @@ def summary(told: list[Any], began: float, size: int, hosts: int) -> dict[str, f
         "seconds": max(at for at, *_ in heard) - began,
         "rank 0 CPU s": first[1],
         "rank 0 peak MB": first[2],
+        "CPU ms a host": sum(part[1] for part in told if part[0] == "hosts") / hosts * 1e3,
         "operations a host": max(operations for _, operations, _ in heard),
         "bytes a host": max(moved for *_, moved in heard),
         "connections a host": sum(part[3] for part in told if part[0] == "hosts") / hosts,
@@ -191,12 +198,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=4, help="that are the hosts")
+    parser.add_argument("--processes", type=int, help="that are the hosts; one for 128, as it is")
     parser.add_argument("--placement", choices=["block", "cyclic"], default="block")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     for size in asked.ranks:
-        runs = [run(size, asked.processes, asked.placement) for _ in range(asked.runs)]
+        processes = asked.processes or max(4, size // A_HOST // A_PROCESS)
+        runs = [run(size, processes, asked.placement) for _ in range(asked.runs)]
         found = {**median(runs), "slowest": max(one["seconds"] for one in runs)}
         if asked.json:
             print(json.dumps({"host": socket.gethostname(), **found}), flush=True)

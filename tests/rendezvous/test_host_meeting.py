@@ -126,7 +126,7 @@ def answer_when_it_has_moved(directory: str) -> int:
     judge.NEAR_PATIENCE = 0.1
     judge.Judge.judge, host_meeting.HostAgent.gathered = judge_late, gathered_late
     gathering.tell = lambda _: moved.touch()
-    return total(directory)
+    return total(directory, 120)
 
 
 def test_a_rank_that_was_about_to_answer_in_a_store_that_moves(tmp_path: Path) -> None:

@@ -107,10 +107,9 @@ class RollCall:
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
-            if self._near_first and self._me.rank and not self._brought:
-                # Rank 0 may have left its store for another, not knowing of this rank.
+            if self._may_have_moved():
                 raise StoreMovesError("while this rank was about to answer") from error
-            raise self._store_lost(error) from error
+            raise _store_lost(self._meeting, self._me, error) from error
 
     def _present_myself(self) -> None:
         if self._me.rank == 0:
@@ -161,7 +160,9 @@ class RollCall:
             self._store.set(LOOK, "")
             if not comes(self._store, VERDICT, LINGER):
                 raise self._unanswered()
-        verdict = read_verdict(self._store, self._meeting.place, readers=self._count())
+        verdict = read_verdict(
+            self._store, self._meeting.place, readers=sum(map(len, self._brought.values()))
+        )
         return self._of_this_host(verdict)
 
     def _comes(self) -> bool:
@@ -209,13 +210,10 @@ class RollCall:
         ours = {row.rank: row for row in rows if row.host_key == self._me.host_key}
         return tuple(ours[rank] for rank in sorted(ours))
 
-    def _count(self) -> int:
-        return sum(map(len, self._brought.values()))
-
     def _fail(self, store: dist.Store, error: RendezvousError) -> NoReturn:
         """Tell everybody, through rank 0's verdict, and raise."""
         tell_failure(store, error)
-        store.add(READ, self._count() or 1)
+        store.add(READ, sum(map(len, self._brought.values())) or 1)
         raise error
 
     def _unanswered(self) -> MissingRanksError:
@@ -236,12 +234,18 @@ class RollCall:
             missing=[0],
         )
 
-    def _store_lost(self, error: RuntimeError) -> RendezvousError:
-        place, external = self._meeting.place, self._meeting.external_store
-        lost = f"the store at {place} closed during the roll call, so rank 0 has probably failed"
-        if external:
-            lost = f"{external} closed during the roll call; no rank serves it"
-        return RendezvousError(f"{self._me}: {lost}; its own log says why. ({error})")
+    def _may_have_moved(self) -> bool:
+        """Whether rank 0 may have left its store for another, not knowing of this rank."""
+        return self._near_first and self._me.rank != 0 and not self._brought
+
+
+def _store_lost(meeting: Meeting, me: RankRecord, error: RuntimeError) -> RendezvousError:
+    lost = (
+        f"the store at {meeting.place} closed during the roll call, so rank 0 has probably failed"
+    )
+    if meeting.external_store:
+        lost = f"{meeting.external_store} closed during the roll call; no rank serves it"
+    return RendezvousError(f"{me}: {lost}; its own log says why. ({error})")
 
 
 def record_of(store: dist.Store, rank: int) -> RankRecord | None:

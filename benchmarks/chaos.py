@@ -1,13 +1,15 @@
 """Random programs of collectives, with a random fault in each, on real ranks.
 
-Each program runs 2 to 4 ranks under `allranks run`, with the variables of ``env://`` alone, or
-under `allranks.launch`. Checked each time: no wrong number; every rank ends in time, with the
-right rank's name, or goes on where it should; exit codes; nothing left behind. A seed repeats a
-program, which ``chaos_run.py`` runs; ``chaos_judge.py`` says what is wrong with it.
+Each program runs 2 to 4 ranks, or as many as are asked for, under `allranks run`, with the
+variables of ``env://`` alone, or under `allranks.launch`. Checked each time: no wrong number; every
+rank ends in time, with the right rank's name, or goes on where it should; exit codes; nothing left
+behind. A seed repeats a program, which ``chaos_run.py`` runs; ``chaos_judge.py`` says what is wrong
+with it.
 
     python benchmarks/chaos.py
     python benchmarks/chaos.py --programs 500 --keep-going
     python benchmarks/chaos.py --seed 4711 --programs 1
+    python benchmarks/chaos.py --ranks 4-16
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from rich.progress import Progress
 
 import chaos_judge
 from chaos_leftovers import processes_in
-from chaos_programs import FAULTS, LAUNCHERS, drawn
+from chaos_programs import FAULTS, LAUNCHERS, RANKS, drawn, range_of
 from chaos_run import Nursery, Run, send
 
 if TYPE_CHECKING:
@@ -69,10 +71,16 @@ class Place:
             nursery.close()
 
 
+def command(among: tuple[int, int], programs: int, seed: int) -> str:
+    """What repeats programs."""
+    ranks = "" if among == RANKS else f" --ranks {among[0]}-{among[1]}"
+    return f"python benchmarks/chaos.py --programs {programs} --seed {seed}{ranks}"
+
+
 def report(program: Program, played: Played, wrong: list[str]) -> str:
     """All that is known of a program that went wrong."""
     lines = [
-        f"python benchmarks/chaos.py --programs 1 --seed {program.seed}",
+        command(program.among, 1, program.seed),
         *(f"  WRONG: {one}" for one in wrong),
         *(f"  {line}" for line in str(program).splitlines()),
         f"  launcher's exit code: {played.status}; raised: {played.error}",
@@ -92,8 +100,8 @@ def _line(line: dict[str, Any], since: float) -> str:
     return f"{line['at'] - since:.3f} {line['what']} {facts:.600}"
 
 
-def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
-    """Run the programs of these seeds; how many went wrong."""
+def run_all(programs: list[Program], jobs: int, *, keep_going: bool) -> int:
+    """Run these programs; how many went wrong."""
     console, places = Console(highlight=False), SimpleQueue[Place]()
     opened = [Place() for _ in range(jobs)]
     for one in opened:
@@ -101,10 +109,10 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
     failed: list[int] = []
     faults: list[bool] = []
 
-    def play(seed: int) -> None:
+    def play(program: Program) -> None:
         if failed and not keep_going:
             return
-        program, place, began = drawn(seed), places.get(), time.monotonic()
+        place, began = places.get(), time.monotonic()
         try:
             played, wrong = place.play(program)
         finally:
@@ -112,9 +120,9 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
         seconds = time.monotonic() - began
         if program.fault.kind != "none":
             faults.append(chaos_judge.struck(program, played))
-        said = f"{seed}: {program.launcher}, {program.fault}: "
+        said = f"{program.seed}: {program.launcher}, {program.fault}: "
         if wrong:
-            failed.append(seed)
+            failed.append(program.seed)
             console.print(report(program, played, wrong), markup=False, soft_wrap=True)
         if wrong or not console.is_terminal:
             said += f"{'WRONG' if wrong else 'ok'}, {seconds:.1f} s"
@@ -123,10 +131,10 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
 
     try:
         with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("programs", total=len(seeds))
+            task = bar.add_task("programs", total=len(programs))
             with ThreadPoolExecutor(jobs) as pool:
                 # One at a time stays on this thread, where Ctrl-C ends it at once.
-                list((pool.map if jobs > 1 else map)(play, seeds))
+                list((pool.map if jobs > 1 else map)(play, programs))
     finally:
         for one in opened:
             one.close()
@@ -134,7 +142,7 @@ def run_all(seeds: list[int], jobs: int, *, keep_going: bool) -> int:
     if failed:
         console.print(f"{len(failed)} programs went wrong: {' '.join(map(str, failed))}")
     else:
-        console.print(f"{len(seeds)} programs ran as they should")
+        console.print(f"{len(programs)} programs ran as they should")
     return len(failed)
 
 
@@ -149,17 +157,20 @@ def main() -> None:
     parser.add_argument("--keep-going", action="store_true", help="after one went wrong, too")
     parser.add_argument("--fault", choices=FAULTS, help="only programs with this fault")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="only programs under this launcher")
+    parser.add_argument(
+        "--ranks", type=range_of, default=RANKS, metavar="N-N", help="how many ranks each has (2-4)"
+    )
     options = parser.parse_args()
     first = random.randrange(10**6) if options.seed is None else options.seed
-    print(f"python benchmarks/chaos.py --programs {options.programs} --seed {first}", flush=True)
+    print(command(options.ranks, options.programs, first), flush=True)
     wanted = (
-        seed
-        for seed in itertools.count(first)
-        if options.fault in (None, drawn(seed).fault.kind)
-        and options.launcher in (None, drawn(seed).launcher)
+        program
+        for program in (drawn(seed, options.ranks) for seed in itertools.count(first))
+        if options.fault in (None, program.fault.kind)
+        and options.launcher in (None, program.launcher)
     )
-    seeds = list(itertools.islice(wanted, options.programs))
-    sys.exit(1 if run_all(seeds, options.jobs, keep_going=options.keep_going) else 0)
+    programs = list(itertools.islice(wanted, options.programs))
+    sys.exit(1 if run_all(programs, options.jobs, keep_going=options.keep_going) else 0)
 
 
 if __name__ == "__main__":

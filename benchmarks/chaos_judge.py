@@ -130,6 +130,13 @@ class Hearing:
         return float(min(first, default=0.0))
 
     @property
+    def asks_to_stop(self) -> bool:
+        """Whether the faulty rank had called ``should_stop``, which remembers SIGTERM."""
+        steps = self.program.steps
+        answers = self.victim.told("answer")
+        return any(steps[told["step"]].call == "should_stop" for told in answers)
+
+    @property
     def failed(self) -> bool:
         """Whether an error has left one of these ranks."""
         return any(rank.told("error") for rank in self.others)
@@ -149,8 +156,8 @@ def _at_results(hearing: Hearing) -> Iterator[str]:
 
 
 def _at_answers(hearing: Hearing) -> Iterator[str]:
-    """``should_stop`` says the same on all ranks of a group, and no without a signal."""
-    answers: dict[tuple[int, int], set[bool]] = {}
+    """Some calls say the same on all ranks of a group; ``should_stop`` no without a signal."""
+    answers: dict[tuple[int, int], set[Any]] = {}
     for rank in hearing.played.ranks:
         for told in rank.told("answer"):
             group = hearing.program.steps[told["step"]].over
@@ -160,9 +167,12 @@ def _at_answers(hearing: Hearing) -> Iterator[str]:
     failing = hearing.program.launcher == "run" and hearing.kind not in GOES_ON
     asked = hearing.kind == "terminate" or failing
     for (step, _), told_by_all in answers.items():
+        call = hearing.program.steps[step].call
         if len(told_by_all) > 1:
-            yield f"step {step}: should_stop() differs between ranks"
-        elif True in told_by_all and not asked:
+            yield f"step {step}: {call}() differs between ranks"
+        elif call == "shared_seed" and not all(0 <= seed < 2**63 for seed in told_by_all):
+            yield f"step {step}: {told_by_all} is no seed of 63 bits"
+        elif call == "should_stop" and True in told_by_all and not asked:
             yield f"step {step}: should_stop(), and nobody was asked to stop"
 
 
@@ -240,7 +250,7 @@ def _codes_of_the_victim(hearing: Hearing) -> set[int]:
     if fault.kind in OTHER_CALLS:
         return left or {1}
     # A signal may come too late to find the process, or be remembered by should_stop().
-    late = fault.delay is not None or (fault.kind == "terminate" and victim.told("answer"))
+    late = fault.delay is not None or (fault.kind == "terminate" and hearing.asks_to_stop)
     return {CODES[fault.kind]} | (left if late else set())
 
 

@@ -95,7 +95,7 @@ def become(order: dict[str, Any]) -> None:
         from allranks._cli import main
 
         main()
-    chaos_worker.play(int(sys.argv[1]), sys.argv[2])
+    chaos_worker.play(*sys.argv[1:])
 
 
 def call() -> None:
@@ -128,9 +128,8 @@ def _more(before: dict[str, int]) -> dict[str, int]:
 
 
 def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
-    seed, directory = order["argv"][1:]
+    arguments = tuple(order["argv"][1:])
     try:
-        arguments = (int(seed), directory)
         how = {"ranks": order["ranks"], "timeout": 60, "fold": False}
         return {"results": allranks.launch(function, arguments, **how)}
     except BaseException as error:  # noqa: BLE001 - the judge looks at it

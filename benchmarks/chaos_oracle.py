@@ -16,7 +16,7 @@ from chaos_programs import DEATHS, FAULTS, FORKS, OTHER_CALLS, PAUSES, RENDEZVOU
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chaos_programs import Program, Step
+    from chaos_programs import Program
 
 PROMPT = 6.0
 """Seconds in which a death by itself is named on every rank that it concerns, on a busy machine."""
@@ -136,7 +136,8 @@ class Case:
         fault = self.program.fault
         at_once = fault.phase == "step" and fault.delay is None
         first = fault.step if at_once else self.victim.begun + 1
-        return any(self._meets(step, fault.rank) for step in self.program.steps[max(first, 0) :])
+        later = range(max(first, 0), len(self.program.steps))
+        return any(self._meets(number, fault.rank) for number in later)
 
     def member(self) -> bool:
         """The other rank is in the group whose call the faulty one skips or replaces."""
@@ -144,8 +145,8 @@ class Case:
 
     def meets_members(self) -> bool:
         """The other rank has a later call with a rank of that group."""
-        later = self.program.steps[self.program.fault.step + 1 :]
-        return any(self._meets(step, member) for step in later for member in self._members)
+        later = range(self.program.fault.step + 1, len(self.program.steps))
+        return any(self._meets(number, member) for number in later for member in self._members)
 
     def member_of_its_last(self) -> bool:
         """As ``member``, and the faulty rank makes no call afterwards, but leaves."""
@@ -155,7 +156,7 @@ class Case:
         """The faulty rank makes no call afterwards, but leaves."""
         fault = self.program.fault
         later = self.program.steps[fault.step + 1 :]
-        mine = any(self.program.members(step.over, fault.rank) for step in later)
+        mine = any(self.program.callers(step, fault.rank) for step in later)
         return fault.kind == "a skipped call" and not mine
 
     @property
@@ -163,15 +164,20 @@ class Case:
         fault = self.program.fault
         return self.program.members(self.program.steps[fault.step].over, fault.rank)
 
-    def _meets(self, step: Step, rank: int) -> bool:
-        """Whether the other rank's call cannot end before this one has come to it."""
-        members = self.program.members(step.over, self.other)
-        if rank not in members or rank == self.other:
+    def _meets(self, number: int, rank: int) -> bool:
+        """Whether the other rank's call in a step cannot end before this one has come to it."""
+        step = self.program.steps[number]
+        callers = self.program.callers(step, self.other)
+        if rank not in callers or rank == self.other:
             return False
+        if self.program.makes_group(number):
+            return True
+        if step.call == "node_group":
+            return False  # It has been made, by the first call that needed it.
         if step.call == "master_first":
-            return rank == 0  # It lets rank 0 go first, and waits for nobody else.
+            return rank == callers[0]  # It lets this one go first, and waits for nobody else.
         if step.call == "broadcast" and not step.verified(self.program.check):
-            return members[step.src % len(members)] == rank
+            return callers[step.src % len(callers)] == rank
         return True
 
 

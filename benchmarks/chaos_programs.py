@@ -1,6 +1,7 @@
 """Random programs of collectives, and a fault in each: data that follow from one seed.
 
-Ranks, harness and judge draw the same program from its seed, so that nothing else need travel.
+Ranks, harness and judge draw the same program from its seed, and from how many ranks it may have,
+so that nothing else need travel. ``chaos_steps.py`` has the calls.
 """
 
 from __future__ import annotations
@@ -8,7 +9,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal
+
+from chaos_steps import (
+    LEADERS,
+    MAKERS,
+    NODE,
+    NOT_TO_BE_SKIPPED,
+    TURNS,
+    WORLD,
+    Check,
+    Step,
+    draw_steps,
+)
 
 TIMEOUT = timedelta(seconds=12)
 RENDEZVOUS = timedelta(seconds=12)
@@ -22,41 +34,8 @@ LINGER = 1.0
 
 LAUNCHERS = ("env", "run", "launch")
 
-WORLD, NODE, LEADERS = "world", "node", "leaders"
-MAKERS = ("split", "node_group", "leaders_group")
-
-CALLS = (
-    "all_reduce",
-    "all_gather",
-    "gather_objects",
-    "all_gather_objects",
-    "broadcast",
-    "broadcast_object",
-    "broadcast_object_list",
-    "scatter_objects",
-    "reduce_scatter",
-    "synchronize",
-    "agree",
-    "should_stop",
-)
-OF_THE_WORLD = ("on_master", "master_first")
-
-NOT_TO_BE_SKIPPED = (*MAKERS, *OF_THE_WORLD, "should_stop")
-"""Calls that change what later ones do, or are no exchange of headers."""
-
-OPS = ("sum", "mean", "min", "max", "prod")
-FLOATS, INTEGERS = ("float32", "float64"), ("int32", "int64")
-UNREDUCED = ("bool", "complex64", "bfloat16")
-"""Further dtypes, of tensors that are moved as they are."""
-
-WAYS = {"all_gather": "cat", "broadcast": "async", "reduce_scatter": "one"}
-"""Another way to make a call with tensors: of one tensor for all, or with a handle to wait for."""
-
-MOVED = ("all_gather", "broadcast")
-"""Calls of tensors that give every bit as it was, NaN and -0.0 too."""
-
-SIZES = (1, 7, 300, 5_000, 200_000)
-"""Numbers in a tensor: the last is large enough to be read from the peer's memory."""
+RANKS = (2, 4)
+"""The least and the most ranks of a program, where nothing else is asked for."""
 
 DEATHS = ("raise", "exit 0", "exit 3", "_exit", "kill", "segfault", "terminate", "interrupt")
 PAUSES = ("sleep", "stop and go on")
@@ -87,61 +66,6 @@ LATEST = {"start": 0.03, "setup": 0.2, "roll call": 0.03, "connecting": 0.05, "e
 
 class Boom(Exception):  # noqa: N818 - what the faulty rank raises, and nothing else does
     """The fault of a rank that raises."""
-
-
-Check = bool | Literal["lines"] | None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A call that the members of a group make.
-
-    Attributes:
-        call: its name.
-        group: the group's name; a call that makes a group makes the one of this name.
-        kind: of the data: int, float, tensor, array, tree, object.
-        dtype: of tensors and arrays.
-        size: how many numbers each holds.
-        op: of reductions.
-        way: how the call is made, one of WAYS; usually "".
-        src: the sender's place in the group, modulo its size.
-        colors: of all ranks, for ``split``.
-        keys: of all ranks, for ``split``; none where it has no key.
-        seed: the data follow from it and the rank.
-    """
-
-    call: str
-    group: str = WORLD
-    kind: str = "int"
-    dtype: str = "float32"
-    size: int = 1
-    op: str = "sum"
-    src: int = 0
-    colors: tuple[int | None, ...] = ()
-    keys: tuple[int, ...] = ()
-    seed: int = 0
-    way: str = ""
-
-    @property
-    def over(self) -> str:
-        """The group whose ranks make the call."""
-        return WORLD if self.call in MAKERS else self.group
-
-    def verified(self, check: Check) -> bool:
-        """Whether the ranks compare what they call."""
-        bare = self.call in ("all_reduce", "broadcast") and self.kind == "tensor"
-        return bool(check) or not bare
-
-    def __str__(self) -> str:
-        """For people."""
-        more = {
-            "split": f"{self.colors}, {self.keys}",
-            "all_reduce": self.op,
-            "reduce_scatter": self.op,
-        }
-        data = f"{self.kind} {self.dtype}[{self.size}]"
-        told = f"{self.call}({more.get(self.call, data)}) {self.kind} on {self.group}"
-        return f"{told}, {self.way}" if self.way else told
 
 
 @dataclass(frozen=True)
@@ -192,6 +116,7 @@ class Program:
         session: whether it uses ``session()``, else ``setup()`` and ``cleanup()``.
         host_sockets: whether headers may take the host's sockets.
         peer_memory: whether a rank may read its peer's memory.
+        among: the least and the most ranks that it might have had.
     """
 
     seed: int
@@ -203,6 +128,7 @@ class Program:
     session: bool
     host_sockets: bool
     peer_memory: bool
+    among: tuple[int, int] = RANKS
 
     def members(self, group: str, rank: int) -> tuple[int, ...]:
         """The ranks of the group of that name in which a rank is, in its order, or none."""
@@ -216,6 +142,19 @@ class Program:
             return ()
         mine = [other for other in everyone if made.colors[other] == made.colors[rank]]
         return tuple(sorted(mine, key=lambda other: made.keys[other]) if made.keys else mine)
+
+    def callers(self, step: Step, rank: int) -> tuple[int, ...]:
+        """The ranks that make a step's call together with a rank, or none if it makes none."""
+        members = self.members(step.over, rank)
+        called = step.pair(members) if step.call == "send" else members
+        return called if rank in called else ()
+
+    def makes_group(self, number: int) -> bool:
+        """Whether a step makes a group: the first that needs that of the host makes it."""
+        step = self.steps[number]
+        if not step.needs_node_group:
+            return step.call in MAKERS
+        return not any(earlier.needs_node_group for earlier in self.steps[:number])
 
     @property
     def environ(self) -> dict[str, str]:
@@ -237,76 +176,54 @@ class Program:
         return "\n".join(facts)
 
 
-def drawn(seed: int) -> Program:
-    """The program of a seed; as many seeds in a row as FAULTS have all of them."""
+def range_of(text: str) -> tuple[int, int]:
+    """How many ranks there may be, from "4-32" or "8".
+
+    Raises:
+        ValueError: it is something else.
+    """
+    least, dash, most = text.partition("-")
+    among = int(least), int(most if dash else least)
+    if not 2 <= among[0] <= among[1]:
+        raise ValueError(f"{text}: expected two numbers of ranks from 2 on, such as 4-32")
+    return among
+
+
+def drawn(seed: int, among: tuple[int, int] = RANKS) -> Program:
+    """The program of a seed; as many seeds in a row as FAULTS have all of them.
+
+    Args:
+        seed: any number.
+        among: the least and the most ranks that it may have.
+    """
     chance, kind = random.Random(seed), FAULTS[seed % len(FAULTS)]
     while True:
-        program = _faultless(chance, seed)
+        program = _faultless(chance, seed, among)
         fault = _fault(chance, program, kind)
         if fault is not None:
             return replace(program, fault=fault)
 
 
-def _faultless(chance: random.Random, seed: int) -> Program:
-    ranks = chance.randint(2, 4)
+def _faultless(chance: random.Random, seed: int, among: tuple[int, int]) -> Program:
+    ranks = chance.randint(*among)
     return Program(
         seed=seed,
         ranks=ranks,
         launcher=chance.choice(LAUNCHERS),
-        steps=_steps(chance, ranks),
+        steps=draw_steps(chance, ranks),
         fault=Fault(),
         check=chance.choice((None, None, True, "lines")),
         session=chance.random() < 0.7,
         host_sockets=chance.random() < 0.6,
         peer_memory=chance.random() < 0.6,
+        among=among,
     )
-
-
-def _steps(chance: random.Random, ranks: int) -> tuple[Step, ...]:
-    groups, steps = [WORLD, WORLD], []
-    for number in range(chance.randint(3, 10)):
-        if chance.random() < 0.2:
-            made = _maker(chance, ranks, number)
-            if made.group not in groups:
-                groups.append(made.group)
-                steps.append(made)
-                continue
-        steps.append(_call(chance, chance.choice(groups)))
-    return tuple(steps)
-
-
-def _maker(chance: random.Random, ranks: int, number: int) -> Step:
-    call = chance.choice((*MAKERS, "split", "split"))
-    if call != "split":
-        return Step(call, NODE if call == "node_group" else LEADERS)
-    colors = tuple(chance.choice((0, 0, 1, None)) for _ in range(ranks))
-    keys = tuple(chance.sample(range(ranks), ranks)) if chance.random() < 0.5 else ()
-    return Step(call, f"split {number}", colors=colors, keys=keys)
-
-
-def _call(chance: random.Random, group: str) -> Step:
-    call = chance.choice(CALLS + OF_THE_WORLD if group == WORLD else CALLS)
-    kinds = {
-        "all_reduce": ("int", "float", "tensor", "tensor", "array", "tree"),
-        "all_gather": ("int", "tensor", "tensor", "tensor", "array", "tree"),
-        "broadcast": ("tensor",),
-        "reduce_scatter": ("tensor",),
-    }
-    op = chance.choice(OPS)
-    # The mean of integers in a tensor is refused.
-    dtype = chance.choice(FLOATS if op == "mean" else FLOATS + INTEGERS)
-    kind = chance.choice(kinds.get(call, ("int", "float", "tree", "object")))
-    if call in MOVED and kind == "tensor":
-        dtype = chance.choice((*FLOATS, *INTEGERS, *UNREDUCED))
-    way = chance.choice(("", WAYS.get(call, ""))) if kind == "tensor" else ""
-    size, src, seed = chance.choice(SIZES), chance.randrange(4), chance.randrange(2**31)
-    return Step(call, group, kind, dtype, size, op, src, seed=seed, way=way)
 
 
 def _fault(chance: random.Random, program: Program, kind: str) -> Fault | None:
     """A fault of this kind; None where the program has no place for it."""
     rank = chance.randrange(program.ranks)
-    if kind == "stop" and rank == 0 and any(step.call in OF_THE_WORLD for step in program.steps):
+    if kind == "stop" and _goes_first(program, rank):
         return None  # The others wait for its turn however long, and say so.
     if kind == "none":
         return Fault()
@@ -327,13 +244,19 @@ def _fault(chance: random.Random, program: Program, kind: str) -> Fault | None:
     return Fault(kind, rank, phase, chance.choice(places), delay, seconds)
 
 
+def _goes_first(program: Program, rank: int) -> bool:
+    """Whether others wait for a rank's turn in any step."""
+    turns = [step for step in program.steps if step.call in TURNS]
+    return any(program.callers(step, rank)[:1] == (rank,) for step in turns)
+
+
 def _places(program: Program, phase: str, rank: int) -> list[int]:
     """The steps in which a fault of this phase may come to a rank."""
     if phase == "step":
         mine = enumerate(program.steps)
-        return [number for number, step in mine if program.members(step.over, rank)]
+        return [number for number, step in mine if program.callers(step, rank)]
     if phase == "new_group":
-        makers = [n for n, step in enumerate(program.steps) if step.call in MAKERS]
+        makers = filter(program.makes_group, range(len(program.steps)))
         return [n for n in makers if program.members(program.steps[n].group, rank)]
     return [-1]
 
@@ -360,8 +283,9 @@ def _other_call(chance: random.Random, program: Program, fault: Fault) -> Fault 
 def _tells(program: Program, number: int, rank: int) -> bool:
     """Whether the call that a rank makes next tells that it has skipped this one."""
     skipped = program.steps[number]
-    for later in program.steps[number + 1 :]:
-        if program.members(later.over, rank):
-            exchange = later.call not in OF_THE_WORLD and later.verified(program.check)
+    for at, later in enumerate(program.steps[number + 1 :], number + 1):
+        if program.callers(later, rank):
+            kept = later.call == "node_group" and not program.makes_group(at)
+            exchange = later.verified(program.check) and not kept
             return exchange and later.over == skipped.over and later.call != skipped.call
     return True  # It leaves instead.

@@ -35,7 +35,7 @@ SETTLE = 3.0
 LET_BE = 6.0
 """Seconds for a launcher to end a stopped rank, when the others have given up."""
 
-PASSED_ON = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+PASSED_ON = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
 """Of our own environment; no launcher's variables."""
 
 
@@ -120,7 +120,8 @@ class Run:
         for name in ("work", "tmp", "diary"):
             (self.top / name).mkdir()
         launcher, ranks = self.program.launcher, self.program.ranks
-        arguments = [str(self.program.seed), str(self.top / "diary")]
+        least, most = self.program.among
+        arguments = [str(self.program.seed), f"{least}-{most}", str(self.top / "diary")]
         if launcher == "run":
             command = ["allranks", "run", "--no-fold", "-n", str(ranks), WORKER, *arguments]
             self._order("run", command, {})

@@ -1,94 +1,205 @@
-"""What each rank gives to a step, and what it must get: computed here, from the step's seed."""
+"""What each rank must get from a step: computed here, from what all of them give."""
 
 from __future__ import annotations
 
 import math
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from chaos_programs import MOVED
+from chaos_data import arrays_in, given, swapped_part, taken, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from chaos_programs import Step
-
-
-def given(step: Step, rank: int, count: int) -> Any:
-    """What a rank gives, in a group of so many ranks."""
-    chance = np.random.RandomState((step.seed + 7919 * rank) % 2**32)
-    if step.way == "one":
-        return _made("tensor", step, chance, step.size % 1000 + 1)
-    if step.call == "reduce_scatter":
-        return [_made("tensor", step, chance, step.size % 1000 + i) for i in range(count)]
-    if step.call == "scatter_objects":
-        return [_made(step.kind, step, chance, step.size + i) for i in range(count)]
-    if step.call == "agree":
-        return bool(chance.randint(2))
-    if step.call in MOVED and step.kind == "tensor":
-        ragged = step.call == "all_gather"
-        return _bits(step, chance, step.size + 3 * rank * ragged)
-    ragged = step.call in ("all_gather", "gather_objects", "all_gather_objects")
-    return _made(step.kind, step, chance, step.size + 3 * rank * ragged)
-
-
-def _bits(step: Step, chance: np.random.RandomState, size: int) -> torch.Tensor:
-    """A tensor of any dtype; of floats, with NaN, infinities and zeros of both signs."""
-    odd = np.array([math.nan, -math.nan, math.inf, -math.inf, 0.0, -0.0, 1.5, -3.0])
-    array = odd[chance.randint(len(odd), size=size)]
-    dtype: torch.dtype = getattr(torch, step.dtype)
-    if dtype.is_complex:
-        array = array + 1j * chance.randint(-4, 5, size=size)
-    if not dtype.is_complex and not dtype.is_floating_point:
-        array = chance.randint(-4, 5, size=size)
-    return torch.from_numpy(array).to(dtype)
-
-
-def _made(kind: str, step: Step, chance: np.random.RandomState, size: int) -> Any:
-    if kind == "int":
-        return int(chance.randint(-50, 50))
-    if kind == "float":
-        return chance.randint(-50, 50) / 4
-    # Small integers: their sums and products are exact in every dtype, in whatever order.
-    array = chance.randint(-4, 5, size=size).astype(step.dtype)
-    if kind == "array":
-        return array
-    if kind == "tensor":
-        return torch.from_numpy(array)
-    parts = [_made(one, step, chance, 3) for one in ("tensor", "array", "int")]
-    tree = {
-        "loss": _made("float", step, chance, 1),
-        "parts": parts,
-        "more": torch.from_numpy(array),
-    }
-    return tree if kind == "tree" else {**tree, "text": "é" * int(chance.randint(50)), "none": None}
+    from chaos_steps import Step
 
 
 def wanted(step: Step, rank: int, members: Sequence[int]) -> Any:
-    """What the call must give to a rank; for ``broadcast``, what its tensor must hold."""
-    every = [given(step, one, len(members)) for one in members]
-    place, src = members.index(rank), step.src % len(members)
-    split = [one.tensor_split(len(members)) for one in every] if step.way == "one" else every
-    results: dict[str, Callable[[], Any]] = {
-        "all_reduce": lambda: combined(step.op, every),
-        "all_gather": lambda: torch.cat(every) if step.way == "cat" else every,
-        "gather_objects": lambda: every if place == 0 else None,
-        "all_gather_objects": lambda: every,
-        "broadcast": lambda: every[src],
-        "broadcast_object": lambda: every[src],
-        "broadcast_object_list": lambda: [every[src], members[src]],
-        "scatter_objects": lambda: every[src][place],
-        "reduce_scatter": lambda: combined(step.op, [parts[place] for parts in split]),
-        "synchronize": lambda: None,
-        "agree": lambda: any(every) if step.src % 2 else all(every),
-        "on_master": lambda: every[0],
-        "master_first": lambda: True,
-        "should_stop": lambda: False,
-    }
-    return results[step.call]()
+    """What the call must give to a rank; of data that are changed in place, what they must hold.
+
+    Args:
+        step: the call.
+        rank: the rank.
+        members: those that make the call, in the order of their group.
+    """
+    return WANTED[step.call](Asked(step, rank, members))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A call whose result is asked for.
+
+    Attributes:
+        step: the call.
+        rank: whose result.
+        members: the ranks that make it, in their order.
+    """
+
+    step: Step
+    rank: int
+    members: Sequence[int]
+
+    @property
+    def place(self) -> int:
+        """The rank's place among the members."""
+        return self.members.index(self.rank)
+
+    @property
+    def root(self) -> int:
+        """The rank that sends, or receives alone."""
+        return self.members[self.step.src % len(self.members)]
+
+    @property
+    def mine(self) -> Any:
+        """What the rank gives."""
+        return self.given_by(self.rank)
+
+    @property
+    def sent(self) -> Any:
+        """What the root gives."""
+        return self.given_by(self.root)
+
+    @property
+    def every(self) -> list[Any]:
+        """What all give."""
+        return [self.given_by(one) for one in self.members]
+
+    def given_by(self, rank: int) -> Any:
+        """What one of them gives."""
+        return given(self.step, rank, len(self.members))
+
+    def for_root(self, result: Callable[[], Any]) -> Any:
+        """What the root alone gets."""
+        return result() if self.rank == self.root else None
+
+
+def _reduced(asked: Asked) -> Any:
+    """On the root alone; a tensor is what it was elsewhere."""
+    total = asked.for_root(lambda: combined(asked.step.op, asked.every))
+    if asked.step.kind != "tensor":
+        return total
+    return [total, asked.mine if total is None else total]
+
+
+def _broadcast(asked: Asked) -> Any:
+    """What is overwritten; of a tree also all of it, and that its tensors are the same ones."""
+    if asked.step.kind == "tensor":
+        return asked.sent
+    return [asked.sent, arrays_in(asked.sent), True]
+
+
+def _gathered(asked: Asked) -> Any:
+    every = asked.every
+    return torch.cat(every) if asked.step.way == "cat" else every
+
+
+def _gathered_on_one(asked: Asked) -> Any:
+    """On the root, or on the first where nobody is named."""
+    if asked.step.way == "dst":
+        return asked.for_root(lambda: asked.every)
+    return asked.every if asked.place == 0 else None
+
+
+def _received(asked: Asked) -> Any:
+    step, count = asked.step, len(asked.members)
+    parts = [swapped_part(step, one, asked.place, count) for one in asked.members]
+    return torch.cat(parts) if step.way == "cat" else parts
+
+
+def _sent(asked: Asked) -> Any:
+    """What the other one of the pair has sent, if it sends."""
+    sender, receiver = asked.members
+    if asked.rank == sender:
+        return asked.given_by(receiver) if asked.step.way == "both" else None
+    return asked.given_by(sender)
+
+
+def _scattered_part(asked: Asked) -> Any:
+    count = len(asked.members)
+    split = asked.step.way == "one"
+    every = [one.tensor_split(count) if split else one for one in asked.every]
+    return combined(asked.step.op, [parts[asked.place] for parts in every])
+
+
+def _averaged(asked: Asked) -> Any:
+    every, statistics = asked.every, ("norm.running_mean", "norm.running_var")
+    means = {name: combined("mean", [one[name] for one in every]) for name in statistics}
+    return {**asked.mine, **means}
+
+
+def _shards(asked: Asked) -> Any:
+    """This rank's samples, and all of them."""
+    samples, whose = asked.mine
+    size = sum(map(len, whose))
+    shard = range(asked.place, size, len(asked.members))
+    mine = whose[asked.place] if asked.step.way == "indices" else shard
+    whole = asked.for_root(lambda: samples) if asked.step.way == "dst" else samples
+    return [taken(samples, mine), whole]
+
+
+def _meters(asked: Asked) -> Any:
+    """Count and total of each meter, after each synchronisation."""
+    told: dict[str, list[float]] = {}
+    results = []
+    for updates in zip(*asked.every, strict=True):
+        for name, numbers in ((n, some) for one in updates for n, some in one.items() if some):
+            told.setdefault(name, []).extend(numbers)
+        results.append({name: [len(some), float(sum(some))] for name, some in told.items()})
+    return results
+
+
+def _gathered_with_gradient(asked: Asked) -> Any:
+    """All ranks' data, and the gradient of one's own: the sum of what all multiply it with."""
+    size = len(asked.mine)
+    weights = [weight(asked.step, one, asked.rank, size) for one in asked.members]
+    return [asked.every, _if_asked(asked, combined("sum", weights))]
+
+
+def _reduced_with_gradient(asked: Asked) -> Any:
+    step, every = asked.step, asked.every
+    weights = [weight(step, one, 0, len(every[0])) for one in asked.members]
+    return [combined(step.op, every), _if_asked(asked, combined(step.op, weights))]
+
+
+def _if_asked(asked: Asked, gradient: torch.Tensor) -> torch.Tensor | None:
+    """The gradient, where the rank asks for one."""
+    return gradient if asked.step.way != "one asks" or asked.rank == asked.root else None
+
+
+WANTED: dict[str, Callable[[Asked], Any]] = {
+    "all_reduce": lambda asked: combined(asked.step.op, asked.every),
+    "reduce": _reduced,
+    "all_gather": _gathered,
+    "gather": lambda asked: asked.for_root(lambda: asked.every),
+    "gather_objects": _gathered_on_one,
+    "all_gather_objects": lambda asked: asked.every,
+    "all_to_all": _received,
+    "broadcast": _broadcast,
+    "broadcast_object": lambda asked: asked.sent,
+    "broadcast_object_list": lambda asked: [asked.sent, asked.root],
+    "scatter_objects": lambda asked: asked.sent[asked.place],
+    "reduce_scatter": _scattered_part,
+    "send": _sent,
+    "synchronize": lambda _: None,
+    "agree": lambda asked: (any if asked.step.src % 2 else all)(asked.every),
+    "on_master": lambda asked: asked.given_by(asked.members[0]),
+    "master_first": lambda _: True,
+    "should_stop": lambda _: False,
+    "sync_module": lambda asked: asked.sent,
+    "average_buffers": _averaged,
+    "check_same": lambda _: None,
+    "gather_shards": _shards,
+    "shared_seed": lambda _: None,
+    "save": lambda asked: asked.given_by(asked.members[0]),
+    "synchronize_between_processes": _meters,
+    "autograd.all_gather": _gathered_with_gradient,
+    "autograd.all_reduce": _reduced_with_gradient,
+}
+"""The result of each call; what is drawn anew at each call is judged elsewhere."""
 
 
 def combined(op: str, values: Sequence[Any]) -> Any:
@@ -134,5 +245,6 @@ def same(got: Any, expected: Any) -> bool:
 def _bytes(array: Any) -> bytes:
     """All bits: NaN is NaN, and 0.0 is not -0.0."""
     if isinstance(array, torch.Tensor):
-        array = array.clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy()
+        plain = array.clone(memory_format=torch.contiguous_format).reshape(-1)
+        return bytes(plain.view(torch.uint8).numpy().tobytes())
     return bytes(array.tobytes())

@@ -1,6 +1,6 @@
 """One rank of a random program: makes its calls, compares what they give, and keeps a diary.
 
-    python benchmarks/chaos_worker.py SEED DIRECTORY
+    python benchmarks/chaos_worker.py SEED RANKS DIRECTORY
 
 Whatever starts it has set the variables of its launcher. The diary, ``rank-N.jsonl``, is written
 line by line, so that it tells how far a rank came that was killed.
@@ -21,26 +21,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import allranks
+import chaos_data
 import chaos_values
+from chaos_calls import Call
 from chaos_leftovers import held
 from chaos_programs import (
     AWHILE,
     FORKS,
     LINGER,
-    MAKERS,
     PAUSES,
     RENDEZVOUS,
     STALL_AFTER,
     TIMEOUT,
     Boom,
     Fault,
+    Program,
     drawn,
+    range_of,
 )
+from chaos_steps import ANSWERS, MAKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chaos_programs import Step
+    from chaos_steps import Step
 
 LONG = 60.0
 """Seconds that a fork lives on: longer than any program."""
@@ -91,8 +95,8 @@ def signal_after(signum: int, seconds: float) -> None:
 class Rank:
     """A rank on its way through a program."""
 
-    def __init__(self, seed: int, directory: Path) -> None:
-        self.program = drawn(seed)
+    def __init__(self, program: Program, directory: Path) -> None:
+        self.program = program
         self.number = int(os.environ["RANK"])
         self.diary = Diary(directory / f"rank-{self.number}.jsonl")
         self.directory = directory
@@ -190,7 +194,7 @@ class Rank:
         self.enter("end")
 
     def _make(self, step: Step) -> None:
-        taking_part = self.program.members(step.over, self.number)
+        taking_part = self.program.callers(step, self.number)
         if not taking_part:
             return
         self.enter("step")
@@ -213,62 +217,16 @@ class Rank:
         return allranks.node_group() if step.call == "node_group" else allranks.leaders_group()
 
     def _compare(self, step: Step, taking_part: tuple[int, ...]) -> None:
-        group = self._groups.get(step.group)
         expected = chaos_values.wanted(step, self.number, taking_part)
-        mine = chaos_values.given(step, self.number, len(taking_part))
-        got = self._call(step, group, mine, taking_part[step.src % len(taking_part)])
-        if step.call == "should_stop":
+        mine = chaos_data.given(step, self.number, len(taking_part))
+        group = self._groups.get(step.group)
+        call = Call(step, self._step, self.number, taking_part, group, mine, self.directory)
+        got = call.make()
+        if step.call in ANSWERS:
             self.diary.write("answer", step=self._step, answer=got)
         elif not chaos_values.same(got, expected):
             told = f"{got!r:.300} instead of {expected!r:.300}"
             self.diary.write("wrong", step=self._step, told=told)
-
-    def _call(self, step: Step, group: Any, mine: Any, src: int) -> Any:
-        calls: dict[str, Callable[[], Any]] = {
-            "all_reduce": lambda: allranks.all_reduce(mine, group, **_op(step)),
-            "all_gather": lambda: self._gather(step, mine, group),
-            "gather_objects": lambda: allranks.gather_objects(mine, group),
-            "all_gather_objects": lambda: allranks.all_gather_objects(mine, group),
-            "broadcast": lambda: self._broadcast(step, mine, src, group),
-            "broadcast_object": lambda: allranks.broadcast_object(mine, src, group),
-            "broadcast_object_list": lambda: self._list(mine, src, group),
-            "scatter_objects": lambda: allranks.scatter_objects(mine, src, group),
-            "reduce_scatter": lambda: allranks.reduce_scatter(mine, group, **_op(step)),
-            "synchronize": lambda: allranks.synchronize(group=group),
-            "agree": lambda: allranks.agree(mine, "any" if step.src % 2 else "all", group=group),
-            "on_master": lambda: allranks.on_master(lambda: mine),
-            "master_first": self._master_first,
-            "should_stop": lambda: allranks.should_stop(group=group),
-        }
-        return calls[step.call]()
-
-    @staticmethod
-    def _gather(step: Step, mine: Any, group: Any) -> Any:
-        if step.way == "cat":
-            return allranks.all_gather(mine, group, cat=True)
-        return allranks.all_gather(mine, group)
-
-    @staticmethod
-    def _broadcast(step: Step, mine: Any, src: int, group: Any) -> Any:
-        work = allranks.broadcast(mine, src, group, async_op=step.way == "async")
-        if work is not None:
-            work.wait()
-        return mine
-
-    @staticmethod
-    def _list(mine: Any, src: int, group: Any) -> list[Any]:
-        both = [mine, allranks.get_rank()]
-        allranks.broadcast_object_list(both, src, group)
-        return both
-
-    def _master_first(self) -> bool:
-        """Whether the body of rank 0 came before this rank's."""
-        mark = self.directory / f"turn-{self._step}"
-        with allranks.master_first():
-            if self.number == 0:
-                time.sleep(0.01)
-                mark.touch()
-            return mark.exists()
 
 
 def _held_now() -> dict[str, int]:
@@ -287,11 +245,6 @@ def _held_when_calm() -> dict[str, int]:
         calm = calm + 1 if now == last else 0
         last = now
     return last
-
-
-def _op(step: Step) -> dict[str, Any]:
-    """How the call is told of its operation; the mean in one of two ways."""
-    return {"average": True} if step.op == "mean" and step.src % 2 else {"op": step.op}
 
 
 def _strike(_: Rank, fault: Fault) -> None:
@@ -350,15 +303,21 @@ FAULTS: dict[str, Callable[[Rank, Fault], None]] = {
 """How each fault is done, but for those that are another call."""
 
 
-def play(seed: int, directory: str) -> str:
-    """Play a program to its end."""
+def play(seed: str, ranks: str, directory: str) -> str:
+    """Play a program to its end.
+
+    Args:
+        seed: of the program.
+        ranks: how many it may have.
+        directory: where the diary is.
+    """
     import torch
 
     torch.set_num_threads(1)
-    rank = Rank(seed, Path(directory))
+    rank = Rank(drawn(int(seed), range_of(ranks)), Path(directory))
     rank.play()
     return f"rank {rank.number}"
 
 
 if __name__ == "__main__":
-    play(int(sys.argv[1]), sys.argv[2])
+    play(*sys.argv[1:])

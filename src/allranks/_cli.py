@@ -21,21 +21,29 @@ from allranks._launchers.detect import detect, told_by
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
-from allranks._system import interpreter, streams
+from allranks._system import interpreter, streams, variables
 from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from allranks._migrate.recognise import Recognition
+    from rich.table import Table
+
+    from allranks._migrate.project import Source
 
 WIDTH_OF_A_FILE = 160
 """Columns of a table that goes into a file or a pipe."""
 
 INTERPRETER = re.compile(r"(^|/)(python[\d.]*|pypy3?)(\.exe)?$")
+
+NUMBER_OF_RANKS = ("np", "nproc_per_node", "num_processes", "ntasks")
+"""How mpirun, torchrun, accelerate and srun ask for ranks, which here is -n."""
+
+OTHER_HOSTS = ("nnodes", "node_rank", "nodes", "num_machines", "machine_rank")
+"""How they ask for several hosts."""
 
 
 class _FailingClosed(click.Group):
@@ -59,7 +67,32 @@ def main() -> None:
     streams.open_closed_streams()
 
 
+def _refuse_spelling(_: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Say what stands for another launcher's option here."""
+    if value is None:
+        return
+    if option.name in OTHER_HOSTS:
+        number = "-n says how many ranks start, all of them on this host. For several hosts, start"
+        hint = f"{number} the script itself with torchrun, srun, mpirun, Ray or Kubernetes"
+    else:
+        hint = f"write -n {value if value.isdecimal() else 'and a number'}"
+    raise click.UsageError(f"No such option '{option.opts[0]}'; {hint}.")
+
+
+def _with_spellings_of_others(command: Callable[..., None]) -> Callable[..., None]:
+    """With the options of other launchers, hidden, each of which says what to write instead."""
+    for name in (*NUMBER_OF_RANKS, *OTHER_HOSTS):
+        dashed = f"--{name.replace('_', '-')}"
+        spellings = dict.fromkeys([dashed, f"--{name}", "-np" if name == "np" else dashed])
+        hidden = click.option(
+            *spellings, hidden=True, expose_value=False, callback=_refuse_spelling
+        )
+        command = hidden(command)
+    return command
+
+
 @main.command(context_settings={"allow_interspersed_args": False})
+@_with_spellings_of_others
 @click.option("-n", "--ranks", type=click.IntRange(min=1), required=True, help="How many ranks.")
 @click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
 @click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")
@@ -136,11 +169,11 @@ def env(as_json: bool, export: bool) -> None:
         exported = _exported(world) if export else ""
     except AllranksError as error:
         raise click.ClickException(printable(str(error))) from error
-    if export:
-        click.echo(exported)
-        return
-    if as_json:
-        click.echo(json.dumps(asdict(world), indent=2))
+    misspelt = [f"warning: {line}" for line in variables.misspelt(os.environ)]
+    if export or as_json:
+        for line in misspelt:
+            click.echo(f"allranks: {printable(line)}", err=True)
+        click.echo(exported if export else json.dumps(asdict(world), indent=2))
         return
     from rich.table import Table
     from rich.text import Text
@@ -158,6 +191,8 @@ def env(as_json: bool, export: bool) -> None:
     for note in world.notes:
         kind = "warning" if note in world.doubt else "note"
         console.print(Text(printable(f"{kind}: {note}")))
+    for line in misspelt:
+        console.print(Text(printable(line)))
 
 
 @main.command()
@@ -165,51 +200,82 @@ def env(as_json: bool, export: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def migrate(as_diff: bool, as_json: bool, files: tuple[str, ...]) -> None:
-    """Say for each function of somebody's dist_utils.py what to write instead.
+    """Say for each function of somebody's dist_utils.py what to write instead, and where.
 
-    FILE is read by its syntax tree, and never run; "-" is the standard input. A patch makes each
-    function that is recognised a call of allranks, and leaves the rest as it is:
+    FILE is read by its syntax tree, and never run; "-" is the standard input, and of a directory
+    all files of Python are read. Give the files that import from it, too, or their directory, and
+    each line in them is told that calls one of its functions:
+    `allranks migrate .`
+
+    A patch (--diff) makes each function that is recognised a call of allranks, so that all who call
+    it can stay, and says under it what it leaves as it is:
     `allranks migrate --diff utils/misc.py > migrate.patch`.
     """
-    from allranks._migrate.patch import patch
-    from allranks._migrate.reading import NotReadError, read
-    from allranks._migrate.recognise import recognise
-    from allranks._migrate.shown import plain
+    from allranks._migrate.call_sites import call_sites
+    from allranks._migrate.project import Project
+    from allranks._migrate.report import as_text, diff, programs_report
 
     streams.escape_what_cannot_be_encoded()
-    told, failed = [], False
-    for name in files:
+    sources, failed = _sources(files)
+    if as_diff:
+        click.echo("".join(map(diff, sources)), nl=False)
+        raise SystemExit(2 if failed else 0)
+    sites = call_sites(Project(sources))
+    if as_json:
+        click.echo(json.dumps(programs_report(sites), indent=2))
+    else:
+        _show(as_text(sites, _width()))
+    raise SystemExit(2 if failed else 0)
+
+
+def _sources(files: Sequence[str]) -> tuple[list[Source], bool]:
+    """The files that could be read, each once, and whether one could not."""
+    from allranks._migrate.project import source_of
+    from allranks._migrate.reading import NotReadError, read
+
+    found: dict[str, Source] = {}
+    failed = False
+    for name, asked in _names(files):
+        path = None if name == "-" else Path(name)
+        key = str(path.resolve()) if path else name
         try:
-            module = read(_content(name))
+            if key not in found:
+                found[key] = source_of(name, path, read(_content(name)), asked=asked)
         except (NotReadError, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else f"is no Python: {error}"
             click.echo(printable(f"allranks: {name}: {why}"), err=True)
             failed = True
-            continue
-        recognised = recognise(module)
-        if as_diff:
-            click.echo(patch(module, recognised, "stdin.py" if name == "-" else name), nl=False)
-        elif as_json:
-            told.append({"file": name, "functions": plain(recognised)})
+    return list(found.values()), failed
+
+
+def _names(files: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The files, with those of directories; and whether one was given by itself."""
+    from allranks._migrate.project import python_files
+
+    for name in files:
+        if name != "-" and Path(name).is_dir():
+            yield from ((str(one), False) for one in python_files(Path(name)))
         else:
-            _show_recognised(name, recognised)
-    if as_json:
-        click.echo(json.dumps(told, indent=2))
-    raise SystemExit(2 if failed else 0)
+            yield name, True
 
 
 def _content(name: str) -> bytes:
     return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
 
 
-def _show_recognised(name: str, recognised: Sequence[Recognition]) -> None:
-    from allranks._migrate.shown import summary, table
+def _width() -> int:
+    console = streams.console(stderr=False)
+    return console.width if console.is_terminal else max(console.width, WIDTH_OF_A_FILE)
+
+
+def _show(parts: Iterator[Table | str]) -> None:
+    from rich.text import Text
 
     console = streams.console(stderr=False)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
-    console.print(table(name, recognised))
-    console.print(printable(summary(recognised)))
+    console.width = _width()
+    for part in parts:
+        shown = Text(part) if isinstance(part, str) else part
+        console.print(shown, soft_wrap=isinstance(part, str))
 
 
 def _shown_facts(world: World) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,8 @@ import pytest
 import chaos_judge
 from chaos_judge import Played, complaints
 from chaos_oracle import CODES, Rank
-from chaos_programs import Fault, Program, Step
+from chaos_programs import Fault, Program
+from chaos_steps import Step
 
 STEPS = (Step("synchronize"), Step("all_gather_objects"))
 
@@ -80,14 +81,37 @@ def test_an_answer_that_differs_between_ranks():
     ranks = [finished(0), slept(), finished(2)]
     answers = [line(1.5, "answer", step=0, answer=rank == 2) for rank in range(3)]
     ranks = [replace(r, diary=(*r.diary, a)) for r, a in zip(ranks, answers, strict=True)]
-    told = complaints(program("terminate", delay=0.0), Played(tuple(ranks), ended=2.1))
-    assert told == ["step 0: should_stop() differs between ranks"]
+    for call in ("should_stop", "shared_seed"):
+        asked = answering(program("terminate", delay=0.0), call)
+        told = complaints(asked, Played(tuple(ranks), ended=2.1))
+        assert told == [f"step 0: {call}() differs between ranks"]
+
+
+def answering(program: Program, call: str) -> Program:
+    return replace(program, steps=(Step(call), *STEPS[1:]))
+
+
+def test_a_seed_that_is_none():
+    for seed, wrong in ((2**63, True), (2**63 - 1, False)):
+        answer = line(1.5, "answer", step=0, answer=seed)
+        ranks = [replace(finished(n), diary=(*finished(n).diary, answer)) for n in range(3)]
+        told = complaints(answering(program(), "shared_seed"), Played(tuple(ranks), ended=2.1))
+        assert bool(told) is wrong
+
+
+def test_only_should_stop_remembers_a_signal():
+    fault, answer = line(1.0, "fault", delay=0.0), line(0.5, "answer", step=0, answer=False)
+    for call, right in (("should_stop", True), ("shared_seed", False)):
+        told = replace(finished(1), diary=(*finished(1).diary, fault, answer))
+        played = Played((finished(0), told, finished(2)), ended=2.1)
+        assert (complaints(answering(program("terminate"), call), played) == []) is right
 
 
 def asked_to_stop(kind: str, launcher: str) -> list[str]:
     answer = line(1.5, "answer", step=0, answer=True)
     ranks = [replace(r, diary=(*r.diary, answer)) for r in (finished(0), slept(), finished(2))]
-    return complaints(program(kind, launcher), of_run(Played(tuple(ranks), ended=7.1), 0))
+    asked = answering(program(kind, launcher), "should_stop")
+    return complaints(asked, of_run(Played(tuple(ranks), ended=7.1), 0))
 
 
 def test_an_answer_that_nobody_asked_for():

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+import chaos_data
 import chaos_leftovers
 import chaos_values
 import chaos_words
 import chaos_worker
-from chaos_programs import FAULTS, Step, drawn
+from chaos_programs import FAULTS, drawn
+from chaos_steps import Step
 from harness import wait_until
 
 
@@ -179,7 +181,7 @@ def test_values_are_compared_bit_by_bit():
 @pytest.mark.parametrize("dtype", ["bool", "complex64", "bfloat16", "float32", "int64"])
 def test_tensors_of_each_dtype(dtype):
     step = Step("all_gather", kind="tensor", dtype=dtype, size=300, way="cat")
-    mine, both = chaos_values.given(step, 0, 2), chaos_values.wanted(step, 0, (0, 1))
+    mine, both = chaos_data.given(step, 0, 2), chaos_values.wanted(step, 0, (0, 1))
     assert mine.dtype == both.dtype == getattr(torch, dtype)
     assert chaos_values.same(both[:300], mine)
     assert mine.is_floating_point() == bool(mine.isnan().any() and not dtype.startswith("complex"))
@@ -193,6 +195,6 @@ def test_a_split_orders_its_ranks_by_their_keys():
     plain = replace(ordered, steps=(replace(made, keys=()),))
     assert plain.members("s", 0) == (0, 1, 3)
     reduced = Step("reduce_scatter", "s", "tensor", size=4, way="one")
-    parts = chaos_values.given(reduced, 3, 3).tensor_split(3)
+    parts = chaos_data.given(reduced, 3, 3).tensor_split(3)
     wanted = chaos_values.wanted(reduced, 3, (3, 1, 0))
     assert wanted.shape == parts[0].shape

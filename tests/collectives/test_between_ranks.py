@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -261,6 +263,53 @@ def test_the_peer_that_dies_is_named() -> None:
         allranks.launch(losing_the_peer, ranks=2, timeout=PATIENCE)
     (others,) = caught.value.__cause__.exceptions
     assert re.match(r"rank 1 \(pid \d+ on .*\) left with exit code 5", str(others))
+
+
+def sending_to_one_that_is_gone() -> None:
+    with allranks.session(cpu=True) as world:
+        allranks.send(1, 0) if world.rank else allranks.recv(1)
+        if world.rank == 1:
+            os._exit(5)
+        isend = dist.isend
+
+        def late(*arguments: object, **more: object) -> object:
+            time.sleep(1)  # gloo has noticed by now, and refuses the message at once.
+            return isend(*arguments, **more)
+
+        dist.isend = late
+        try:
+            allranks.send(1, 1)
+        except PeerFailedError as error:
+            raise ValueError("caught") from error
+
+
+def test_a_peer_that_has_died_before_is_named() -> None:
+    with pytest.raises(allranks.errors.RankFailedError, match="rank 1") as caught:
+        allranks.launch(sending_to_one_that_is_gone, ranks=2, timeout=PATIENCE)
+    (others,) = caught.value.__cause__.exceptions
+    # At its end a rank's error of torch's is explained in any case.
+    assert str(others) == "caught"
+    assert re.match(r"rank 1 \(pid \d+ on .*\) left with exit code 5", str(others.__cause__))
+
+
+def waiting_beside_one_that_left() -> int:
+    with allranks.session(cpu=True) as world:
+        allranks.all_reduce(1)
+        if world.rank == 2:
+            return -1
+        if world.rank == 1:
+            time.sleep(1)
+            sys.exit(0)
+        with pytest.raises(PeerFailedError) as caught:
+            allranks.recv(1)
+        raise caught.value
+
+
+def test_one_that_left_in_order_is_not_to_blame_for_a_message() -> None:
+    with pytest.raises(allranks.errors.RankFailedError, match="rank 1") as caught:
+        allranks.launch(waiting_beside_one_that_left, ranks=3, timeout=PATIENCE)
+    (others,) = caught.value.__cause__.exceptions
+    assert re.match(r"rank 1 \(pid \d+ on .*\) has left: its program ended", str(others))
 
 
 @pytest.mark.ranks(2)

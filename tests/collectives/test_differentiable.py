@@ -18,8 +18,14 @@ def of_rank(rank: int, rows: int = 3) -> torch.Tensor:
     return (made * (rank + 1) / 3).requires_grad_()
 
 
+def complex_of_rank(rank: int, dtype: torch.dtype) -> torch.Tensor:
+    real, imaginary = of_rank(rank), of_rank(rank + 2).flip(0) / 7
+    return torch.complex(real, imaginary).detach().to(dtype).requires_grad_()
+
+
 def loss_of(rank: int, tensors) -> torch.Tensor:
     """Another loss on each rank, in which each tensor has another weight."""
+    tensors = [torch.view_as_real(t * (1 - 2j)) if t.is_complex() else t for t in tensors]
     weights = [(i + 1) * (rank + 2) for i in range(len(tensors))]
     return sum(
         (torch.sin(t) * w).sum() + (t**2).sum() for t, w in zip(tensors, weights, strict=True)
@@ -38,7 +44,7 @@ def in_one_process(inputs, collective) -> list[torch.Tensor]:
     return list(torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True))
 
 
-def check(inputs, results, collective) -> None:
+def check(inputs, results, collective, tolerance: float = 1e-12) -> None:
     """This rank's gradients, of what it has got, against those of one process."""
     rank, size = allranks.get_dist_info()
     given = inputs[rank] if isinstance(inputs[rank], list) else [inputs[rank]]
@@ -46,7 +52,7 @@ def check(inputs, results, collective) -> None:
     expected = in_one_process(inputs, collective)
     start = sum(len(some) if isinstance(some, list) else 1 for some in inputs[:rank])
     for one, other in zip(mine, expected[start : start + len(given)], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
     wanted = collective(inputs)[rank]
     for one, other in zip(results, wanted, strict=True):
         torch.testing.assert_close(one, other)
@@ -111,6 +117,48 @@ def test_broadcast(world) -> None:
     src = world.world_size - 1
     made = autograd.broadcast(inputs[world.rank], src)
     check(inputs, [made], lambda all_: [[all_[src] + 0 * sum(all_)]] * len(all_))
+
+
+COMPLEX = {
+    "all_gather": (autograd.all_gather, lambda all_: [all_] * len(all_)),
+    "all_reduce": (
+        lambda mine: [autograd.all_reduce(mine)],
+        lambda all_: [[sum(all_)]] * len(all_),
+    ),
+    "mean": (
+        lambda mine: [autograd.all_reduce(mine, op="mean")],
+        lambda all_: [[sum(all_) / len(all_)]] * len(all_),
+    ),
+    "reduce_scatter": (
+        lambda mine: [autograd.reduce_scatter(mine)],
+        lambda all_: [[part] for part in sum(all_).tensor_split(len(all_))],
+    ),
+    "all_to_all": (
+        autograd.all_to_all,
+        lambda all_: [*map(list, zip(*(one.tensor_split(len(all_)) for one in all_), strict=True))],
+    ),
+    "broadcast": (
+        lambda mine: [autograd.broadcast(mine, 0)],
+        lambda all_: [[all_[0] + 0 * sum(all_)]] * len(all_),
+    ),
+    "a conjugated view": (
+        lambda mine: [autograd.all_reduce(mine.conj())],
+        lambda all_: [[sum(one.conj() for one in all_)]] * len(all_),
+    ),
+    "imaginary parts": (
+        lambda mine: autograd.all_gather(mine.conj().imag),
+        lambda all_: [[-one.imag for one in all_]] * len(all_),
+    ),
+}
+
+
+@pytest.mark.ranks(1, 2, 3)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("call", COMPLEX)
+def test_complex_numbers(world, call: str, dtype: torch.dtype) -> None:
+    made, collective = COMPLEX[call]
+    inputs = [complex_of_rank(rank, dtype) for rank in range(world.world_size)]
+    check(inputs, made(inputs[world.rank]), collective, 1e-12 if dtype.itemsize == 16 else 1e-5)
 
 
 @pytest.mark.ranks(4)
@@ -206,8 +254,10 @@ def test_another_call_on_another_rank(world) -> None:
         autograd.all_gather(torch.ones(1)) if world.rank else autograd.all_reduce(torch.ones(1))
 
 
-def test_a_world_of_one_passes_gradcheck() -> None:
-    tensor = of_rank(0)
+@pytest.mark.parametrize(
+    "tensor", [of_rank(0), complex_of_rank(0, torch.complex128)], ids=["float", "complex"]
+)
+def test_a_world_of_one_passes_gradcheck(tensor) -> None:
     for call in (
         lambda t: autograd.all_gather(t, cat=True),
         autograd.all_reduce,

@@ -366,6 +366,51 @@ def test_an_interpreter_in_front_of_the_script_is_too_much(python: str) -> None:
     assert "`allranks run -n 2 train.py --lr 1`" in told
 
 
+def refused(*arguments: str) -> str:
+    """What ``allranks run`` says of a command line that it refuses."""
+    done = subprocess.run(
+        [*ALLRANKS, "run", *arguments], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    return " ".join(done.stderr.partition("Error: ")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--np", "4"], "No such option '--np'; write -n 4."),
+        (["-np", "4"], "No such option '--np'; write -n 4."),
+        (["--nproc-per-node", "4"], "No such option '--nproc-per-node'; write -n 4."),
+        (["--nproc_per_node=4"], "No such option '--nproc-per-node'; write -n 4."),
+        (["--nproc_per_node", "gpu"], "'--nproc-per-node'; write -n and a number."),
+        (["--num_processes", "4"], "No such option '--num-processes'; write -n 4."),
+        (["--ntasks=4"], "No such option '--ntasks'; write -n 4."),
+        (["-n", "2", "--num_processes", "4"], "No such option '--num-processes'; write -n 4."),
+    ],
+)
+def test_the_number_of_ranks_as_other_launchers_spell_it(options: list[str], hint: str) -> None:
+    assert hint in refused(*options, "x.py")
+
+
+@pytest.mark.parametrize("option", ["--nnodes", "--node_rank", "--nodes", "--machine_rank"])
+def test_other_hosts_are_other_launchers_matter(option: str) -> None:
+    told = refused("-n", "2", option, "1", "x.py")
+    assert f"No such option '{option.replace('_', '-')}'; -n says how many ranks start" in told
+    assert "all of them on this host" in told
+    assert "torchrun, srun, mpirun, Ray or Kubernetes" in told
+
+
+def test_what_is_no_option_is_not_taken_for_one(tmp_path: Path) -> None:
+    """A script's own arguments are its own, and ``-n`` needs no blank."""
+    asked = ("--np", "4", "--nnodes", "2")
+    done = run(tmp_path, "import sys; print(sys.argv[1:])", "-n1", arguments=asked)
+    assert done.stdout == f"0│ {list(asked)}\n", done.stderr
+    assert (
+        "--np"
+        not in subprocess.run([*ALLRANKS, "run", "--help"], capture_output=True, text=True).stdout
+    )
+
+
 def test_the_package_is_a_command() -> None:
     """Where its script is not on the path, ``python -m allranks`` is the same."""
     command = [sys.executable, "-m", "allranks", "--version"]
@@ -572,3 +617,14 @@ def test_env_shows_values_as_they_are() -> None:
     assert "[fd00::1]" in done.stdout
     assert ":m:[/x]\\x1b[31m" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("how", [(), ("--json",), ("--export",)])
+def test_env_tells_of_a_variable_that_nothing_reads(how: tuple) -> None:
+    """Beside what a program or a shell reads of it."""
+    done = env(*how, ALLRANKS_STALLAFTER="5")
+    told = " ".join((done.stderr if how else done.stdout).split())
+    assert done.returncode == 0
+    assert "warning: nothing reads ALLRANKS_STALLAFTER; did you mean ALLRANKS_STALL_AFTER?" in told
+    assert how or not done.stderr
+    assert "ALLRANKS_STALLAFTER" not in (done.stdout if how else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,11 @@ def test_a_fork_of_the_programs_own_is_no_rank(tmp_path: Path) -> None:
     done = run(tmp_path, "import os\nos.fork()\nraise LookupError('twice')")
     assert done.stderr.rstrip().endswith("LookupError: twice")
     assert "JSON" not in done.stderr
+
+
+def test_a_note_is_not_taken_for_the_message(tmp_path: Path) -> None:
+    script = "error = LookupError('deep')\nerror.__notes__ = ['of shard 7']\nraise error"
+    done = run(tmp_path, script)
+    assert re.search(
+        r"^allranks: rank \d \(pid \d+\) failed: LookupError: deep$", done.stderr, re.MULTILINE
+    )

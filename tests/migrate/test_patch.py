@@ -164,7 +164,7 @@ def test_set_up_leaves_on_its_arguments_what_it_left_before() -> None:
     assert body(source) == [
         "allranks.setup()",
         "args.rank = allranks.get_rank()",
-        "args.gpu = allranks.get_local_rank()",
+        "args.gpu = torch.device(allranks.get_device_for_local_rank()).index",
         "args.distributed = allranks.get_world_size() > 1",
         "allranks.print_on_master()",
     ]

@@ -275,7 +275,7 @@ class RankFilter(logging.Filter):
         "AverageMeter.all_reduce": (*BY_NAME, "all_reduce"),
         "RankFilter": (*BY_NAME, "RankFilter"),
     }
-    assert "gradients of all ranks are summed" in note(source, "GatherLayer")
+    assert "ours sums those of all ranks" in note(source, "GatherLayer")
 
 
 def test_decorators_and_context_managers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,16 @@ def test_our_names_are_there(name: str) -> None:
 
 def test_the_page_is_made_of_the_rows() -> None:
     assert PAGE.read_text() == page(), "python -m allranks._migrate.shown > docs/migrate.md"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.like], ids=lambda row: row.ours)
+def test_a_class_that_takes_another_s_place_has_what_the_row_says(row: Row) -> None:
+    ours = getattr(allranks.meters, row.ours.removeprefix("meters."))
+    for one in row.like.split():
+        name, count = one.split("/")
+        method = inspect.getattr_static(ours, name)
+        if isinstance(method, property):
+            assert int(count) == (method.fset is not None)
+        else:
+            kinds = [each.kind for each in inspect.signature(method).parameters.values()]
+            assert kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) == int(count) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import gc
 import os
+import re
 import subprocess
 import sys
 import time
@@ -125,6 +126,29 @@ def test_another_programs_key_is_ignored(key: str) -> None:
 def test_an_unknown_keyword_is_refused() -> None:
     with pytest.raises(ConfigError, match="known: world_size"):
         allranks.setup(seed=1)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [
+        ("backend", "that is distributed_backend here"),
+        ("device_id", "cpu=False takes an accelerator"),
+        ("store", "the ranks make a store of their own"),
+        ("group_name", "leave it out"),
+        ("pg_options", "make the group by init_process_group, and setup() adopts it"),
+    ],
+)
+def test_what_torchs_call_names_otherwise_is_told(keyword: str, hint: str) -> None:
+    """``init_method``, ``timeout``, ``world_size`` and ``rank`` have torch's names."""
+    for call in (allranks.setup, lambda **given: allranks.session(**given).__enter__()):
+        with pytest.raises(ConfigError, match=re.escape(f"unknown setting '{keyword}': {hint}")):
+            call(**{keyword: "nccl"})
+
+
+def test_a_backend_where_the_configuration_stands() -> None:
+    """As ``init_process_group("nccl")`` has it."""
+    with pytest.raises(ConfigError, match=r"config='nccl': .* distributed_backend are keywords"):
+        allranks.setup("nccl")
 
 
 def timeouts(settings: dict) -> list[timedelta]:
@@ -461,6 +485,14 @@ def test_an_inner_session_leaves_the_outer_group() -> None:
 def test_an_unknown_backend_is_named(backend: str) -> None:
     with pytest.raises(ConfigError, match=r"this build of torch has no .*gloo"):
         allranks.setup(distributed_backend=backend, cpu=True)
+
+
+def test_what_is_no_backend_is_not_offered() -> None:
+    with pytest.raises(ConfigError, match="it has ") as caught:
+        allranks.setup(distributed_backend="glooo", cpu=True)
+    offered = str(caught.value).partition("it has ")[2].partition(". Leave")[0].split(", ")
+    assert "gloo" in offered
+    assert not {"undefined", "fake"} & {*offered}
 
 
 def leave_at_once() -> float:

@@ -9,8 +9,10 @@ from datetime import timedelta
 import pytest
 
 import allranks
+from allranks._process_group import turns
+from allranks._system import processes
 from allranks.errors import CollectiveError, PeerFailedError, RankFailedError
-from harness import PATIENCE
+from harness import PATIENCE, wait_until
 from hosts_on_one import as_on_two_hosts
 
 
@@ -97,3 +99,24 @@ def test_a_place_that_is_none(world, per) -> None:
     wrong = per if world.rank == world.world_size - 1 else "node"
     with pytest.raises(CollectiveError, match='is neither "job" nor "node"'):
         allranks.on_master(lambda: 1, per=wrong)
+
+
+def slow_to_look() -> str:
+    """Rank 1 looks at the process of rank 0 only when that is done, and has ended."""
+    look, pids = turns._SignsOfLife.look, []
+
+    def late(signs: object, place: object) -> None:
+        wait_until(lambda: processes.is_gone(pids[0]))
+        look(signs, place)
+
+    turns._SignsOfLife.look = late
+    with allranks.session(cpu=True) as world:
+        pids.append(allranks.broadcast_object(os.getpid()))
+        with allranks.master_first():
+            if world.rank == 0:
+                time.sleep(1)
+        return f"rank {world.rank}"
+
+
+def test_a_first_rank_that_is_done_may_leave_at_once() -> None:
+    assert allranks.launch(slow_to_look, ranks=2, timeout=PATIENCE) == ["rank 0", "rank 1"]

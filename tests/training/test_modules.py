@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ def test_a_group_has_a_model_of_its_own(world) -> None:
     assert mine[1].num_batches_tracked == (3 if world.rank > 1 else 1)
     allranks.check_same(mine, group=group)
     with pytest.raises(
-        MismatchError, match=r"model\['0.bias'\]: ranks 0-1 and ranks 2-3 differ, first at \[0\]"
+        MismatchError,
+        match=r"model\['0.bias'\] first differs at \[0\]: ranks 0-1: \S+, ranks 2-3: \S+;",
     ):
         allranks.check_same(mine, "model")
 
@@ -112,12 +114,16 @@ DIFFER = [
     ),
     (
         lambda last: {"w": torch.arange(12.0).view(3, 4) + torch.eye(3, 4) * (0.5 * last)},
-        r"^it\['w'\]: ranks 0-1 and rank 2 differ, first at \[0, 0\]: 0.0 and 0.5$",
+        r"^it\['w'\] first differs at \[0, 0\]: ranks 0-1: 0.0, rank 2: 0.5$",
     ),
-    (lambda last: torch.tensor(-0.0 if last else 0.0), "ranks 0-1 and rank 2 differ, 0.0 and -0.0"),
+    (lambda last: torch.tensor(-0.0 if last else 0.0), "^it: ranks 0-1: 0.0, rank 2: -0.0$"),
     (
         lambda last: [np.int64(1), np.array([[1, 2], [3, 5 if last else 4]])],
-        r"it\[1\]: ranks 0-1 and rank 2 differ, first at \[1, 1\]: 4 and 5",
+        r"it\[1\] first differs at \[1, 1\]: ranks 0-1: 4, rank 2: 5",
+    ),
+    (
+        lambda last: np.array(1) if last else np.array([1]),
+        r"ranks 0-1: int64\[1\] with hash \w+, rank 2: int64\[\] with hash \w+$",
     ),
     (lambda last: list(range(9)) if last else list(range(1, 10)), "and 4 more differ$"),
 ]
@@ -137,8 +143,51 @@ def test_every_group_of_ranks_is_a_side(world) -> None:
         allranks.check_same(world.rank % 2, "x")
     group = allranks.split(world.rank > 0)
     if world.rank:
-        with pytest.raises(MismatchError, match=r"^data: ranks 1, 3 and rank 2 differ, first at"):
+        with pytest.raises(
+            MismatchError, match=r"^data first differs at \[1\]: ranks 1, 3: 1, rank 2: 0$"
+        ):
             allranks.check_same(torch.tensor([1, world.rank % 2]), group=group)
+
+
+def one_hot(rank: int) -> torch.Tensor:
+    made = torch.zeros(3, 4, dtype=torch.bfloat16)
+    made[1 + rank // 2, rank % 2] = 1
+    return made
+
+
+@pytest.mark.ranks(4)
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (float, "rank 0: 0.0, rank 1: 1.0, rank 2: 2.0, and 1 more on 1 other rank"),
+        (lambda rank: max(1, rank), "ranks 0-1: 1, rank 2: 2, rank 3: 3"),
+        (
+            lambda rank: torch.tensor([[7, rank]]),
+            "first differs at [0, 1]: rank 0: 0, rank 1: 1, rank 2: 2, and 1 more on 1 other rank",
+        ),
+        (
+            one_hot,
+            "first differs at [1, 0]: rank 0: 1.0, ranks 1-3: 0.0; 4 different ones in all",
+        ),
+        (  # Ranks 0 and 1 differ later than both from the others.
+            lambda rank: torch.tensor([rank // 2, rank]),
+            "first differs at [0]: ranks 0-1: 0, ranks 2-3: 1; 4 different ones in all",
+        ),
+        (lambda rank: torch.tensor(complex(0, rank)), "rank 0: 0j, rank 1: 1j, rank 2: 2j, and 1"),
+    ],
+)
+def test_values_are_shown_with_the_ranks_that_hold_them(world, data, told: str) -> None:
+    with pytest.raises(MismatchError, match=re.escape(told)):
+        allranks.check_same({"": data(world.rank)})
+    assert allranks.all_reduce(1) == 4
+
+
+@pytest.mark.ranks(5)
+def test_what_is_not_shown_is_counted(world) -> None:
+    told = "^it: rank 0: 0, rank 1: 1, rank 2: 2, and 2 more on 2 other ranks$"
+    for data in (world.rank, np.array(world.rank)):
+        with pytest.raises(MismatchError, match=told):
+            allranks.check_same(data, "it")
 
 
 @pytest.mark.ranks(2)

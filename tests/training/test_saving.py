@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -14,7 +16,8 @@ import pytest
 import torch
 
 import allranks
-from allranks.errors import MismatchError, RankFailedError
+from allranks._watch import failures
+from allranks.errors import MismatchError, PeerFailedError, RankFailedError
 from harness import PATIENCE
 
 
@@ -121,3 +124,109 @@ def test_a_reader_sees_the_old_one_or_the_new_one(tmp_path) -> None:
     reader.join()
     assert seen == {(100_000, 1)}
     assert Path(path).exists()
+
+
+WITHOUT_ROOM = """
+import sys, torch, allranks
+from pathlib import Path
+data = torch.ones(int(sys.argv[2]))
+with allranks.session(cpu=True) as world:
+    try:
+        allranks.save(data if world.rank == 0 else None, Path(sys.argv[1]) / "model.pt")
+    except OSError as error:
+        print("told", world.rank, type(error).__name__, error)
+        assert not list(Path(sys.argv[1]).iterdir())
+    assert allranks.all_reduce(1) == 2
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own: needs root")
+@pytest.mark.parametrize("numbers", ["1000000", "16000"])
+def test_a_disk_that_is_full_is_told_as_that(tmp_path, numbers: str) -> None:
+    """Within torch, which says something else of it, or when the rest is flushed."""
+    script, room = tmp_path / "script.py", tmp_path / "room"
+    script.write_text(WITHOUT_ROOM)
+    room.mkdir()
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "bash", "-c"),
+            'mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"',
+            str(room),
+            *(sys.executable, "-m", "allranks", "run", "-n", "2", str(script), str(room), numbers),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    told = f"OSError [Errno 28] No space left on device: '{room}/model.pt'"
+    for rank in range(2):
+        assert f"{rank}│ told {rank} {told}\n" in done.stdout, done
+    assert done.returncode == 0, done.stderr
+
+
+BLAMED = """
+import time, allranks
+from allranks._process_group import together
+tell = together.broadcast_as
+with allranks.session(cpu=True) as world:
+    if world.rank == 0:
+        together.broadcast_as = lambda *given: (tell(*given), time.sleep(0.5))[0]
+    allranks.save(1, "/nonexistent/model.pt")
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--spawn",)])
+def test_the_rank_that_could_not_write_is_blamed(tmp_path, how: tuple) -> None:
+    """Not those that have only heard of it, and tell it first."""
+    script = tmp_path / "script.py"
+    script.write_text(BLAMED)
+    done = subprocess.run(
+        [sys.executable, "-m", "allranks", "run", "-n", "3", *how, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    named = [line for line in done.stderr.splitlines() if line.startswith("allranks: rank")]
+    assert len(named) == 1, done.stderr
+    assert named[0].startswith("allranks: rank 0 (pid ")
+    assert "no such directory: '/nonexistent'" in named[0]
+
+
+def heard_late(path: str) -> None:
+    from allranks._process_group import together
+
+    tell = together.broadcast_as
+    with allranks.session(cpu=True) as world:
+        if world.rank == 0:
+            together.broadcast_as = lambda *given: (tell(*given), time.sleep(0.5))[0]
+        allranks.save(1, path)
+
+
+def test_launch_raises_that_of_the_rank_that_could_not_write() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        allranks.launch(heard_late, ("/nonexistent/model.pt",), ranks=3, timeout=PATIENCE)
+    assert str(caught.value.__cause__).startswith("after rank 0, ranks 1-2 failed")
+
+
+class _Unwritable:
+    def __reduce__(self):
+        time.sleep(1)
+        raise OSError(28, "the disk is full")
+
+
+def other_troubles(path: str) -> str:
+    allranks.setup(cpu=True)
+    if allranks.get_rank() == 2:
+        failures.announce(LookupError("of rank 2"))
+        return ""
+    with pytest.raises((OSError, PeerFailedError)) as caught:
+        allranks.save(_Unwritable(), path)
+    return f"{caught.type.__name__}: {caught.value}"
+
+
+def test_rank_0_keeps_its_own_cause_where_another_rank_has_failed(tmp_path) -> None:
+    path = tmp_path / "model.pt"
+    first, second, _ = allranks.launch(other_troubles, (str(path),), ranks=3, timeout=PATIENCE)
+    assert first == f"OSError: [Errno 28] the disk is full: '{path}'"
+    assert second.startswith("PeerFailedError: rank 2 ")

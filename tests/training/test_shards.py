@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 import json
 import math
 import re
@@ -296,7 +297,7 @@ def test_a_state_is_plain_numbers() -> None:
     assert torch.load(file, weights_only=True) == json.loads(json.dumps(state)) == state
 
 
-@pytest.mark.parametrize("consumed", [-1, 6, 2.0, None, True])
+@pytest.mark.parametrize("consumed", [-1, 6, 2.0, True])
 def test_more_than_there_is_cannot_have_been_consumed(consumed) -> None:
     sampler = allranks.ShardSampler(5)
     with pytest.raises(ConfigError, match="consumed="):
@@ -337,6 +338,119 @@ def test_a_state_of_another_sampler_changes_nothing(change, told) -> None:
 def test_what_is_no_state_is_refused(state) -> None:
     with pytest.raises(ConfigError, match="load_state_dict: expected a dict"):
         allranks.ShardSampler(5).load_state_dict(state)
+
+
+class KeepingCount:
+    """Asks a sampler and its iterator as torchdata's StatefulDataLoader does, and in its order."""
+
+    def __init__(self, sampler) -> None:
+        self.sampler = sampler
+        self.iterator = None
+
+    def state(self) -> dict:
+        saved = {"sampler": self.sampler.state_dict(), "iterator": self.iterator.state_dict()}
+        return json.loads(json.dumps(saved))
+
+    def begin(self, state: dict | None = None) -> None:
+        self.iterator = iter(self.sampler)
+        if state:
+            self.sampler.load_state_dict(state["sampler"])
+            self.iterator = iter(self.sampler)
+            self.iterator.load_state_dict(state["iterator"])
+
+    def take(self, count: int | None = None) -> list[int]:
+        return list(itertools.islice(self.iterator, count))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("sets_epoch", [False, True])
+def test_a_loader_that_keeps_count_resumes_anywhere(
+    fake_world, ranks, drop_last, sets_epoch
+) -> None:
+    """In the rest of an epoch once; each later epoch is a whole one."""
+    for rank in range(ranks):
+        fake_world("torchrun", rank=rank, ranks=ranks)
+        one, two = (allranks.ShardSampler(11, True, 5, drop_last=drop_last) for _ in range(2))
+        whole = [list(one)]
+        one.set_epoch(int(sets_epoch))
+        whole.append(list(one))
+        one.set_epoch(0)
+        for taken in range(len(whole[0]) + 1):
+            first, second = KeepingCount(one), KeepingCount(two)
+            first.begin()
+            assert first.take(taken) == whole[0][:taken]
+            two.set_epoch(0)
+            second.begin(first.state())
+            assert second.take(1) == whole[0][taken : taken + 1]
+            again = second.state()  # Interrupted a second time.
+            second.begin(again)
+            assert second.take() == whole[0][taken + 1 :]
+            two.set_epoch(int(sets_epoch))
+            second.begin()
+            assert second.take() == whole[1]
+            assert len(two) == len(whole[1])
+
+
+def test_what_is_over_is_not_resumed_in_a_later_epoch() -> None:
+    """The loader loads when the next epoch begins, after the loop's ``set_epoch``."""
+    first = KeepingCount(allranks.ShardSampler(5, True))
+    first.begin()
+    first.take()
+    second = KeepingCount(allranks.ShardSampler(5, True))
+    second.sampler.set_epoch(1)
+    whole = list(second.sampler)
+    second.begin(first.state())
+    assert second.take() == whole
+    assert second.sampler.epoch == 1
+
+
+def test_a_state_without_a_number_is_where_the_iterator_is(any_world) -> None:
+    """That of any rank, and another number of ranks may go on there."""
+    samplers = Samplers(any_world, 3, 10).each
+    assert [one.state_dict()["consumed"] for one in samplers] == [0, 0, 0]
+    turns = [iter(one) for one in samplers]
+    seen = [next(turn) for _ in range(2) for turn in turns]
+    assert [one.state_dict()["consumed"] for one in samplers] == [6, 6, 6]
+    pair = Samplers(any_world, 2, 10)
+    pair.do("load_state_dict", samplers[1].state_dict())
+    assert pair.each[0].state_dict()["consumed"] == 6
+    assert sorted(seen + pair.all()) == list(range(10))
+    assert [one.state_dict()["consumed"] for one in pair.each] == [10, 10]
+    for turn in turns:
+        list(turn)  # The first rank has one more.
+    assert [one.state_dict()["consumed"] for one in samplers] == [10, 10, 10]
+    samplers[0].set_epoch(1)
+    assert samplers[0].state_dict()["consumed"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize(("workers", "batch"), [(0, None), (0, 2), (2, 3)])
+def test_torchdatas_loader_resumes_with_the_next_batch(workers, batch) -> None:
+    """Which reads ahead with its workers."""
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def made():
+        sampler = allranks.ShardSampler(9, True)
+        how = {"batch_size": batch, "num_workers": workers, "sampler": sampler}
+        return sampler, loaders.StatefulDataLoader(range(9), **how)
+
+    def batches(loader) -> list:
+        return [one.tolist() if batch else int(one) for one in loader]
+
+    sampler, loader = made()
+    states = [loader.state_dict() for _ in loader]
+    states.append(loader.state_dict())
+    whole = batches(loader)
+    sampler.set_epoch(1)
+    later = batches(loader)
+    for taken, state in enumerate(states, start=1):
+        sampler, loader = made()
+        loader.load_state_dict(state)
+        if taken <= len(whole):
+            assert batches(loader) == whole[taken:]
+        sampler.set_epoch(1)
+        assert batches(loader) == later
 
 
 # gather_shards
@@ -634,3 +748,34 @@ def test_results_on_a_device_stay_there(world) -> None:
     found = allranks.gather_shards(mine)
     assert found.device == mine.device
     assert found.tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.ranks(1, 2, 3)
+@pytest.mark.parametrize("dst", [None, 0])
+def test_texts_are_as_wide_as_the_widest(world, dst) -> None:
+    """An array of numpy is as wide as its own longest text."""
+    names = ["Anna", "Bo", "Christine", "D", "Ed", "Franka"]
+    mine = np.array(allranks.shard(names))
+    values = {"name": mine, "raw": (np.char.encode(mine).reshape(-1, 1), mine.astype("U12"))}
+    got = allranks.gather_shards(values, dst=dst)
+    if dst is None or world.rank == dst:
+        assert (got["name"].tolist(), got["name"].dtype) == (names, np.dtype("U9"))
+        assert got["raw"][0].tolist() == [[name.encode()] for name in names]
+        assert got["raw"][0].dtype == np.dtype("S9")
+        assert got["raw"][1].dtype == np.dtype("U12")
+
+
+@pytest.mark.ranks(3)
+def test_a_rank_without_texts_gets_the_widest_too(world) -> None:
+    mine = [np.array(["a"]), np.array(["abc"]), np.array([], dtype="U40")][world.rank]
+    got = allranks.gather_shards(mine)
+    assert (got.tolist(), got.dtype) == (["a", "abc"], np.dtype("U3"))
+
+
+@pytest.mark.ranks(2)
+def test_texts_and_bytes_do_not_fit_together(world) -> None:
+    with pytest.raises(MismatchError, match=r"rank 0: array of <U1 \[n\]; rank 1: array of \|S3"):
+        allranks.gather_shards(np.array([b"abc"]) if world.rank else np.array(["a"]))
+    with pytest.raises(MismatchError, match=r"do not fit together: .*\[n, 2\]"):
+        allranks.gather_shards(np.array([["ab", "c"]]) if world.rank else np.array(["a"]))
+    everyone_works_on()

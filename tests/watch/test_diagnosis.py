@@ -139,6 +139,29 @@ def test_all_are_there() -> None:
     )
 
 
+def receiving(rank: int, peer: int, **more) -> RankStatus:
+    waits = waiting(rank, members=(rank, peer), recent=(), made={})
+    return replace(waits, call=None, ours=f"recv from rank {peer}", **more)
+
+
+def test_a_message_concerns_two_ranks() -> None:
+    fates = {1: "no answer from h", 2: "has left, 3 s ago: it called cleanup()"}
+    assert told([receiving(0, 1)], fates) == (
+        "recv from rank 1 on WORLD has waited 60 s. Rank 0: in recv from rank 1, train.py:88. "
+        "Rank 1: no answer from h."
+    )
+
+
+def test_what_the_other_one_waits_for_is_told_too() -> None:
+    made = replace(REDUCE, group="three")
+    asleep = {3: "no answer from h"}
+    text = told([receiving(0, 1), waiting(1, made, members=(1, 3)), elsewhere(2)], asleep)
+    assert "Rank 1: in all_reduce float32[1024] #41 on three" in text
+    assert "Rank 3: no answer from h." in text
+    assert "Rank 2" not in text
+    assert "order" not in text
+
+
 def test_two_groups_in_different_order() -> None:
     one, other = replace(REDUCE, group="a"), replace(REDUCE, group="b", line="train.py:90")
     text = told([waiting(0, one, members=(0, 1)), waiting(1, other, members=(0, 1))])
@@ -166,7 +189,8 @@ def test_each_fate_is_a_sentence(fate: str) -> None:
 
 def test_ranks_outside_of_the_group_are_not_told_of() -> None:
     pair = replace(REDUCE, group="pair")
-    text = told([waiting(0, pair, members=(0, 3)), elsewhere(1), waiting(3, pair)], {2: "is dead"})
+    waits = [waiting(rank, pair, members=(0, 3)) for rank in (0, 3)]
+    text = told([waits[0], elsewhere(1), waits[1]], {2: "is dead"})
     assert "Ranks 0, 3: in all_reduce" in text
     assert "Rank 1" not in text
     assert "dead" not in text

@@ -45,7 +45,7 @@ def all_gather(data: torch.Tensor, group: Group | None = None, *, cat: bool = Fa
     """Gather a tensor from every rank onto every rank, with gradients. Collective.
 
     Args:
-        data: of floats; sizes may differ as in ``allranks.all_gather``.
+        data: of real or complex floats; sizes may differ as in ``allranks.all_gather``.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         cat: give one tensor, the ranks' tensors one after the other along their first dimension.
 
@@ -73,7 +73,7 @@ def all_reduce(
     """Add a tensor over all ranks, with gradients. Collective.
 
     Args:
-        data: of floats, of one shape and dtype on all ranks; left as it is.
+        data: of real or complex floats, of one shape and dtype on all ranks; left as it is.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         op: "sum" or "mean".
@@ -103,7 +103,7 @@ def reduce_scatter(
     """Add part i over all ranks, and return it on member i, with gradients. Collective.
 
     Args:
-        data: as for ``allranks.reduce_scatter``, of floats.
+        data: as for ``allranks.reduce_scatter``, of real or complex floats.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         average: divide the sum by the number of ranks in the group.
         op: "sum" or "mean".
@@ -117,8 +117,9 @@ def reduce_scatter(
         MismatchError: the ranks made different calls.
     """
     name = named_op(op, average=average)
-    parts = _parts(data, group)
-    anchor = _agreed(f"reduce_scatter({name})", parts, group, _why_no_gradient(name))
+    call = f"reduce_scatter({name})"
+    parts = _parts(call, data, group)
+    anchor = _agreed(call, parts, group, _why_no_gradient(name))
     reduced: torch.Tensor = _applied(_ReduceScatter, group, name, anchor, *parts)
     return reduced
 
@@ -130,7 +131,7 @@ def all_to_all(
     """Send part i to member i, and receive one part from each, with gradients. Collective.
 
     Args:
-        data: as for ``allranks.all_to_all``: tensors of floats, of any sizes.
+        data: as for ``allranks.all_to_all``: tensors of real or complex floats, of any sizes.
         group: the ranks that take part; None means WORLD. All of them must make the call.
         cat: give one tensor, what came one after the other along its first dimension.
 
@@ -141,7 +142,7 @@ def all_to_all(
         CollectiveError: as ``allranks.all_to_all``, or not tensors of floats.
         MismatchError: the ranks made different calls.
     """
-    parts = _parts(data, group)
+    parts = _parts("all_to_all", data, group)
     anchor = _agreed("all_to_all", parts, group)
     made = _applied(_AllToAll, group, anchor, *parts)
     return torch.cat([_rows(one) for one in made]) if cat else list(made)
@@ -152,7 +153,7 @@ def broadcast(data: torch.Tensor, src: int, group: Group | None = None) -> torch
     """One rank's tensor on all ranks, with gradients. Collective.
 
     Args:
-        data: of floats, of one shape and dtype on all ranks; left as it is.
+        data: of real or complex floats, of one shape and dtype on all ranks; left as it is.
         src: the sender's global rank.
         group: the ranks that take part; None means WORLD. All of them must make the call.
 
@@ -169,10 +170,10 @@ def broadcast(data: torch.Tensor, src: int, group: Group | None = None) -> torch
     return sent
 
 
-def _parts(data: Any, group: Group | None) -> list[Any]:
+def _parts(call: str, data: Any, group: Group | None) -> list[Any]:
     """The parts of a tensor, within its graph; what is no tensor or list is refused later."""
     if isinstance(data, torch.Tensor) and data.dim():
-        members = process_groups.members_of("autograd", group)
+        members = process_groups.members_of(f"autograd.{call}", group)
         return list(data.tensor_split(members.size))
     return list(data) if isinstance(data, (list, tuple)) else [data]
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     import torch
 
+RAISED_BY = "_allranks_raised_by"
+"""The attribute of an exception that came from another rank; its text is left as it is."""
+
 
 def reduce(obj: Any) -> Any:
     """For a pickler's ``reducer_override``: tensors as buffers, moved to the CPU.
@@ -137,6 +140,18 @@ def dump_anything(value: Any) -> list[Any]:
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
     return dump(value, Pickler)
+
+
+def load_error(buffers: Sequence[Any], rank: int) -> BaseException:
+    """The exception that ``dump_error`` made buffers of, to be raised again on another rank."""
+    error: BaseException = load(buffers)
+    setattr(error, RAISED_BY, rank)
+    return error
+
+
+def is_repeated(error: BaseException) -> bool:
+    """Whether an exception only repeats here what another rank has raised."""
+    return hasattr(error, RAISED_BY)
 
 
 def dump_error(error: BaseException, rank: int) -> list[Any]:

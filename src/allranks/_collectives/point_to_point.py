@@ -19,11 +19,15 @@ from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
     import torch
     import torch.distributed as dist
 
     from allranks._transport.process_groups import Group, Members
+
+    Message: TypeAlias = tuple[torch.Tensor, int]
+    """A tensor, and the rank that it goes to, or comes from."""
 
 FIRST = 1024
 """Bytes of the first message, of one size for all data, so that it always meets its match."""
@@ -140,6 +144,7 @@ class _Way(NamedTuple):
         over: the group.
         tag: torch's.
         limit: how long each message may take.
+        pair: the global ranks of both ends.
     """
 
     what: str
@@ -147,16 +152,22 @@ class _Way(NamedTuple):
     over: dist.ProcessGroup
     tag: int
     limit: timedelta
+    pair: tuple[int, int]
 
     def send(self, tensors: Sequence[torch.Tensor]) -> None:
         pairs = [(tensor, self.peer) for tensor in tensors]
-        send_and_receive(self.over, pairs, [], self.what, tag=self.tag, limit=self.limit)
+        self._exchange(pairs, [])
 
     def receive(self, lengths: Sequence[int]) -> list[Any]:
         buffers = empty(lengths)
         pairs = [(flat(buffer), self.peer) for buffer in buffers]
-        send_and_receive(self.over, [], pairs, self.what, tag=self.tag, limit=self.limit)
+        self._exchange([], pairs)
         return buffers
+
+    def _exchange(self, send: Sequence[Message], receive: Sequence[Message]) -> None:
+        """Others of the group may have left: they have no part in it."""
+        more: Any = {"tag": self.tag, "limit": self.limit, "ranks": self.pair}
+        send_and_receive(self.over, send, receive, self.what, **more)
 
 
 def _way(call: str, name: str, peer: Any, tag: Any, group: Group | None, timeout: Any) -> _Way:
@@ -169,7 +180,8 @@ def _way(call: str, name: str, peer: Any, tag: Any, group: Group | None, timeout
         raise CollectiveError(f"{call}: {why}")
     limit = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout or 0)
     limit = process_groups.timeout(members.group) if timeout is None else limit
-    return _Way(what, rank, members.group, TAG + 1 + tag, limit)
+    pair = members.ranks[members.rank], rank
+    return _Way(what, rank, members.group, TAG + 1 + tag, limit, pair)
 
 
 def _why_not(members: Members, rank: int, tag: Any, timeout: Any) -> str | None:

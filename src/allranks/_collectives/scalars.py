@@ -180,7 +180,14 @@ def _of_one_type(values: Sequence[Any]) -> Sequence[Any]:
     return [widest(value) for value in values]
 
 
+def exact_sum(values: Sequence[float]) -> float:
+    """The sum of numbers, rounded once; an integer if all of them are integers."""
+    total: float = _sum(_of_one_type(values))
+    return total
+
+
 def _sum(values: Sequence[Any]) -> Any:
+    """The sum of numbers of one type."""
     if isinstance(values[0], complex):
         return complex(_sum([v.real for v in values]), _sum([v.imag for v in values]))
     if isinstance(values[0], float):

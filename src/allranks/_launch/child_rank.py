@@ -66,6 +66,11 @@ class ChildRank:
         return bool(self.failure and LOST_PEERS.search(self.failure.summary))
 
     @property
+    def is_victim(self) -> bool:
+        """Whether another rank's failure came before."""
+        return self.lost_peers or bool(self.failure and self.failure.repeated)
+
+    @property
     def failed_at(self) -> float:
         """When it failed, on the monotonic clock: as it reported, else when it ended."""
         return self.failure.at if self.failure else self.ended

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from allranks._collectives.pickling import is_repeated
 from allranks._launch.job import RankResult, TemplateClient
 from allranks._launch.local_world import local_world
 from allranks._launch.rank_output import CallerOutput
@@ -121,8 +122,10 @@ def _raise_failures(ended: Sequence[RankResult], timeout: float | None) -> None:
 
 
 def _when_failed(one: RankResult) -> tuple[bool, float]:
-    """Causes first: a rank may hear of another's death before its parent does."""
-    return isinstance(one.failure, PeerFailedError), one.at
+    """Causes first: a rank may hear of another's failure before its parent does."""
+    failure = one.failure
+    victim = isinstance(failure, PeerFailedError) or (failure and is_repeated(failure))
+    return bool(victim), one.at
 
 
 def _last_cause(error: BaseException) -> BaseException:

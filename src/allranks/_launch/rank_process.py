@@ -16,6 +16,7 @@ from importlib.abc import InspectLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from allranks._collectives import pickling
 from allranks._system import stacks, streams
 from allranks._watch import failures
 
@@ -84,12 +85,14 @@ class FailureReport:
         traceback: the whole traceback, as Python prints it; "" where the program asked to leave.
         at: when, on the monotonic clock, which all processes of a host share.
         code: the exit code.
+        repeated: whether another rank had raised the exception, which was raised again here.
     """
 
     summary: str
     traceback: str
     at: float
     code: int = 1
+    repeated: bool = False
 
 
 def become(program: Program, environ: Mapping[str, str], report_to: int) -> int:
@@ -137,9 +140,18 @@ def _report(error: BaseException, report_to: int) -> None:
     if not hook.__module__.startswith(("sys", "torch.")):
         hook(type(error), error, own)  # The program's own hook may log it elsewhere.
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, own
-    summary = traceback.format_exception_only(type(error), error)[-1].strip()
     text = "".join(traceback.format_exception(type(error), error, own))
-    _tell_parent(FailureReport(summary, text, time.monotonic()), report_to)
+    told = FailureReport(
+        _summary(error), text, time.monotonic(), repeated=pickling.is_repeated(error)
+    )
+    _tell_parent(told, report_to)
+
+
+def _summary(error: BaseException) -> str:
+    """An exception's type and message, without the notes that Python prints after them."""
+    shown = traceback.TracebackException(type(error), error, None)
+    shown.__notes__ = None
+    return list(shown.format_exception_only())[-1].strip()
 
 
 def _tell_exit_code(code: int, report_to: int) -> None:

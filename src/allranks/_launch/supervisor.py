@@ -120,7 +120,7 @@ class Supervisor:
         """End all, but after a victim give the culprit time to be seen."""
         if self._ending:
             return
-        if rank.lost_peers:
+        if rank.is_victim:
             self._end_at = self._end_at or time.monotonic() + CULPRIT_GRACE
         else:
             self._end(signal.SIGTERM, TERM_GRACE, spared=rank)
@@ -189,8 +189,8 @@ class Supervisor:
     def _outcome(self) -> JobOutcome:
         failed = [rank for rank in self._ranks if rank.status]
         by_itself = [r for r in failed if r.rank not in self._ending or r.has_raised]
-        # One that lost its peers is a victim, even where it told so before the culprit was gone.
-        ordered = sorted(by_itself, key=lambda rank: (rank.lost_peers, rank.failed_at))
+        # A victim may tell of its end before the culprit does.
+        ordered = sorted(by_itself, key=lambda rank: (rank.is_victim, rank.failed_at))
         first = ordered[0] if ordered else None
         done = tuple(rank for rank in self._ranks if rank.status == 0)
         return JobOutcome(first, tuple(ordered[1:]), done, self._outside)

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._migrate.arguments import marks_of_arguments
+from allranks._migrate.attributes import left_on
 from allranks._migrate.marks import Function, dotted, marks_of, own_marks
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Found(NamedTuple):
         direct: what it does itself.
         uses: the functions and classes of the file that it calls.
         size: how many statements it has.
-        sets: the attributes that it sets on its first parameter.
+        leaves: its parameters and the attributes that it sets on them, by itself or by another
+            function of the file.
         node: the definition.
     """
 
@@ -62,7 +64,7 @@ class Found(NamedTuple):
     direct: frozenset[str]
     uses: frozenset[str]
     size: int
-    sets: frozenset[str]
+    leaves: tuple[tuple[str, str], ...]
     node: Function | ast.ClassDef
 
 
@@ -173,12 +175,11 @@ def _found(owner: str, node: Function | ast.ClassDef, names: Mapping[str, str]) 
     uses = frozenset(_uses(body, owner))
     size = sum(isinstance(one, ast.stmt) for part in body for one in ast.walk(part))
     marks = frozenset(direct)
-    sets = _sets(node)
     marks |= {f"takes.{one.lstrip('*').partition('=')[0]}" for one in parameters}
     marks |= {f"default.{one}" for one in _defaults(node)}
-    marks |= {f"self.{one}" for one in sets if kind == "method"}
+    marks |= {f"self.{one}" for one in _sets(node) if kind == "method"}
     return Found(
-        f"{owner}{node.name}", kind, node.lineno, parameters, marks, marks, uses, size, sets, node
+        f"{owner}{node.name}", kind, node.lineno, parameters, marks, marks, uses, size, (), node
     )
 
 
@@ -223,6 +224,7 @@ def _assigned(node: ast.AST) -> set[str]:
 
 
 def _sets(node: Function | ast.ClassDef) -> frozenset[str]:
+    """The attributes that a method sets on its object."""
     if isinstance(node, ast.ClassDef) or not (first := _parameters(node.args)[:1]):
         return frozenset()
     return frozenset(
@@ -250,6 +252,7 @@ def _with_helpers(direct: Sequence[Found]) -> Iterator[Found]:
     by_name: dict[str, list[Found]] = {}
     for one in direct:
         by_name.setdefault(one.name, []).append(one)
+    nodes = {one.name: one.node for one in direct if one.kind == "function"}
     for one in direct:
         seen, waiting = {one.name}, [one]
         marks = set(one.direct)
@@ -258,7 +261,9 @@ def _with_helpers(direct: Sequence[Found]) -> Iterator[Found]:
                 seen.add(name)
                 waiting += by_name.get(name, [])
                 marks |= {m for f in by_name.get(name, []) for m in f.direct if _travels(m)}
-        yield one._replace(marks=frozenset(marks), uses=one.uses & by_name.keys() - {one.name})
+        uses = one.uses & by_name.keys() - {one.name}
+        leaves = tuple(left_on(one.node, nodes))
+        yield one._replace(marks=frozenset(marks), uses=uses, leaves=leaves)
 
 
 def _travels(mark: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from allranks._migrate.marks import ABOUT_RANKS
+from allranks._migrate.attributes import parameters_of, what_to_read
+from allranks._migrate.marks import ABOUT_RANKS, Function
 from allranks._migrate.row import has, has_all
 from allranks._migrate.rows import CALLS, ROWS
 from allranks._migrate.rows_ranks import FACTS
@@ -56,6 +57,7 @@ class Recognition(NamedTuple):
         ours: the name in allranks that stands for it.
         write: the line to write.
         note: what differs, or why it is not recognised.
+        leaves: what a set-up function leaves on its arguments, and what to read instead.
         row: the row that it is; None where it is not recognised.
         found: the facts; None outside of functions.
     """
@@ -67,6 +69,7 @@ class Recognition(NamedTuple):
     ours: str = ""
     write: str = ""
     note: str = ""
+    leaves: tuple[tuple[str, str], ...] = ()
     row: Row | None = None
     found: Found | None = None
 
@@ -145,17 +148,43 @@ def _recognised(found: Found) -> Recognition:
         row.ours,
         row.line,
         note,
+        _leaves(row, found),
         row,
         found,
     )
+
+
+def _leaves(row: Row, found: Found) -> tuple[tuple[str, str], ...]:
+    if row.ours != "setup":
+        return ()
+    return tuple((f"{name}.{one}", what_to_read(one)) for name, one in found.leaves)
 
 
 def _words(row: Row, found: Found, how: str) -> Iterator[str]:
     """What a reader has to look at: a name for another thing, and what the body has beside."""
     if how == "body" and is_named_otherwise(found):
         yield f"its name is that of {_ours(_named(found)[0])}, but its body is this"
+    if extra := extra_of(row, found):
+        yield f"ours has no {', '.join(extra)}: keep the class while you need that"
     if also := beside(row, found):
         yield f"its body also has {_shown(also)}: look"
+
+
+def extra_of(row: Row, found: Found) -> list[str]:
+    """What a class has that ours, which could take its place, has not: methods and arguments."""
+    counts = dict(one.split("/") for one in row.like.split())
+    extra = []
+    for method in [one for one in found.node.body if isinstance(one, Function) and counts]:
+        arguments = [*parameters_of(method)[1:], *(one.arg for one in method.args.kwonlyargs)]
+        if method.name not in counts:
+            extra.append(method.name)
+        extra += [f"{method.name}({one})" for one in arguments[int(counts.get(method.name, 99)) :]]
+    return extra
+
+
+def is_replaced_whole(row: Row, found: Found) -> bool:
+    """Whether a class of ours takes the place of this one, so that its methods go with it."""
+    return bool(row.like) and not extra_of(row, found)
 
 
 def beside(row: Row, found: Found) -> list[str]:
@@ -252,15 +281,20 @@ def _as_helper(one: Recognition, each: Sequence[Recognition]) -> Recognition:
 
 
 def _without_noise(each: Sequence[Recognition]) -> Iterator[Recognition]:
-    """No methods of a class that is recognised or has none about ranks; no class beside its own."""
+    """No methods of a class that goes as a whole, or has none about ranks; no class beside them."""
     classes = {one.name for one in each if one.found and one.found.kind == "class" and one.row}
     telling = {
         one.name.rpartition(".")[0]
         for one in each
         if one.found and one.found.kind == "method" and one.status != NO_RANKS
     }
+    whole = {
+        one.name for one in each if one.row and one.found and is_replaced_whole(one.row, one.found)
+    }
     for one in each:
         owner = one.name.rpartition(".")[0]
+        if owner in whole:
+            continue
         if owner and one.status == NO_RANKS:
             continue
         if owner in classes and (one.row is None or one.row.kind != "method"):

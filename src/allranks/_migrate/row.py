@@ -28,6 +28,8 @@ class Row(NamedTuple):
         unused: parameters that ours does without.
         kind: "function" (methods, too), "method" or "class".
         may: what else of ranks its body may have.
+        like: the methods and properties of a class of ours that can take the place of one with no
+            others, with the number of their arguments (``update/2``); "" if it cannot.
     """
 
     names: str
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     unused: str = ""
     kind: str = "function"
     may: str = ""
+    like: str = ""
 
     def is_called(self, name: str) -> bool:
         """Whether this is one of its names."""

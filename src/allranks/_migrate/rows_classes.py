@@ -29,8 +29,8 @@ LAYERS = (
         LAYER_NAMES,
         "autograd.all_gather",
         "tensors = allranks.autograd.all_gather(tensor)",
-        "gradients of all ranks are summed; this class keeps those of its own rank alone, so they "
-        "change",
+        "gradients change: ours sums those of all ranks, and this class keeps those of its "
+        "own rank alone",
         must=("base.Function", GATHER),
         never="call.sum|dist.all_reduce|dist.reduce_scatter*|dist.reduce",
         alone=("base.Function", "dist.all_gather"),
@@ -78,7 +78,7 @@ LAYERS = (
         GRAD_NAMES,
         "autograd.all_gather",
         "tensor = allranks.autograd.all_gather(tensor, cat=True)",
-        "gradients of all ranks are summed",
+        "backward sums the gradients of all ranks",
         must=("returns", "call.apply|dist.nn.*|base.Function|dist.*autograd", "call.cat*"),
         never="dist.all_to_all*|call.sum",
         may="dist.*",
@@ -87,7 +87,7 @@ LAYERS = (
         GRAD_NAMES,
         "autograd.all_gather",
         "tensors = allranks.autograd.all_gather(tensor)",
-        "gradients of all ranks are summed",
+        "backward sums the gradients of all ranks",
         must=("returns", "call.apply|dist.nn.*|base.Function|dist.*autograd"),
         never="dist.all_to_all*|call.sum|call.cat*",
         may="dist.*",
@@ -119,7 +119,10 @@ METERS = (
         "meter = allranks.meters.SmoothedValue()",
         "",
         must=("method.update", "method.global_avg|method.synchronize_between_processes"),
+        patch=("allranks.meters.SmoothedValue",),
         kind="class",
+        like="__init__/2 update/2 synchronize_between_processes/0 median/0 avg/0 global_avg/0 "
+        "max/0 value/0 count/1 total/1 __str__/0",
         may="dist.all_reduce|dist.barrier",
     ),
     Row(
@@ -127,17 +130,31 @@ METERS = (
         "Average DistributedMeter AvgMeter",
         "meters.SmoothedValue",
         "meter = allranks.meters.SmoothedValue()",
-        "the mean of all values is global_avg",
+        "the mean of all values, which is avg here, is global_avg in ours: its avg is the "
+        "mean of the last 20",
         must=("method.update", "dist.all_reduce|dist.all_gather*|call.all_reduce|call.reduce_*"),
         kind="class",
         may="dist.*",
     ),
     Row(
-        "MetricLogger ProgressMeter MetricsLogger",
+        "MetricLogger MetricsLogger",
         "meters.MetricLogger",
         "logger = allranks.meters.MetricLogger()",
         "",
-        must=("method.log_every|method.update|method.display",),
+        must=("method.log_every", "method.update|method.add_meter"),
+        patch=("allranks.meters.MetricLogger",),
+        kind="class",
+        like="__init__/1 update/0 add_meter/2 synchronize_between_processes/0 log_every/3 "
+        "__getattr__/1 __str__/0",
+        may="dist.all_reduce|dist.barrier",
+    ),
+    Row(
+        "MetricLogger ProgressMeter MetricsLogger",
+        "meters.MetricLogger",
+        "logger = allranks.meters.MetricLogger()",
+        "ours has update(loss=0.5), log_every(loader, 10) and str(logger), and no display()",
+        must=("method.update|method.display",),
+        never="method.log_every",
         kind="class",
         may="dist.all_reduce|dist.barrier",
     ),
@@ -145,7 +162,8 @@ METERS = (
         "all_reduce synchronize sync reduce synchronize_between_processes accumulate",
         "all_reduce",
         "self.sum, self.count = allranks.all_reduce((self.sum, self.count))",
-        "numbers stay exact; they do not pass through float32",
+        "whole numbers are added exactly, and others with 64 bits; a float32 tensor in "
+        "between would round counts above 16,777,216",
         must=("dist.all_reduce", "self.sum", "self.count"),
         never="self.total",
         patch=(
@@ -161,7 +179,8 @@ METERS = (
         "synchronize_between_processes synchronize sync all_reduce",
         "all_reduce",
         "self.count, self.total = allranks.all_reduce((self.count, self.total))",
-        "numbers stay exact",
+        "whole numbers are added exactly, and others with 64 bits; a float32 tensor in "
+        "between would round counts above 16,777,216",
         must=("dist.all_reduce|call.reduce_across_processes", "self.count", "self.total"),
         never="self.sum",
         patch=("self.count, self.total = allranks.all_reduce((self.count, self.total))",),
@@ -177,7 +196,8 @@ FILES = (
         "save_rank0 save_on_main_process torch_save rank_zero_save save save_on_primary",
         "save",
         "allranks.save(obj, path)",
-        "call it on all ranks, not within `if is_master()`",
+        "all ranks have to call it, not rank 0 alone within `if is_master()`: rank 0 writes, "
+        "and the others wait until the file is there",
         must=(SAVE, MASTER),
         patch=(
             "allranks.save({*args}{**kwargs})",
@@ -189,7 +209,8 @@ FILES = (
         "save_weights save_checkpoint_on_master",
         "save",
         "allranks.save(state, path)",
-        "call it on all ranks, not within `if is_master()`",
+        "all ranks have to call it, not rank 0 alone within `if is_master()`: rank 0 writes, "
+        "and the others wait until the file is there",
         must=(SAVE, MASTER),
     ),
     Row(
@@ -201,7 +222,8 @@ FILES = (
         "DistributedShuffleSampler",
         "ShardSampler",
         "sampler = allranks.ShardSampler(dataset, shuffle=True, seed=0)",
-        "pads nothing: each sample is on one rank (drop_last=True for equally many); another order",
+        "no sample is repeated to fill up the last rank, so that ranks may have one more or "
+        "less (drop_last=True: equally many); the order of a shuffle is another one",
         must=("base.*Sampler", f"dist.*|call.get_world_size|{RANK}"),
         kind="class",
         may="dist.*",
@@ -212,7 +234,7 @@ FILES = (
         "split_list",
         "shard",
         "mine = allranks.shard(items)",
-        "each item is on one rank",
+        "each item is on exactly one rank, and none is left out or repeated",
         must=("returns", RANK, "dist.get_world_size|call.*world_size*|env.*SIZE*"),
         may="dist.*|env.*",
     ),

@@ -47,7 +47,8 @@ REDUCTIONS = (
         "all_reduce_metrics average_metrics sync_metrics dist_reduce_dict reduce_dict_mean",
         "all_reduce",
         "with torch.no_grad(): losses = allranks.all_reduce(losses, average=True)",
-        "the values are new; Python numbers count, exactly, in 64 bits",
+        "returns a new dict and leaves the one that it gets as it is; beside tensors it may "
+        "hold Python numbers, which are added with 64 bits",
         must=("dist.all_reduce", "returns", "loops|call.keys|call.items|call.values"),
         never="grad|call.named_buffers|call.parameters|base.*",
         patch=(
@@ -63,7 +64,8 @@ REDUCTIONS = (
         "reduce_dict reduce_loss_dict reduce_losses reduce_metrics",
         "all_reduce",
         "with torch.no_grad(): losses = allranks.all_reduce(losses, average=True)",
-        "all ranks have the result, not rank 0 alone (allranks.reduce gives None elsewhere)",
+        "all ranks get the result; for rank 0 alone there is allranks.reduce, which returns "
+        "None on the others",
         must=("dist.reduce", "returns", "loops|call.keys|call.items|call.values"),
         never="dist.all_reduce",
         patch=(
@@ -78,7 +80,7 @@ REDUCTIONS = (
         "all_reduce_dict reduce_dict sync_dict average_dict",
         "all_reduce",
         "data.update(allranks.all_reduce(data, op=op))",
-        "the tensors are new; their op product is prod here, and there are none of bits",
+        "all_reduce returns a new dict with new tensors, and update puts these into yours",
         must=("dist.all_reduce", "call.keys|call.items|loops"),
         never="returns|grad|call.named_buffers|call.parameters|base.*",
         patch=(
@@ -102,7 +104,8 @@ REDUCTIONS = (
         "average_grads allreduce_grads all_reduce_gradients sync_gradient aggregate_gradients",
         "all_reduce",
         "for p in model.parameters(): allranks.all_reduce(p.grad, average=True)",
-        "all ranks need a gradient for the same parameters",
+        "on all ranks the same parameters need a gradient: where one has grad None on some "
+        "ranks only, it is an error",
         must=("dist.all_reduce|call.all_reduce|hvd.*|mpi.*", "grad"),
         may=REDUCES,
     ),
@@ -111,7 +114,7 @@ REDUCTIONS = (
         "all_reduce_parameters average_weights sync_weights",
         "all_reduce",
         "for p in params: allranks.all_reduce(p, average=True)",
-        "in place, one call for each; a parameter goes as p.data or p.detach()",
+        "it changes the tensors that it gets; hand a parameter over as p.data or p.detach()",
         must=("dist.all_reduce", "loops"),
         never="grad|call.named_buffers",
         may=f"{REDUCES}|{GROUPS}",
@@ -120,7 +123,8 @@ REDUCTIONS = (
         "scaled_all_reduce all_reduce_list reduce_tensors all_reduce_tensors all_reduce_multi",
         "all_reduce",
         "tensors = allranks.all_reduce(tensors, average=True)",
-        "the tensors are new; those of one dtype travel together",
+        "returns new tensors and leaves those that it gets as they are; those of one dtype "
+        "are sent together",
         must=("dist.all_reduce", "loops"),
         never="grad|call.named_buffers|call.parameters",
         patch=("return allranks.all_reduce({0}{?group}, average={is_scale|average=@mean})",),
@@ -131,8 +135,8 @@ REDUCTIONS = (
         REDUCE_NAMES,
         "all_reduce",
         "tensor = allranks.all_reduce(tensor, average=True)",
-        "a tensor is reduced in place (give tensor.clone() to keep it); one with a gradient is "
-        "refused (detach)",
+        "it changes the tensor that it gets (give it tensor.clone() to keep that); a tensor "
+        "that autograd has made is an error: give it tensor.detach()",
         must=("dist.all_reduce|mpi.*|hvd.*",),
         never=f"{NO_TENSOR}|{EXTREME}|takes.op|call.item|call.tolist",
         alone=("dist.all_reduce", "of-parameter"),
@@ -154,7 +158,7 @@ REDUCTIONS = (
         REDUCE_NAMES,
         "all_reduce",
         "value = allranks.all_reduce(value, average=True)",
-        "a number stays a number, in 64 bits; a tensor stays one",
+        "a Python number gives a Python number, added with 64 bits; a tensor gives a tensor",
         must=("dist.all_reduce", "call.item|call.tolist"),
         never=f"{NO_TENSOR}|{EXTREME}|takes.op",
         patch=("return allranks.all_reduce({0}{?group}, average={average=@mean})",),
@@ -167,7 +171,7 @@ REDUCTIONS = (
         "reduce_max_stat_across_model_parallel_group",
         "all_reduce",
         'tensor = allranks.all_reduce(tensor, op="max")',
-        'op is a word: "min", "max" or "prod"',
+        'op is a word, "min", "max" or "prod"; torch\'s ReduceOp.MAX is understood, too',
         must=("dist.all_reduce", EXTREME),
         never="grad|call.named_buffers|takes.op",
         may=f"{REDUCES}|{GROUPS}",
@@ -176,7 +180,8 @@ REDUCTIONS = (
         REDUCE_NAMES,
         "all_reduce",
         "tensor = allranks.all_reduce(tensor, op=op)",
-        'op is a word: "sum", "mean", "min", "max" or "prod" (not product); there are none of bits',
+        'op is a word: "sum", "mean", "min", "max", "prod", "band", "bor" or "bxor"; torch\'s '
+        "ReduceOp.MAX is understood, too",
         must=("dist.all_reduce", "takes.op"),
         never=NO_TENSOR,
         patch=(
@@ -194,9 +199,8 @@ REDUCTIONS = (
         "all_reduce_buffers",
         "average_buffers",
         "allranks.average_buffers(model)",
-        "all buffers, not those of batch norm alone; allranks.sync_module(model) sends those of "
-        "rank "
-        "0 instead, and the parameters",
+        "averages all buffers of the model, not those of batch norm alone; to copy rank 0's "
+        "buffers instead, with the parameters: allranks.sync_module(model)",
         must=("dist.all_reduce|dist.broadcast", "call.*buffers|call.*norm*|call.*modules"),
         may=f"{REDUCES}|dist.broadcast|dist.all_gather*|{GROUPS}",
     ),
@@ -206,7 +210,7 @@ REDUCTIONS = (
         "reduce_sum reduce_mean",
         "reduce",
         "total = allranks.reduce(tensor, dst=0)",
-        "None on the other ranks, not a tensor that is partly summed",
+        "returns None on the other ranks, where torch leaves a half-summed tensor",
         must=("dist.reduce",),
         never="dist.all_reduce|call.keys|call.items",
         alone=("dist.reduce", "of-parameter"),
@@ -230,8 +234,8 @@ GATHERINGS = (
         GATHER_NAMES,
         "all_gather",
         "entries = allranks.all_gather(data)",
-        "tensors go as tensors, without pickle or padding, each with its own size; all else as "
-        "objects",
+        "tensors are sent without pickle, and each rank's may have another size; anything "
+        "else is sent as a pickled object",
         must=(
             "dist.all_gather|dist.all_gather_object|dist.all_reduce",
             "pickle|dist.all_gather_object|call.loads|call.load",
@@ -248,7 +252,8 @@ GATHERINGS = (
         GATHER_NAMES,
         "all_gather",
         "tensors = allranks.all_gather(tensor)",
-        "sizes may differ; the tensors are new and have no gradient",
+        "the ranks' tensors may differ in size; no gradient flows back through those that it "
+        "returns",
         must=(GATHER, "returns"),
         never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*|call.stack",
         alone=("dist.all_gather", "returns:*", "of-parameter"),
@@ -260,7 +265,7 @@ GATHERINGS = (
         GATHER_NAMES,
         "all_gather",
         "stacked = torch.stack(allranks.all_gather(tensor))",
-        "the tensors are new and have no gradient",
+        "no gradient flows back through the tensors that it returns",
         must=(GATHER, "call.stack", "returns"),
         never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*",
         may=f"dist.all_gather*|{GROUPS}",
@@ -269,7 +274,8 @@ GATHERINGS = (
         CAT_NAMES,
         "all_gather",
         "rows = allranks.all_gather(tensor, cat=True)",
-        "the number of rows may differ; no gradient",
+        "the ranks may have different numbers of rows; no gradient flows back "
+        "(allranks.autograd.all_gather lets it)",
         must=(GATHER, "call.cat|call.concat*|call.vstack|dist.all_gather_into_tensor", "returns"),
         never="pickle|base.*|dist.nn.*|call.apply|dist.all_gather_tensor_autograd",
         alone=("dist.all_gather", "call.cat|call.concat*", "returns", "of-parameter"),
@@ -281,7 +287,8 @@ GATHERINGS = (
         "all_gather_batch all_gather_many gather_batch",
         "all_gather",
         "gathered = [allranks.all_gather(one, cat=True) for one in tensors]",
-        "the number of rows may differ; no gradient",
+        "the ranks may have different numbers of rows; no gradient flows back "
+        "(allranks.autograd.all_gather lets it)",
         must=(GATHER, "loops", "returns"),
         never="pickle|base.*|dist.nn.*|call.apply",
         patch=("return [allranks.all_gather(one, cat=True) for one in {0}]",),
@@ -292,7 +299,8 @@ GATHERINGS = (
         "gather_obj gather_to_rank0 gather_on_master gather_to_rank_0",
         "gather_objects",
         "entries = allranks.gather_objects(data, dst=0)",
-        "None on the other ranks, not an empty list; dst is a rank of WORLD",
+        "returns None on the other ranks, not an empty list; dst counts among all ranks, also"
+        " where a group is given",
         must=("dist.gather|dist.gather_object|mpi.*", "returns []"),
         patch=("return allranks.gather_objects({data|obj|0}{?group}{?dst}) or []",),
         may="dist.gather*|dist.all_gather*|dist.new_group|dist.group.*|dist.Backend*|"
@@ -303,7 +311,7 @@ GATHERINGS = (
         "gather_obj gather_to_rank0 gather_on_master gather_to_rank_0 gather_tensor",
         "gather",
         "entries = allranks.gather(data, dst=0)",
-        "None on the other ranks; sizes may differ",
+        "returns None on the other ranks; the ranks' tensors may differ in size",
         must=("dist.gather|dist.gather_object|mpi.*",),
         never="returns []",
         alone=("dist.gather|dist.gather_object", "of-parameter"),
@@ -316,9 +324,9 @@ GATHERINGS = (
         "accumulate_predictions_from_multiple_gpus collect_results_npu merge_dist_results",
         "gather_shards",
         "results = allranks.gather_shards(part, dst=0)",
-        "no directory of files; the samples are those of allranks.ShardSampler, which pads "
-        "nothing, "
-        "so there is no tail to cut off",
+        "needs no shared directory; part holds this rank's results in the order in which "
+        "allranks.ShardSampler gave the samples, of which none is repeated: nothing has to be"
+        " cut off at the end",
         must=(
             (
                 "dist.barrier|call.barrier|call.synchronize|dist.all_gather*|call.all_gather*|"

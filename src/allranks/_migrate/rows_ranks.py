@@ -15,7 +15,7 @@ FACTS = (
         "get_rank get_global_rank get_dist_rank global_rank dist_rank rank mpi_rank safe_get_rank",
         "get_rank",
         "allranks.get_rank()",
-        "before setup it is what the launcher says, not 0",
+        "called before allranks.setup(), it gives the rank that the launcher has set, not 0",
         must=("returns", RANK),
         never="rank==0|returns.rank==0",
         alone=("returns.dist.get_rank",),
@@ -29,7 +29,7 @@ FACTS = (
         "get_num_replicas get_global_size num_ranks get_dist_size get_num_processes",
         "get_world_size",
         "allranks.get_world_size()",
-        "before setup it is what the launcher says, not 1",
+        "called before allranks.setup(), it gives the size that the launcher has set, not 1",
         must=("returns", SIZE),
         alone=("returns.dist.get_world_size",),
         may="dist.get_world_size",
@@ -41,7 +41,7 @@ FACTS = (
         "get_tensor_parallel_rank get_pipeline_model_parallel_rank get_sequence_parallel_rank",
         "get_rank",
         "allranks.get_rank(group)",
-        "the group is one of allranks.mesh or allranks.split",
+        "group is a process group: make it by allranks.mesh or allranks.split",
         must=("returns", RANK, "group|call.*group*"),
         may="own-group",
     ),
@@ -50,7 +50,7 @@ FACTS = (
         "get_tensor_model_parallel_world_size get_pipeline_model_parallel_world_size",
         "get_world_size",
         "allranks.get_world_size(group)",
-        "the group is one of allranks.mesh or allranks.split",
+        "group is a process group: make it by allranks.mesh or allranks.split",
         must=("returns", SIZE, "group|call.*group*"),
         may="own-group",
     ),
@@ -59,7 +59,8 @@ FACTS = (
         "get_local_rank_preinit",
         "get_local_rank",
         "allranks.get_local_rank()",
-        "needs no group of the host's ranks; an error, not 0, where it is not known before setup",
+        "needs no process group for each host; before allranks.setup(), it raises an error "
+        "where the launcher does not tell it, and does not guess 0",
         must=("returns", f"{RANK}|returns:*LOCAL_RANK*|returns:*local_rank*"),
         patch=("return allranks.get_local_rank()",),
         unused=CONFIG,
@@ -70,7 +71,8 @@ FACTS = (
         "get_node_size get_num_local_ranks",
         "get_local_world_size",
         "allranks.get_local_world_size()",
-        "needs no group of the host's ranks; an error, not 1, where it is not known before setup",
+        "needs no process group for each host; before allranks.setup(), it raises an error "
+        "where the launcher does not tell it, and does not guess 1",
         must=("returns", f"{SIZE}|returns:*LOCAL*SIZE*|returns:*local*size*"),
         patch=("return allranks.get_local_world_size()",),
         unused=CONFIG,
@@ -80,7 +82,7 @@ FACTS = (
         "get_node_rank get_machine_rank get_node_id get_host_rank node_rank machine_rank",
         "get_node_rank",
         "allranks.get_node_rank()",
-        "counted by setup, in the order of the ranks",
+        "allranks.setup() counts the hosts, in the order of their ranks; call it first",
         must=("returns", f"{RANK}|env.SLURM_NODEID"),
         patch=("return allranks.get_node_rank()",),
         unused=CONFIG,
@@ -89,7 +91,7 @@ FACTS = (
         "get_num_nodes get_num_machines get_nnodes num_nodes num_machines get_n_nodes",
         "get_num_nodes",
         "allranks.get_num_nodes()",
-        "counted by setup",
+        "allranks.setup() counts the hosts; call it first",
         must=("returns", f"{SIZE}|env.*NODES*|env.*NNODES*"),
         patch=("return allranks.get_num_nodes()",),
         unused=CONFIG,
@@ -98,7 +100,7 @@ FACTS = (
         "get_dist_info get_rank_and_world_size get_rank_world_size get_rank_size dist_info",
         "get_dist_info",
         "rank, world_size = allranks.get_dist_info()",
-        "before setup it is what the launcher says, not 0 of 1",
+        "called before allranks.setup(), it gives what the launcher has set, not rank 0 of 1",
         must=("returns", RANK, SIZE),
         patch=("return allranks.get_rank({group=}), allranks.get_world_size({group=})",),
         unused=CONFIG,
@@ -107,7 +109,8 @@ FACTS = (
         "world_info_from_env get_world_info get_env_ranks ranks_from_env",
         "detect",
         "world = allranks.detect()",
-        "half an environment is an error, not rank 0 of 1",
+        "where only some of the launcher's variables are set (RANK without WORLD_SIZE), it "
+        "raises an error, and does not guess rank 0 of 1",
         must=("returns", "env.*RANK*", "env.*SIZE*"),
         patch=("return allranks.get_local_rank(), allranks.get_rank(), allranks.get_world_size()",),
         may="env.*",
@@ -120,7 +123,8 @@ FACTS = (
         "is_main_rank is_mp_master is_distributed_main check_is_main_process is_main_worker",
         "is_master",
         "allranks.is_master()",
-        "before setup it is what the launcher says, not True on every rank",
+        "called before allranks.setup(), it goes by the rank that the launcher has set, and "
+        "is not True on every rank",
         must=("returns", f"{MASTER}|call.*rank*"),
         alone=("returns.rank==0", "dist.get_rank|call.get_rank"),
         patch=(
@@ -135,7 +139,7 @@ FACTS = (
         "is_local_rank0 is_node_master is_local_main is_local_leader is_host_master",
         "get_local_rank",
         "allranks.get_local_rank() == 0",
-        "an error where it is not known before setup",
+        "before allranks.setup(), it raises an error where the launcher does not tell it",
         must=("returns", f"{MASTER}|call.*rank*"),
         patch=("return allranks.get_local_rank() == 0",),
         unused=CONFIG,
@@ -169,7 +173,8 @@ FACTS = (
         "is_launched_with_torchrun use_distributed is_distributed_run",
         "get_world_size",
         "allranks.get_world_size() > 1",
-        "half an environment is an error; more launchers are known",
+        "where only some of the launcher's variables are set, it raises an error; it knows "
+        "other launchers, too",
         must=("returns", f"env.*SIZE*|env.*NTASKS*|env.*RANK*|{SIZE}"),
         never="dist.init_process_group",
         patch=("return allranks.get_world_size() > 1",),
@@ -179,14 +184,15 @@ FACTS = (
         "infer_launcher get_launcher detect_launcher",
         "detect",
         "allranks.detect().launcher",
-        "other words: torchrun, slurm, openmpi, ..., and single for none",
+        'the names that it gives are "torchrun", "slurm", "openmpi" and others, and "single" '
+        "where there is no launcher: compare with these",
         must=("returns", "env.*"),
     ),
     Row(
         "dev get_device get_dist_device get_default_device current_device get_torch_device",
         "get_device_for_local_rank",
         "torch.device(allranks.get_device_for_local_rank())",
-        "with its index; XPU and MPS count, too",
+        'it has the number of this rank\'s device, as "cuda:1", and may be an XPU or MPS',
         must=("returns.call.device|returns.call.current_device",),
         never="call.to|rank==0|dist.get_backend",
         patch=("return {@torch}.device(allranks.get_device_for_local_rank())",),
@@ -195,7 +201,8 @@ FACTS = (
         "get_comm_device get_dist_device get_backend_device get_device_from_group",
         "",
         "",
-        "each collective finds the way for its data by itself",
+        "delete it: allranks' collectives take tensors of any device, and move them as the "
+        "backend needs",
         must=("returns", "dist.get_backend|call.get_backend"),
         never="returns.dist.get_backend",
         may="dist.*",
@@ -207,7 +214,8 @@ FACTS = (
         "gather_object_sizes get_reduce_op_from_name",
         "",
         "",
-        "group=None means all ranks; op is a word; objects travel over the CPU by themselves",
+        'delete it: in allranks\' calls group=None means all ranks, op is a word as "max", and'
+        " objects need no conversion or padding",
         must=("returns",),
         may="own-group|dist.*",
     ),
@@ -222,7 +230,8 @@ ORDER = (
         "barrier_if_distributed safe_barrier block_all wait synchronise",
         "synchronize",
         "allranks.synchronize()",
-        "a rank that failed or is missing is an error that names it",
+        "where a rank has failed or does not come, it raises an error that names the rank, "
+        "instead of waiting",
         must=("dist.barrier|dist.monitored_barrier|mpi.*|hvd.*|call.barrier",),
         never="yield|dist.all_gather*|dist.broadcast*|nested",
         alone=("dist.barrier|dist.monitored_barrier", "silent"),
@@ -236,7 +245,8 @@ ORDER = (
         "distributed_master_first zero_first local_leader_first",
         "master_first",
         'with allranks.master_first(per="node"): ...',
-        "asks for no local rank; the others wait without a collective, so no timeout runs out",
+        "needs no argument; the other ranks of the host wait outside of any collective, so "
+        "that no timeout ends them, however long it takes",
         must=("yield", "dist.barrier|call.*barrier*|call.synchronize"),
         patch=('with allranks.master_first(per="node"):\n    yield',),
         unused=f"{CONFIG} local_rank rank",
@@ -246,7 +256,8 @@ ORDER = (
         "main_first leader_first sequential_master_first",
         "master_first",
         "with allranks.master_first(): ...",
-        "the others wait without a collective, so no timeout runs out",
+        "the other ranks wait outside of any collective, so that no timeout ends them, "
+        "however long it takes",
         must=("yield", "dist.barrier|call.*barrier*|call.synchronize"),
         patch=("with allranks.master_first():\n    yield",),
         unused=f"{CONFIG} rank",
@@ -269,7 +280,7 @@ ORDER = (
         "silence_non_master suppress_non_master_print restrict_print_to_main_process",
         "print_on_master",
         "allranks.print_on_master()",
-        "asks for the rank by itself; print(..., force=True) prints on every rank",
+        "needs no argument: it knows the rank; print(..., force=True) still prints on every rank",
         must=("print=|stdout=",),
         never="dist.init_process_group",
         alone=("print=", "silent"),
@@ -285,7 +296,8 @@ ORDER = (
         "print_on_main_process rank_print synced_print print_on_master print_root dprint",
         "is_master",
         "if allranks.is_master(): print(message)",
-        "allranks.print_on_master() makes each print do so",
+        "or call allranks.print_on_master() once: then every plain print is heard from rank 0"
+        " alone",
         must=("call.print", MASTER),
         never="print=|nested|dist.barrier",
         patch=(
@@ -318,7 +330,8 @@ ORDER = (
         "log_once_on_master logger_info master_log mlog log_info rank0_log",
         "get_logger",
         "allranks.get_logger(__name__).info(message)",
-        'ranks="master", "all" or a tuple of ranks says which ones are heard',
+        'get_logger(name, ranks=...) says whose messages are heard: "master", "all", or a '
+        "tuple of ranks",
         must=("call.info|call.log|call.warning|call.warn|call.debug|call.error", MASTER),
         never="call.getLogger|nested",
     ),
@@ -329,8 +342,8 @@ ORDER = (
         "init_logging configure_logging get_dist_root_logger create_dist_logger initialize_logging",
         "get_logger",
         "logger = allranks.get_logger(__name__)",
-        "makes no handler and no file: logging's own calls do, and allranks.RankFilter has the "
-        "rank",
+        "makes no handler and no file: add them as for any logger of Python's; "
+        "allranks.RankFilter puts the rank into their lines",
         must=("call.getLogger|call.basicConfig|call.Logger", f"{MASTER}|{RANK}"),
     ),
     Row(
@@ -338,7 +351,7 @@ ORDER = (
         "MainProcessFilter Rank0Filter",
         "RankFilter",
         "handler.addFilter(allranks.RankFilter())",
-        "gives records rank, world_size and host; it drops none",
+        "adds rank, world_size and host to each record, and lets all records pass",
         must=("base.Filter", f"{RANK}|rank==0|rank!=0"),
         kind="class",
     ),
@@ -354,8 +367,11 @@ SEEDS = (
         "seed_torch setup_seeds init_random_seeds initialize_seeds fix_all_seeds",
         "seed_all",
         "allranks.seed_all(seed)",
-        "streams derived from seed and rank, not seed + rank: the numbers change; per_rank=False "
-        "gives all ranks the same ones; cudnn's switches stay as they are",
+        "the random numbers of a run change: each rank's are derived from seed and rank "
+        "together, not from seed + rank; to keep the old numbers, keep torch.manual_seed(seed"
+        " + allranks.get_rank()), which stays valid (and the same for random and numpy); "
+        "per_rank=False gives all ranks the same numbers; cudnn's settings are not touched: "
+        "set torch.backends.cudnn.deterministic yourself",
         must=("call.manual_seed|call.manual_seed_all|call.seed",),
         never="returns.call.*seed*|dist.broadcast|dist.all_gather*",
         may="dist.get_rank|env.*RANK*",
@@ -366,7 +382,9 @@ SEEDS = (
         "_worker_init_fn",
         "worker_init_fn",
         "loader = DataLoader(data, worker_init_fn=allranks.worker_init_fn)",
-        "streams differ between ranks as well as workers, and follow from the loader's own seed",
+        "the random numbers of the workers change: no two workers draw the same ones, on this"
+        " rank or another; they follow from the seed that the DataLoader draws from torch's "
+        "generator",
         must=(
             "call.manual_seed|call.seed|call.manual_seed_all|call.set_random_seed|call.seed_all*",
         ),
@@ -378,7 +396,9 @@ SEEDS = (
         "shared_seed get_random_seed broadcast_seed sync_seed get_synced_seed generate_shared_seed",
         "shared_seed",
         "seed = allranks.shared_seed()",
-        "63 bits of the operating system's, whatever was seeded: too many for numpy's 32",
+        "a number below 2**63 that no seed set before has an influence on, so that it differs"
+        " from run to run; numpy.random.seed takes less than 2**32: allranks.shared_seed() % "
+        "2**32",
         must=("returns", "dist.broadcast*|dist.all_gather*|call.all_gather*|call.broadcast*"),
         never="call.manual_seed",
         patch=(

@@ -21,8 +21,8 @@ SETUP = (
         "init_dist_ddp",
         "setup",
         "allranks.setup()",
-        "needs no launcher's name, rank, URL or port; the backend follows the device; a number as "
-        "timeout is minutes",
+        "needs no argument: it finds the launcher, the rank and the address by itself, and "
+        "the backend by the device; timeout=30 means 30 minutes",
         must=("dist.init_process_group|call.init_process_group|call.init_distributed",),
         alone=("dist.init_process_group", "silent"),
         patch=(
@@ -46,7 +46,8 @@ SETUP = (
         "distributed_worker distributed_main dist_worker ddp_worker mp_worker spawn_worker",
         "setup",
         "allranks.setup()",
-        "the body stays; allranks.launch starts it, and setup takes its place in the job",
+        "only the lines that set up the group go; the rest of the function stays, and "
+        "allranks.launch starts it on each rank",
         must=("dist.init_process_group|call.*init*",),
         may="dist.*|env.*",
     ),
@@ -55,7 +56,7 @@ SETUP = (
         "get_master_addr get_master_ip get_slurm_master parse_slurm_nodelist set_master_addr",
         "setup",
         "allranks.setup()",
-        "it finds rank 0 by itself; ranks without a launcher come from allranks.launch",
+        "setup finds the address of rank 0 by itself, so that this is no longer needed",
         must=("env.*",),
         never="dist.init_process_group",
         may="env.*",
@@ -65,7 +66,7 @@ SETUP = (
         "get_random_port find_unused_port find_available_port get_available_port",
         "setup",
         "allranks.setup()",
-        "it finds a port that rank 0 has free, and tells the others",
+        "setup finds a free port by itself, so that this is no longer needed",
         must=("call.bind|call.connect_ex|call.randint|call.socket",),
     ),
     Row(
@@ -74,7 +75,8 @@ SETUP = (
         "clean_up destroy_distributed finalize_distributed close_distributed deinit_distributed",
         "cleanup",
         "allranks.cleanup()",
-        "harmless where nothing was set up; puts the environment back as it was",
+        "may be called where nothing was set up; puts back the environment variables that "
+        "setup has set",
         must=("dist.destroy_process_group|call.destroy_process_group",),
         never="dist.init_process_group",
         alone=("dist.destroy_process_group", "silent"),
@@ -85,7 +87,8 @@ SETUP = (
         "launch_dist run_ddp run_demo start_processes run_parallel mp_spawn launch_mp",
         "launch",
         "results = allranks.launch(fn, ranks=N)",
-        "ranks of this host only; fn gets no rank as first argument; gives what each returned",
+        "starts ranks on this host only; fn gets no rank as first argument (it asks "
+        "allranks.get_rank()); returns a list of what each rank returned",
         must=("call.spawn|call.start_processes|call.Process",),
         may="dist.*|env.*",
     ),
@@ -94,7 +97,7 @@ SETUP = (
         "get_node_group get_intra_node_group create_node_group get_local_pg",
         "node_group",
         "group = allranks.node_group()",
-        "the first call makes it, so all ranks make that one",
+        "the first call makes the group, so that all ranks have to make it",
         must=("group|dist.new_group|dist.new_subgroups",),
         may="dist.new_*|own-group",
     ),
@@ -103,7 +106,7 @@ SETUP = (
         "create_subgroup create_groups simple_group_split build_groups get_process_group",
         "split",
         "group = allranks.split(color)",
-        "ranks with one color form a group; one exchange for all of them",
+        "every rank calls it, with a number: ranks with the same number form a group",
         must=("dist.new_group|dist.new_subgroups*|dist.split_group",),
         may="dist.new_*|own-group",
     ),
@@ -113,7 +116,7 @@ SETUP = (
         "get_sequence_parallel_group get_context_parallel_group initialize_sequence_parallel",
         "mesh",
         'mesh = allranks.mesh({"data": N, "model": M})',
-        "names for the dimensions in place of a function for each",
+        'a group is mesh["data"] or mesh["model"], in place of one function for each',
         must=("group|dist.new_group|call.*group*",),
         may="dist.*|own-group",
     ),
@@ -121,7 +124,8 @@ SETUP = (
         "set_device set_cuda_device set_gpu bind_device setup_device",
         "assign_device_for_local_rank",
         "allranks.assign_device_for_local_rank(False, allranks.get_local_rank())",
-        "setup does it; fewer devices than ranks is an error",
+        "allranks.setup() does it, so that the line is seldom needed; where a host has fewer "
+        "devices than ranks, it raises an error",
         must=("call.set_device", f"{RANK}|rank==0"),
     ),
 )

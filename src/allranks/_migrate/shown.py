@@ -1,4 +1,4 @@
-"""What is recognised, for people (a table, a page of documentation) and for programs (JSON)."""
+"""What is recognised, counted for people, as JSON for programs, and as a page of documentation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from allranks._migrate.recognise import HELPER, INLINE, NO_RANKS, RECOGNISED, UNKNOWN
 from allranks._migrate.rows import SECTIONS
-from allranks._system.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.table import Table
-
+    from allranks._migrate.call_sites import Site
     from allranks._migrate.recognise import Recognition
     from allranks._migrate.row import Row
 
@@ -23,35 +21,33 @@ HEAD = """\
 `allranks migrate FILE...` reads a `dist_utils.py`, `misc.py`, `comm.py` or `torch_utils.py` by its
 syntax tree, without running it, and says for each function what to write instead. It goes by this
 table: a function is recognised by one of its names, if its body does what that name is for; or by
-its body alone, if that is small and does nothing else. `--diff` prints a patch for review, and
-`--json` is for programs.
+its body alone, if that is small and does nothing else.
+
+Give the files that import from it, too, or the directory of the project (`allranks migrate .`).
+Then each line that uses one of the functions is shown with what to write there:
+
+```text
+main.py:41  utils.save_on_master(...)  ->  allranks.save(...)
+main.py:52  args.rank  ->  allranks.get_rank()
+```
+
+- `(...)` stands for arguments that stay as they are.
+- What a set-up function leaves on its argument (`args.rank`, `args.gpu`, ...) is in its row, and
+  each place that reads it is among these lines. `args.distributed` becomes
+  `allranks.get_world_size() > 1`: False in a world of one, where a function that goes by a
+  launcher's variables may have said True.
+- "By hand" stands before a line where no line of ours takes the same arguments, with the reason.
+- "Look" stands before what could not be followed: a module that is handed on or given to `getattr`,
+  `from ... import *`, an import by a text, an attribute whose name is not in the source.
+- The last lines name what is in the file beside such functions: move it before you delete the file.
+
+Two ways lead on. To delete the file, write what these lines say, and move the rest. To keep it,
+`--diff` prints a patch for review, which makes each function a call of ours, so that no caller
+changes; comments under the patch name what it leaves as it is, and why. `--json` is for programs.
 
 This page is made of the rows in `src/allranks/_migrate/`:
 `python -m allranks._migrate.shown > docs/migrate.md`.
 """
-
-
-def table(name: str, recognised: Sequence[Recognition]) -> Table:
-    """A file's functions, ours, the lines to write, and what differs."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table("function", "ours", "write", "what differs", title=printable(name))
-    shown.title_justify = "left"
-    for one in recognised:
-        if one.status != NO_RANKS or one.note:
-            shown.add_row(*(Text(printable(cell), overflow="fold") for cell in _cells(one)))
-    return shown
-
-
-def _cells(one: Recognition) -> tuple[str, str, str, str]:
-    function = f"{one.name}, line {one.line}"
-    if one.status in (UNKNOWN, NO_RANKS):
-        return function, "-", "", f"{one.status}{': ' if one.note else ''}{one.note}"
-    if one.status == HELPER:
-        return function, "-", "", one.note
-    note = f"known by its {one.known_by}; {one.note}" if one.known_by == "body" else one.note
-    return function, one.ours or "-", one.write or "(nothing: no longer needed)", note.strip("; ")
 
 
 def summary(recognised: Sequence[Recognition]) -> str:
@@ -74,9 +70,27 @@ def summary(recognised: Sequence[Recognition]) -> str:
 
 
 def plain(recognised: Sequence[Recognition]) -> list[dict[str, Any]]:
-    """The same for programs."""
+    """What is recognised, for programs."""
     fields = ("name", "line", "status", "known_by", "ours", "write", "note")
-    return [{field: getattr(one, field) for field in fields} for one in recognised]
+    return [
+        {**{field: getattr(one, field) for field in fields}, "leaves": dict(one.leaves)}
+        for one in recognised
+    ]
+
+
+def plain_site(site: Site) -> dict[str, Any]:
+    """What to write in a file, for programs; ``by_hand`` says why ``new`` is only an example."""
+    return {
+        "writes": [
+            {"line": one.line, "old": one.old, "new": one.new, "by_hand": one.by_hand}
+            for one in site.changes
+        ],
+        "uses_what_stays": [
+            {"line": line, "file": target.source.name, "name": target.name}
+            for target, line in site.kept
+        ],
+        "look": [{"line": line, "note": note} for line, note in site.notes],
+    }
 
 
 def page() -> str:

@@ -42,6 +42,7 @@ def adopt(wanted: Settings) -> ProcessGroupState:
     """
     found = adopted_world()
     _refuse_another(wanted, found)
+    steps.tell_misspelt_variables(found)
     stall_after = steps.stall_after(wanted)
     store = torch_groups.store_of_world() if found.world_size > 1 else None
     steps.verify_as_asked(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from allranks._rendezvous.plan import RendezvousPlan, for_later_meeting
 from allranks._rendezvous.record import HostLayout, RankRecord, StoreMovesError
 from allranks._rendezvous.roll_call import LINGER, RollCall
 from allranks._rendezvous.tcp_store import Route
-from allranks._system import streams
+from allranks._system import streams, variables
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
 from allranks._system.words import tell
 from allranks._transport import process_groups
@@ -81,6 +82,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     patience = stall_after(wanted)
     found, how = _plan(wanted, deadline)
     _tell_doubt(found)
+    tell_misspelt_variables(found)
     verify_as_asked(wanted)
     process_groups.release_retired()
     with ExitStack() as undo:
@@ -103,6 +105,17 @@ def _tell_doubt(found: World) -> None:
     """Say at once that the world may not be the one that is meant, where that is likely."""
     if found.doubt and (found.world_size == 1 or streams.on_a_terminal()):
         tell(f"warning: {found.doubt}")
+
+
+def tell_misspelt_variables(found: World) -> None:
+    """Say on rank 0, once a process, which variables look like ours and are read by nobody."""
+    for line in variables.misspelt(os.environ) if found.rank == 0 else ():
+        _tell_once(f"warning: {line}")
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    tell(text)
 
 
 def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:

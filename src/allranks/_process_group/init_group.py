@@ -39,6 +39,9 @@ GLOO_BATCHES = ("GLOO_ENABLE_STORE_V2_API", "GLOO_ENABLE_RANK_AS_SEQUENCE_NUMBER
 BATCHED_PAIRS = 32
 """Ranks from which on that is quicker: by a third to a half (measured)."""
 
+NO_BACKENDS = ("undefined", "fake")
+"""What torch lists beside its backends: one that is none, and one that moves nothing."""
+
 
 def refuse_unknown_backend(backend: str | None) -> None:
     """A backend is a name, or a list of device:name."""
@@ -49,7 +52,8 @@ def refuse_unknown_backend(backend: str | None) -> None:
     for part in backend.lower().split(","):
         name = part.rpartition(":")[2]
         if not dist.is_backend_available(name):
-            known = ", ".join(n for n in dist.Backend.backend_list if dist.is_backend_available(n))
+            named = [n for n in dist.Backend.backend_list if n not in NO_BACKENDS]
+            known = ", ".join(n for n in named if dist.is_backend_available(n))
             raise ConfigError(
                 f"distributed_backend={backend!r}: this build of torch has no {name!r}; it has "
                 f"{known}. Leave it out to let it follow the device."

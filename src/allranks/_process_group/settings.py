@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
+from allranks._system.printable import brief_repr
 from allranks._watch.torch_groups import DEFAULT_TIMEOUT
 from allranks.errors import ConfigError
 
@@ -70,6 +71,15 @@ class Settings:
 
 KNOWN = tuple(field.name for field in fields(Settings))
 
+OF_TORCH = {
+    "backend": "that is distributed_backend here",
+    "device_id": "cpu=False takes an accelerator, the one of this rank's local rank",
+    "store": "the ranks make a store of their own",
+    "group_name": "leave it out",
+    "pg_options": "make the group by init_process_group, and setup() adopts it",
+}
+"""What to do with the arguments of torch's ``init_process_group`` that have other names here."""
+
 
 def read(config: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Settings:
     """Settings from a configuration mapping, overridden by keywords.
@@ -78,13 +88,17 @@ def read(config: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Setti
         ConfigError: a key that is misspelt, an unknown keyword, or a value of a wrong kind.
     """
     if config is not None and not isinstance(config, Mapping):
-        raise ConfigError(f"config must be a mapping or None, not {type(config).__name__}")
+        raise ConfigError(
+            f"config={brief_repr(config)}: expected a mapping or None; settings such as "
+            "distributed_backend are keywords"
+        )
     given = dict(config or {})
     for key in given:
         _refuse_misspelling(key)
     for key in keywords:
         if key not in KNOWN:
-            raise ConfigError(f"unknown setting {key!r}{_guess(key)}; known: {', '.join(KNOWN)}")
+            hint = f": {OF_TORCH[key]}" if key in OF_TORCH else _guess(key)
+            raise ConfigError(f"unknown setting {key!r}{hint}; known: {', '.join(KNOWN)}")
     merged = {**given, **keywords}
     chosen = {key: merged[key] for key in KNOWN if merged.get(key) is not None}
     return Settings(**{key: _checked(key, value) for key, value in chosen.items()})
@@ -102,7 +116,7 @@ def _guess(key: str) -> str:
 
 def _checked(key: str, value: Any) -> Any:
     if key in ("cpu", "submit"):
-        return _boolean(key, value)
+        return boolean(key, value)
     if key in ("world_size", "rank", "array_job_num"):
         return _integer(key, value, least=1 if key == "world_size" else 0)
     if key == "timeout":
@@ -110,14 +124,24 @@ def _checked(key: str, value: Any) -> Any:
     if key in ("rendezvous_timeout", "stall_after"):
         return _span(key, value, timedelta(seconds=1), "seconds")
     if key == "check":
-        return value if value == "lines" else _boolean(key, value, or_else=' or "lines"')
+        return value if value == "lines" else boolean(key, value, or_else=' or "lines"')
     return str(value)  # A StrEnum or a path is as good as its text.
 
 
-def _boolean(key: str, value: Any, or_else: str = "") -> bool:
+def boolean(name: str, value: Any, or_else: str = "") -> bool:
+    """The value as a bool.
+
+    Args:
+        name: the argument or setting.
+        value: what was given for it.
+        or_else: what else the caller takes, for the error.
+
+    Raises:
+        ConfigError: it is neither True nor False.
+    """
     if value is True or value is False:
         return bool(value)
-    raise ConfigError(f"{key}={value!r}: expected True or False{or_else}")
+    raise ConfigError(f"{name}={brief_repr(value)}: expected True or False{or_else}")
 
 
 def _integer(key: str, value: Any, least: int) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from allranks._collectives.objects import broadcast_as
-from allranks._collectives.pickling import dump_error, load
+from allranks._collectives.pickling import dump_error, load_error
 from allranks._process_group import stop_signals
 from allranks._process_group.host_groups import node_group
 from allranks._process_group.turns import turn
@@ -16,6 +16,7 @@ from allranks._system.printable import brief_repr
 from allranks._system.words import tell
 from allranks._transport import headers, process_groups
 from allranks._transport.headers import Header
+from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,9 +136,14 @@ def call_on_first(members: Members, what: str, fn: Callable[[], T]) -> T:
             failure = error
     first = members.ranks[0]
     carried = [bytes(part) for part in dump_error(failure, first)] if failure else None
-    result, carried = broadcast_as(what, (result, carried), first, members.group)
+    try:
+        result, carried = broadcast_as(what, (result, carried), first, members.group)
+    except CollectiveError as error:
+        if failure:  # This rank's own trouble, whatever befell the others in the meantime.
+            raise failure from error
+        raise
     if carried:
-        raise failure or load(carried)
+        raise failure or load_error(carried, first)
     return cast("T", result)
 
 

@@ -36,6 +36,9 @@ LOOK = 0.5
 SILENT = 15.0
 """Seconds without a sign of life after which a waiting rank says so."""
 
+GONE = 3.0
+"""Seconds in which the store may tell that the first rank was done, before its process ended."""
+
 DONE, SIGN = "done", "sign"
 
 
@@ -144,6 +147,7 @@ class _SignsOfLife:
         self._sign = b""
         self._since = self._asked = time.monotonic()
         self._next = 0.0
+        self._gone = 0.0  # When its process was first seen to have ended; 0 for never.
 
     def ask(self, question: Callable[[], T]) -> T:
         """The store's answer, however long it takes: what ends the wait is heard meanwhile."""
@@ -151,7 +155,12 @@ class _SignsOfLife:
         return BackgroundCall(question).result_unless(self._look_around, math.inf)
 
     def look(self, place: dist.Store) -> None:
-        """Read the sign of life now and then, and tell what follows from it."""
+        """Read the sign of life now and then, and tell what follows from it.
+
+        To be called when the first rank, as the store has just said, is not done.
+        """
+        if 0 < self._gone < self._asked:
+            raise self._died()
         now = time.monotonic()
         if now > self._next and self.ask(lambda: place.check([SIGN])):
             sign = self.ask(lambda: place.get(SIGN))
@@ -162,12 +171,19 @@ class _SignsOfLife:
     def _look_around(self) -> None:
         """What there is to hear and to see without the store, which may go with rank 0."""
         failures.raise_if_failed(self._what)
-        if self._pid and processes.is_gone(self._pid):
-            raise PeerFailedError(f"{self._first} has died, in {self._what}", rank=self._first.rank)
         now = time.monotonic()
+        if self._pid and processes.is_gone(self._pid):
+            # It may have been done, and have left, since the store was asked.
+            self._gone = self._gone or now
+            if now > self._gone + GONE:
+                raise self._died()
         if now - self._since > SILENT:
             self._since = now
             tell(f"waiting for {self._silent(now)}")
+
+    def _died(self) -> PeerFailedError:
+        """What to raise where the first rank has died."""
+        return PeerFailedError(f"{self._first} has died, in {self._what}", rank=self._first.rank)
 
     def _silent(self, now: float) -> str:
         external_store = failures.external_store()

@@ -26,17 +26,6 @@ def whole_number(name: str, value: Any) -> int:
     raise ConfigError(f"{name}={brief_repr(value)}: expected an integer of at least 0")
 
 
-def boolean(name: str, value: Any) -> bool:
-    """The value as a bool.
-
-    Raises:
-        ConfigError: it is neither True nor False.
-    """
-    if value is True or value is False:
-        return bool(value)
-    raise ConfigError(f"{name}={brief_repr(value)}: expected True or False")
-
-
 def length_of(name: str, data: Any) -> int:
     """The number of samples: the value itself if it is a number, else its length.
 

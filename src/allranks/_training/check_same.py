@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 from allranks._collectives.objects import broadcast_object, gather_everywhere
 from allranks._system.graph_breaks import outside_graphs
@@ -14,7 +14,7 @@ from allranks._transport.tensor_bytes import as_bytes, contiguous
 from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import torch
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SHOWN = 5
 """How many leaves that differ an error names."""
 
-SIDES = 4
-"""How many groups of ranks it names for each."""
+SIDES = 3
+"""How many different values it shows of each, with the ranks that hold them."""
 
 Side: TypeAlias = "tuple[Fingerprint | None, list[int]]"
 """What some ranks tell of a leaf, None where they have none, and which these are."""
@@ -35,7 +35,8 @@ def check_same(data: Any, what: str = "data", *, group: Group | None = None) -> 
     """Check that data are equal on all ranks, bit for bit. Collective.
 
     One exchange of a hash, where they are. Otherwise one error on all ranks names the leaves that
-    differ, the ranks on each side, and where the first tensor first differs.
+    differ and the ranks on each side, with up to three different values; of tensors, those at the
+    place where the first one first differs.
 
     Args:
         data: tensors on any device, arrays, numbers, text, anything that pickle can carry, a tree
@@ -73,12 +74,14 @@ def _raise_difference(mine: Fingerprints, members: Members, group: Group | None)
     paths = dict.fromkeys(path for one in told for path in one)
     sides = {path: _sides([one.get(path) for one in told], members) for path in paths}
     differing = {path: some for path, some in sides.items() if len(some) > 1}
-    where = next((path for path, some in differing.items() if _of_one_shape(some)), None)
-    first = _first_difference(mine, where, differing[where], group) if where else ""
-    shown = list(differing)[:SHOWN]
-    lines = [_told(path, differing[path], first if path == where else "") for path in shown]
+    shown = {path: differing[path] for path in list(differing)[:SHOWN]}
+    lines = {path: f"{path}: {_listed(map(_as_text, some))}" for path, some in shown.items()}
+    where = next((path for path, some in shown.items() if _of_one_shape(some)), None)
+    if where:
+        found = _first_difference(mine, where, shown[where], group, members)
+        lines[where] = found or lines[where]
     more = len(differing) - len(shown)
-    raise MismatchError("; ".join([*lines, f"and {more} more differ"] if more else lines))
+    raise MismatchError("; ".join([*lines.values(), *[f"and {more} more differ"] * bool(more)]))
 
 
 def _sides(told: Sequence[Fingerprint | None], members: Members) -> list[Side]:
@@ -97,43 +100,51 @@ def _of_one_shape(sides: Sequence[Side]) -> bool:
 
 
 def _first_difference(
-    mine: Fingerprints, path: str, sides: Sequence[Side], group: Group | None
+    mine: Fingerprints, path: str, sides: Sequence[Side], group: Group | None, members: Members
 ) -> str:
-    """Where the tensors of the first two sides first differ, and their values. Collective."""
-    (_, (one, *_)), (_, (other, *_)), *_ = sides
-    theirs = broadcast_object(as_tensor(mine.leaves[path]), one, group)
-    found = _compared(theirs, as_tensor(mine.leaves[path]))
-    return broadcast_object(found, other, group)
+    """Where tensors of one shape first differ, and who has what there. Collective.
 
-
-def _compared(one: torch.Tensor | None, other: torch.Tensor | None) -> str:
-    """Where two tensors of one dtype and shape first differ; "" if they do not."""
+    Returns:
+        That in words; "" if they have become equal.
+    """
     import torch
 
-    if one is None or other is None:
+    tensor = cast("torch.Tensor", as_tensor(mine.leaves[path]))
+    flat = contiguous(tensor.cpu()).reshape(-1)
+    theirs = broadcast_object(flat, sides[0][1][0], group)
+    at = min(gather_everywhere("check_same: places", _first_place(theirs, flat), group))
+    if at == flat.numel():
         return ""
-    flats = [contiguous(tensor.cpu()).reshape(-1) for tensor in (one, other)]
-    differ = (as_bytes(flats[0]) != as_bytes(flats[1])).view(flats[0].numel(), -1).any(1)
-    if not differ.any():
-        return ""
-    at = int(differ.int().argmax())
-    index = [int(place) for place in torch.unravel_index(torch.tensor(at), one.shape)]
-    values = " and ".join(repr(flat[at].item()) for flat in flats)
-    return f"first at {index}: {values}" if index else values
+    held = as_bytes(flat[at : at + 1]).numpy().tobytes(), repr(flat[at].item())
+    by_value: dict[tuple[bytes, str], list[int]] = {}
+    told = gather_everywhere("check_same: values", held, group)
+    for who, value in zip(members.ranks, told, strict=True):
+        by_value.setdefault(value, []).append(who)
+    index = [int(place) for place in torch.unravel_index(torch.tensor(at), tensor.shape)]
+    first = f" first differs at {index}" if index else ""
+    held_by = _listed((text, ranks) for (_, text), ranks in by_value.items())
+    elsewhere = f"; {len(sides)} different ones in all" if len(sides) > len(by_value) else ""
+    return f"{path}{first}: {held_by}{elsewhere}"
 
 
-def _told(path: str, sides: Sequence[Side], first: str) -> str:
-    """A leaf that differs, for people."""
-    if first:
-        names = " and ".join(named(ranks) for _, ranks in sides[:SIDES])
-        others = f" and {len(sides) - SIDES} more groups" if len(sides) > SIDES else ""
-        return f"{path}: {names}{others} differ, {first}"
-    told = [f"{named(ranks)}: {_shown(one)}" for one, ranks in sides[:SIDES]]
-    others = f", and {len(sides) - SIDES} more groups" if len(sides) > SIDES else ""
-    return f"{path}: {', '.join(told)}{others}"
+def _first_place(one: torch.Tensor, other: torch.Tensor) -> int:
+    """Where two flat tensors of one dtype and size first differ; their size if they do not."""
+    differ = (as_bytes(one) != as_bytes(other)).view(one.numel(), -1).any(1)
+    return int(differ.int().argmax()) if differ.any() else one.numel()
 
 
-def _shown(one: Fingerprint | None) -> str:
+def _listed(held: Iterable[tuple[str, list[int]]]) -> str:
+    """Who holds what: some of it, and how much more there is."""
+    told = list(held)
+    shown = [f"{named(ranks)}: {text}" for text, ranks in told[:SIDES]]
+    count = sum(len(ranks) for _, ranks in told[SIDES:])
+    if count:
+        shown.append(f"and {len(told) - SIDES} more on {count} other rank{'s' * (count > 1)}")
+    return ", ".join(shown)
+
+
+def _as_text(side: Side) -> tuple[str, list[int]]:
+    one, ranks = side
     if one is None:
-        return "none"
-    return one.text or f"{one.kind} with hash {one.digest.hex()[:8]}"
+        return "none", ranks
+    return one.text or f"{one.kind} with hash {one.digest.hex()[:8]}", ranks

@@ -109,7 +109,8 @@ def as_tensor(leaf: Any) -> torch.Tensor | None:
         return leaf.detach()
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
         try:
-            return torch.from_numpy(np.ascontiguousarray(leaf))
+            # numpy's own gives an array without dimensions one.
+            return torch.from_numpy(np.ascontiguousarray(leaf)).reshape(leaf.shape)
         except TypeError:  # A dtype that torch does not know.
             return None
     return None

@@ -16,6 +16,7 @@ from allranks._training.sample_trees import (
     joined,
     map_leaves,
     taken_apart,
+    with_widest_texts,
 )
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange
@@ -73,7 +74,8 @@ def gather_shards(
         values: one entry for each of this rank's samples: a tensor (first dimension: samples; on
             any device), a numpy array, a list of any objects that pickle can carry, or a dict or
             tuple of these, nested as you like. Shapes of one sample and dtypes must agree between
-            ranks. A rank without samples may pass the same with no entries, or just ``[]``.
+            ranks, but for the width of numpy's texts: the result has the widest. A rank without
+            samples may pass the same with no entries, or just ``[]``.
         indices: which sample of the data set each entry belongs to, such as ``sampler.indices``:
             integers, over all ranks each of 0..n-1 once. Without, the split is that of ``shard``.
         group: the ranks that take part; None means WORLD. All of them must make the call.
@@ -159,9 +161,9 @@ def _agreed_template(members: Members, told: Sequence[_Told]) -> Any:
     filled = [(rank, one) for rank, one in zip(members.ranks, told, strict=True) if one.number]
     if not filled:
         return told[0].template
-    first = filled[0][1].template
-    if all(one.template == first for _, one in filled):
-        return first
+    templates = with_widest_texts([one.template for _, one in filled])
+    if all(template == templates[0] for template in templates):
+        return templates[0]
     by_text: dict[str, list[int]] = {}
     for rank, one in filled:
         by_text.setdefault(repr(one.template), []).append(rank)

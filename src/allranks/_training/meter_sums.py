@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._collectives.pickling import dump_bytes, load_bytes
+from allranks._collectives.scalars import exact_sum
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange_and_combine
 
@@ -86,13 +86,3 @@ def _together(told: Sequence[MeterSums]) -> MeterSums:
     common = {repr(one[:2]): one[:2] for one in told}  # By repr, since NaN is not equal to itself.
     counts, totals = zip(*common.values(), *(one[2:] for one in told), strict=True)
     return MeterSums(exact_sum(counts), exact_sum(totals))
-
-
-def exact_sum(values: Sequence[float]) -> float:
-    """The sum of numbers, rounded once; an integer if all of them are integers."""
-    if all(isinstance(value, int) for value in values):
-        return sum(values)
-    try:
-        return math.fsum(values)
-    except (OverflowError, ValueError):  # infinities
-        return sum(values)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._transport.tensor_bytes import as_bytes, contiguous, why_not_dense
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,6 +31,11 @@ class LeafKind:
     kind: str
     dtype: Any = None
     trailing: tuple[int, ...] = ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is an array of numpy's str or bytes, whose dtypes have a width."""
+        return self.kind == ARRAY and self.dtype.kind in "SU"
 
     def __repr__(self) -> str:
         if self.kind == LIST:
@@ -64,6 +69,28 @@ def map_leaves(function: Callable[[str, Any], Any], tree: Any, path: str = "valu
         make: Any = getattr(type(tree), "_make", tuple)  # That of a namedtuple.
         return make(made)
     return function(path, tree)
+
+
+def with_widest_texts(templates: Sequence[Any]) -> list[Any]:
+    """Templates that agree on the width of arrays of text: at each place the widest has it.
+
+    numpy makes an array of texts as wide as its longest one, so that ranks seldom have the same.
+    """
+    import numpy as np
+
+    widest: dict[tuple[str, str], Any] = {}
+
+    def look(path: str, leaf: LeafKind) -> None:
+        if leaf.is_text:
+            place = path, leaf.dtype.kind
+            widest[place] = np.promote_types(widest.get(place, leaf.dtype), leaf.dtype)
+
+    def widened(path: str, leaf: LeafKind) -> LeafKind:
+        return replace(leaf, dtype=widest[path, leaf.dtype.kind]) if leaf.is_text else leaf
+
+    for template in templates:
+        map_leaves(look, template)
+    return [map_leaves(widened, template) for template in templates]
 
 
 def taken_apart(values: Any) -> Samples:

@@ -52,10 +52,7 @@ def _replace(path: Path, write: Callable[[Any], None]) -> None:
         raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(number, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(number, write, path)
         Path(name).chmod(_mode(path))
         Path(name).replace(path)
     except BaseException:
@@ -63,6 +60,23 @@ def _replace(path: Path, write: Callable[[Any], None]) -> None:
             Path(name).unlink()
         raise
     _sync_directory(path.parent)
+
+
+def _write(number: int, write: Callable[[Any], None], path: Path) -> None:
+    """Write a file, and force it to disk; an error of the system names the path.
+
+    ``torch.save`` hides that the disk is full behind an error of its own.
+    """
+    try:
+        with os.fdopen(number, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.filename or not cause.errno:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def _mode(path: Path) -> int:

@@ -6,9 +6,10 @@ import secrets
 from typing import TYPE_CHECKING
 
 from allranks._process_group.ranks import get_rank
+from allranks._process_group.settings import boolean
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
-from allranks._training.arguments import boolean, whole_number
+from allranks._training.arguments import whole_number
 from allranks._training.streams import ALL_RANKS, EACH_RANK, WORKER, seed_libraries, stream
 from allranks._transport import process_groups
 from allranks._transport.headers import Header, exchange_and_combine

@@ -5,23 +5,63 @@ This module imports torch, whose class it extends; the root imports it when it i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from allranks._training.arguments import boolean, check_keys, length_of, whole_number
+from allranks._process_group.settings import boolean
+from allranks._training.arguments import check_keys, length_of, whole_number
 from allranks._training.shards import place_in
 from allranks._training.streams import permutation
 from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sized
+    from collections.abc import Callable, Mapping, Sized
 
     from allranks._transport.process_groups import Group
 
 KEYS = ("consumed", "epoch", "length", "seed", "shuffle")
+ITERATION_KEYS = ("begin", "consumed", "epoch")
+
+
+class _Iteration(Iterator[int]):
+    """One iteration over this rank's samples, which counts them.
+
+    torchdata's StatefulDataLoader saves the sampler and its iterator, each time that it reads
+    ahead, with the batch; and loads both: the sampler first, and an iterator that it then makes.
+
+    Attributes:
+        begin: how many samples of the epoch all ranks had consumed before.
+        indices: this rank's samples of the rest.
+        given: how many of them were taken.
+    """
+
+    def __init__(
+        self,
+        begin: int,
+        indices: list[int],
+        save: Callable[[_Iteration], dict[str, int]],
+        load: Callable[[_Iteration, Any], None],
+    ) -> None:
+        self.begin, self.indices, self.given = begin, indices, 0
+        self._save, self._load = save, load
+
+    def __next__(self) -> int:
+        if self.given == len(self.indices):
+            raise StopIteration
+        self.given += 1
+        return self.indices[self.given - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        """How far it has come."""
+        return self._save(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; the epoch after this iteration is a whole one again."""
+        self._load(self, state)
 
 
 class ShardSampler(Sampler[int]):
@@ -77,29 +117,56 @@ class ShardSampler(Sampler[int]):
         self.rank, self.num_replicas = place_in("ShardSampler", group)
         self.epoch = 0
         self._begin = 0
+        self._latest: _Iteration | None = None
 
     def __len__(self) -> int:
         """How many samples this rank has in the current epoch, or in the rest of it."""
-        return len(self._positions())
+        return len(self._positions(self._begin))
 
     def __iter__(self) -> Iterator[int]:
         """This rank's indices of the current epoch."""
-        return iter(self.indices.tolist())
+        mine = self.indices.tolist()
+        self._latest = _Iteration(self._begin, mine, self._state_of, self._resume)
+        return self._latest
 
     @property
     def indices(self) -> torch.Tensor:
         """This rank's indices of the current epoch, or of the rest of it: int64, made anew."""
-        positions = self._positions()
+        return self._indices(self._begin)
+
+    def _indices(self, begin: int) -> torch.Tensor:
+        positions = self._positions(begin)
         mine = np.arange(positions.start, positions.stop, positions.step)
         if self.shuffle:
             mine = permutation(self.length, self.seed, self.epoch)[mine]
         return torch.from_numpy(mine)
 
-    def _positions(self) -> range:
-        """Where this rank's samples stand in the epoch's order."""
-        left = self.length - self._begin
-        dropped = left % self.num_replicas if self.drop_last else 0
-        return range(self._begin + self.rank, self.length - dropped, self.num_replicas)
+    def _positions(self, begin: int) -> range:
+        """Where this rank's samples stand in the epoch's order, those before left out."""
+        dropped = (self.length - begin) % self.num_replicas if self.drop_last else 0
+        return range(begin + self.rank, self.length - dropped, self.num_replicas)
+
+    def _consumed(self, iteration: _Iteration) -> int:
+        """How many samples all ranks have taken, if the others are as far as this one."""
+        if iteration.given == len(iteration.indices):
+            return self.length  # The tail, too, which other ranks may have or nobody.
+        return iteration.begin + iteration.given * self.num_replicas
+
+    def _state_of(self, iteration: _Iteration) -> dict[str, int]:
+        consumed = self._consumed(iteration)
+        return {"begin": self._begin, "consumed": consumed, "epoch": self.epoch}
+
+    def _resume(self, iteration: _Iteration, state: Mapping[str, Any]) -> None:
+        """Have an iteration go on; the rest of its epoch is its own, and no longer the sampler's.
+
+        Where ``set_epoch`` has gone on to a later epoch, nothing is left of the saved one.
+        """
+        check_keys("load_state_dict of an iterator", state, ITERATION_KEYS)
+        begin, consumed, epoch = (whole_number(name, state[name]) for name in ITERATION_KEYS)
+        if epoch == self.epoch:
+            iteration.begin, iteration.given = consumed, 0
+            iteration.indices = self._indices(consumed).tolist()
+            self._begin = begin
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch, which is a whole one; but an epoch that was resumed stays the rest.
@@ -114,16 +181,18 @@ class ShardSampler(Sampler[int]):
         """
         epoch = whole_number("epoch", epoch)
         if epoch != self.epoch:
-            self._begin = 0
+            self._begin, self._latest = 0, None
         self.epoch = epoch
 
-    def state_dict(self, consumed: int) -> dict[str, int]:
+    def state_dict(self, consumed: int | None = None) -> dict[str, int]:
         """What resumes this epoch, the same on all ranks if they pass the same number.
 
         Args:
             consumed: how many samples all ranks together have consumed since the beginning of the
                 epoch (steps times batch size times ranks), those before an earlier resumption
-                counted. The sampler cannot know: a DataLoader reads ahead.
+                counted. The sampler cannot know where a DataLoader with workers reads ahead.
+                None means as many as its latest iterator gave, times the ranks: right without
+                workers, and for torchdata's StatefulDataLoader, which asks each time it reads.
 
         Returns:
             Plain numbers, for ``torch.save`` or JSON.
@@ -132,6 +201,8 @@ class ShardSampler(Sampler[int]):
             ConfigError: it is no integer, more than there are, or less than were consumed before
                 this epoch was resumed.
         """
+        if consumed is None:
+            consumed = self._consumed(self._latest) if self._latest else self._begin
         consumed = whole_number("consumed", consumed)
         if not self._begin <= consumed <= self.length:
             resumed = f"; this epoch was resumed after {self._begin}" if self._begin else ""
@@ -148,7 +219,8 @@ class ShardSampler(Sampler[int]):
         """Go on where an epoch was left: its rest is shared among the ranks that are there now.
 
         Another number of ranks than before is fine. Until ``set_epoch`` goes to another epoch,
-        this one is the rest.
+        this one is the rest. Where it has gone beyond an epoch that was consumed to its end,
+        nothing is left of that, and the current epoch is a whole one.
 
         Args:
             state: from ``state_dict``, the same on all ranks.
@@ -170,4 +242,6 @@ class ShardSampler(Sampler[int]):
                 )
         if consumed > self.length:
             raise ConfigError(f"consumed={consumed}: the epoch has {self.length} samples")
-        self.epoch, self._begin = epoch, consumed
+        self._latest = None
+        if epoch >= self.epoch or consumed < self.length:
+            self.epoch, self._begin = epoch, consumed

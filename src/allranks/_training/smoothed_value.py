@@ -6,9 +6,10 @@ import math
 from collections import deque
 from typing import Any
 
+from allranks._collectives.scalars import exact_sum
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
-from allranks._training.meter_sums import MeterSums, exact_sum, exchange_sums
+from allranks._training.meter_sums import MeterSums, exchange_sums
 
 DEFAULT_FORMAT = "{median:.4f} ({global_avg:.4f})"
 

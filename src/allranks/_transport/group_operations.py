@@ -104,6 +104,7 @@ def send_and_receive(
     *,
     tag: int = TAG,
     limit: timedelta | None = None,
+    ranks: Sequence[int] = (),
 ) -> T | None:
     """Send and receive flat CPU tensors of known sizes, pairs of (tensor, global rank).
 
@@ -115,29 +116,40 @@ def send_and_receive(
         meanwhile: is done while they travel; others may wait for its end.
         tag: tells them from other messages.
         limit: how long they may take; None means the group's timeout.
+        ranks: who takes part, where it is not the whole group.
 
     Returns:
         What ``meanwhile`` returned.
 
     Raises:
+        PeerFailedError: another rank has failed or left.
         StalledError: they did not arrive within that time.
     """
     import torch.distributed as dist
 
-    works = [(dist.irecv(t, r, group=group, tag=tag), r) for t, r in receive if t.numel()]
-    works += [(dist.isend(t, r, group=group, tag=tag), r) for t, r in send if t.numel()]
+    limit = limit or process_groups.timeout(group)
+    try:
+        works = [(dist.irecv(t, r, group=group, tag=tag), r) for t, r in receive if t.numel()]
+        works += [(dist.isend(t, r, group=group, tag=tag), r) for t, r in send if t.numel()]
+    except BaseException as error:  # A peer may have gone before.
+        fail_wait(group, what, error, "a rank", limit, ranks)
+        raise
     try:
         result = meanwhile()
     except BaseException:
         torch_groups.mark_unusable(group, f"{brief(what)} ended early")
         raise
     if works:
-        _finish_all(group, works, what, limit or process_groups.timeout(group))
+        _finish_all(group, works, what, limit, ranks)
     return result
 
 
 def _finish_all(
-    group: dist.ProcessGroup, works: Sequence[tuple[Any, int]], what: str, limit: timedelta
+    group: dist.ProcessGroup,
+    works: Sequence[tuple[Any, int]],
+    what: str,
+    limit: timedelta,
+    ranks: Sequence[int],
 ) -> None:
     """Wait in a thread: a point-to-point operation cannot be waited for in slices."""
     waiting_for = works[0][1]
@@ -150,12 +162,12 @@ def _finish_all(
     given = limit < process_groups.timeout(group)  # Else gloo's own clock ends the wait first.
     seconds = limit.total_seconds() + (0 if given else 1)
     try:
-        failures.begin_wait(brief(what), torch_groups.name_of(group))
+        failures.begin_wait(brief(what), torch_groups.name_of(group), ranks=ranks)
         BackgroundCall(wait_for_all).result_unless(
             partial(failures.raise_if_failed, brief(what)), seconds
         )
     except BaseException as error:
-        fail_wait(group, what, error, f"rank {waiting_for}", limit)
+        fail_wait(group, what, error, f"rank {waiting_for}", limit, ranks)
         raise
     finally:
         failures.end_wait()
@@ -192,8 +204,17 @@ def fail_wait(
     error: BaseException,
     whom: str,
     limit: timedelta | None = None,
+    ranks: Sequence[int] = (),
 ) -> None:
     """Give a group up in which a wait ended early; whichever clock ended it, raise one error.
+
+    Args:
+        group: the group.
+        what: names the call.
+        error: what ended the wait.
+        whom: it waited for, in words.
+        limit: how long it might take; None means the group's timeout.
+        ranks: who takes part, where it is not the whole group.
 
     Raises:
         PeerFailedError: another rank has failed, or left, and it is known which.
@@ -203,7 +224,7 @@ def fail_wait(
     stalled = isinstance(error, StillRunning) or failures.has_timed_out(error)
     how = f"did not complete within {timeout.total_seconds():g} s"
     torch_groups.mark_unusable(group, f"{brief(what)} {how if stalled else 'ended early'}")
-    if culprit := failures.cause_of(error, torch_groups.global_ranks(group)):
+    if culprit := failures.cause_of(error, ranks or torch_groups.global_ranks(group)):
         raise failures.peer_failed(culprit, brief(what)) from None
     if failures.HOST_LOST in str(error) and (told := failures.verdict()):
         raise StalledError(f"{error}; {told}") from None

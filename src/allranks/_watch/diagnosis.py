@@ -94,11 +94,22 @@ def verdict(
         statuses: of the ranks that answered, by rank.
         fates: of the others, what is known of them, by rank.
     """
-    members = seen_by.members or tuple(sorted({*statuses, *fates}))
+    members = _concerned(seen_by, statuses) or tuple(sorted({*statuses, *fates}))
     here = {rank: statuses[rank] for rank in members if rank in statuses}
     here.setdefault(seen_by.rank, seen_by)
     told = [_head(seen_by), *_places(seen_by, here), *_fates(members, here, fates)]
     return " ".join([*told, *_conclusions(seen_by, members, here), *_stacks(here)])
+
+
+def _concerned(seen_by: RankStatus, statuses: Mapping[int, RankStatus]) -> tuple[int, ...]:
+    """The ranks of its call, and of all calls in which these wait for others in turn."""
+    found: set[int] = set()
+    fresh = set(seen_by.members)
+    while fresh:
+        found |= fresh
+        waiting = [statuses[rank] for rank in fresh if rank in statuses and statuses[rank].waits]
+        fresh = {rank for status in waiting for rank in status.members} - found
+    return tuple(sorted(found))
 
 
 def _head(seen_by: RankStatus) -> str:
@@ -147,6 +158,8 @@ def _conclusions(
     """Say that calls differ only where that cannot come from our own messages."""
     waiting = [status for status in here.values() if status.waits]
     if len({status.group for status in waiting}) > 1:
+        if len(waiting) < len(members):
+            return  # They wait for those that are in no call, or say nothing.
         yield (
             "They wait in different groups: every rank must make its calls on these groups in the "
             "same order."

@@ -441,7 +441,18 @@ def test_a_full_file_system_is_passed_by_or_named(tmp_path: Path, room_for: str)
     script, room = tmp_path / "script.py", tmp_path / "room"
     script.write_text(HELLO)
     done = subprocess.run(
-        [*IN_NO_ROOM, NONE, room_for, str(room), *ALLRANKS, "run", "-n", "2", str(script)],
+        [
+            *IN_NO_ROOM,
+            NONE,
+            room_for,
+            str(room),
+            *ALLRANKS,
+            "run",
+            "--no-fold",
+            "-n",
+            "2",
+            str(script),
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -65,6 +65,10 @@ named = tempfile.NamedTemporaryFile(dir=".")
 folder = tempfile.TemporaryDirectory(dir=".")
 signal.signal(signal.SIGTERM, lambda *_: packed.close())
 """
+IN_A_CYCLE = f"""{LEFT_OPEN}
+def use():
+    return owned, archive, packed, plain, named, folder
+"""
 DELETED = """
 WORD = "deleted"
 class Thing:
@@ -111,7 +115,17 @@ if child:
 print("parent" if child else "child")
 """
 PROGRAMS = [
-    *(ORDER, FUTURES, CHILDREN, LEFT_OPEN, DELETED, LOGGED, WRITTEN_IN_C, RAISING_AT_EXIT),
+    *(
+        ORDER,
+        FUTURES,
+        CHILDREN,
+        LEFT_OPEN,
+        IN_A_CYCLE,
+        DELETED,
+        LOGGED,
+        WRITTEN_IN_C,
+        RAISING_AT_EXIT,
+    ),
     *(UNWRITABLE, REPLACED_STREAM, FORKED),
     *(f"import sys; sys.exit({code})" for code in ("None", "3", "259", "True", "'words'", "[1]")),
     "import sys; print('unfinished', end=''); sys.exit(4)",

@@ -59,7 +59,8 @@ def stack(tmp_path: Path, *command: str) -> list[str]:
     """What a command's program, or its rank 0, tells of its main thread."""
     for name, text in {"work.py": WORK, "train.py": TRAIN, "test_it.py": TEST}.items():
         (tmp_path / name).write_text(text)
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    environ = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
         command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE
     )

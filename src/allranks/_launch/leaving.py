@@ -54,6 +54,7 @@ def leave_after(program: Callable[[], int]) -> NoReturn:
         for step in steps:
             _done(step)
         code = code if _written() else UNFLUSHED
+        _flush_all_files()  # The collector may close a file's buffer before its text is in there.
         _done(lambda: _take_the_program_apart(inherited))
         _flush_all_files()
     finally:

@@ -205,7 +205,7 @@ def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: in
     record_of(store, 1)
     first_left(store)
     status_answers.fates(store, [1])
-    status_answers.answers(store, "i", 2)
+    status_answers.Inquiry(store, "i", 2).answers()
 
 
 @settings(deadline=None, max_examples=100)
@@ -239,7 +239,7 @@ def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:
         store.set(f"watch/log/{slot}", text)
     bulletin = EventLog()
     bulletin.fetch(store)
-    assert [entry.kind for entry in bulletin.unheard()] == ["unreadable", "who", "unreadable"]
+    assert [one.entry.kind for one in bulletin.unheard()] == ["unreadable", "who", "unreadable"]
 
 
 @pytest.mark.parametrize(

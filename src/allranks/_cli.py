@@ -97,7 +97,6 @@ def _with_spellings_of_others(command: Callable[..., None]) -> Callable[..., Non
 @click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
 @click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")
 @click.option("--quiet-ranks", is_flag=True, help="Show the output of rank 0 only.")
-@click.option("--no-fold", is_flag=True, help="Show every line, also where ranks print alike.")
 @click.argument("target")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -105,7 +104,6 @@ def run(
     module: bool,
     spawn: bool,
     quiet_ranks: bool,
-    no_fold: bool,
     target: str,
     arguments: tuple[str, ...],
 ) -> None:
@@ -131,8 +129,8 @@ def run(
     from allranks._launch.template import preload
 
     program = Program(target, arguments, module, interpreter.has_safe_path())
-    output = RankOutput(ranks, quiet=quiet_ranks, fold=not no_fold)
-    supervisor = Supervisor(output.write, output.show_due)
+    output = RankOutput(ranks, quiet=quiet_ranks)
+    supervisor = Supervisor(output.write)
     try:
         if not spawn:
             with exit_at_interrupt():
@@ -145,7 +143,6 @@ def run(
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    output.show_all()
     if outcome.first:
         output.show_unseen(outcome.first.rank)
     explain(outcome)

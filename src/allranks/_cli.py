@@ -51,11 +51,12 @@ class _FailingClosed(click.Group):
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run a command; ``eval "$(allranks env --export)" && ...`` goes no further if it fails."""
+        owner = os.getpid()
         try:
             return super().main(*args, **more)
         except BaseException as error:
             failed = not isinstance(error, SystemExit) or error.code
-            if failed and "--export" in sys.argv:
+            if failed and "--export" in sys.argv and os.getpid() == owner:  # And no rank's option.
                 click.echo("false")
             raise
 

@@ -231,7 +231,7 @@ if os.environ["RANK"] == "1":
 
 
 def test_when_a_rank_has_left_signals_are_still_heard(tmp_path: Path) -> None:
-    """Nothing that a forked rank shares with its parent may be undone as it leaves."""
+    """A forked rank leaves through its parent's frames, and must not undo there what is shared."""
     job = two_ranks(tmp_path, LEAVES_FIRST, stdout=subprocess.PIPE)
     wait_until(lambda: not alive(int((tmp_path / "0").read_text())))
     job.send_signal(signal.SIGTERM)

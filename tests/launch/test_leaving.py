@@ -194,14 +194,13 @@ def test_a_keyboard_interrupt_has_the_shells_code(tmp_path: Path) -> None:
 
 
 def test_coverage_is_measured(tmp_path: Path) -> None:
-    program = "import allranks\n\ndef called():\n    return 1\n\ncalled()\n"
+    program = "import os\nif os.environ['RANK'] == '1':\n    print(1)\nelse:\n    print(0)\n"
     script = tmp_path / "script.py"
     script.write_text(program)
     here = {"cwd": tmp_path, "timeout": PATIENCE, "check": True, "capture_output": True}
     coverage = [sys.executable, "-m", "coverage"]
     measured = [*coverage, "run", "--parallel-mode", f"--include={script}"]
     subprocess.run([*measured, "-m", "allranks", "run", "-n", "2", str(script)], **here)
-    assert len(list(tmp_path.glob(".coverage.*"))) >= 2
     subprocess.run([*coverage, "combine"], **here)
     told = subprocess.run([*coverage, "report"], text=True, **here)
     assert "100%" in told.stdout

@@ -46,26 +46,43 @@ def leave_after(program: Callable[[], int]) -> NoReturn:
     """
     inherited = frozenset(sys.modules)
     code = program()
-    steps = _pythons_own()
-    if steps is None:
+    join = getattr(threading, "_shutdown", None)  # There is no public name for either.
+    if join is None or not hasattr(atexit, "_run_exitfuncs"):
         raise SystemExit(code)
     try:
+        _done(join)
+    finally:
+        _end(code, inherited)
+
+
+def exit_after(program: Callable[[], int]) -> NoReturn:
+    """As ``leave_after``, but through the frames below, which may be a tool's, such as coverage's.
+
+    Args:
+        program: returns its exit code.
+
+    Raises:
+        SystemExit: always, with the program's exit code.
+    """
+    inherited = frozenset(sys.modules)
+    code = program()
+    if hasattr(atexit, "_run_exitfuncs"):
+        atexit.register(_end, code, inherited)  # The first to run; the threads are joined by then.
+    raise SystemExit(code)
+
+
+def _end(code: int, inherited: frozenset[str]) -> NoReturn:
+    """Do the rest of what the interpreter does at its end, but for taking itself apart."""
+    try:
+        atexit.unregister(_end)
         atexit.unregister(rest_before_exit)  # Nothing that a thread of gloo's may need goes away.
-        for step in steps:
-            _done(step)
+        _done(atexit._run_exitfuncs)  # noqa: SLF001 - what the interpreter would run
         code = code if _written() else UNFLUSHED
         _flush_all_files()  # The collector may close a file's buffer before its text is in there.
         _done(lambda: _take_the_program_apart(inherited))
         _flush_all_files()
     finally:
         os._exit(code)
-
-
-def _pythons_own() -> tuple[Callable[[], object], Callable[[], object]] | None:
-    """What joins the threads and what runs the functions of atexit; Python has no public names."""
-    join = getattr(threading, "_shutdown", None)
-    run = getattr(atexit, "_run_exitfuncs", None)
-    return (join, run) if join and run else None
 
 
 def _done(step: Callable[[], object]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allranks._watch.parked_wait import can_park
+from allranks._watch.store_client import PATIENCE
 
 if TYPE_CHECKING:
     import socket
@@ -100,6 +101,11 @@ class WatchConfig:
         """Seconds that ranks have to tell where they stand: they hear, and take some to tell."""
         busy = len(self.local_peers) / NEIGHBOURS + self.world_size / ANSWERS
         return self.news_delay + 0.5 + busy
+
+    @property
+    def patience(self) -> float:
+        """Seconds for one question to a store that all ranks use at this moment."""
+        return max(PATIENCE, self.answer_timeout)
 
     @property
     def verdict_timeout(self) -> float:

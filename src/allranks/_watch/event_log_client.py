@@ -81,7 +81,9 @@ class EventLogClient:
             entry: what is added.
             unless: the kind of entry that makes this one needless, if it is there before.
         """
-        self._client.ask(lambda store: self._log.post(store, entry, unless=unless), None)
+        self._client.ask(
+            lambda store: self._log.post(store, entry, unless=unless), None, self._config.patience
+        )
         self._react()
 
     def publish(self, failure: Failure) -> None:

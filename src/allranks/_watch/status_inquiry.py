@@ -11,7 +11,6 @@ from allranks._watch import evidence
 from allranks._watch.diagnosis import on_group
 from allranks._watch.event_log import LogEntry
 from allranks._watch.status_answers import Answers, Inquiry, RankAnswer
-from allranks._watch.store_client import PATIENCE
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -89,7 +88,9 @@ class StatusInquiry:
             self._verdict = Deadline.after(self._config.verdict_timeout)
         status = on_group(self.status(), asked.group)
         told = RankAnswer(status, self._local_peers.held(self._config.me.rank))
-        self._client.ask(lambda store: self._inquiry(store).answer(told), None, self._patience)
+        self._client.ask(
+            lambda store: self._inquiry(store).answer(told), None, self._config.patience
+        )
         self.keep("was asked where it stands")
 
     def start(self, log_client: EventLogClient, group: str = "") -> bool:
@@ -108,17 +109,14 @@ class StatusInquiry:
         """What the ranks tell of themselves."""
         log_client.wait_for(self._all_have_told, self._config.answer_timeout)
         return self._client.ask(
-            lambda store: self._inquiry(store).answers(), Answers(), self._patience
+            lambda store: self._inquiry(store).answers(), Answers(), self._config.patience
         )
-
-    @property
-    def _patience(self) -> float:
-        """Seconds for one question: all ranks use the store at this moment."""
-        return max(PATIENCE, self._config.answer_timeout)
 
     def _inquiry(self, store: dist.Store) -> Inquiry:
         return Inquiry(store, self._name, self._config.world_size)
 
     def _all_have_told(self) -> bool:
-        told = self._client.ask(lambda store: self._inquiry(store).count(), 0, self._patience)
+        told = self._client.ask(
+            lambda store: self._inquiry(store).count(), 0, self._config.patience
+        )
         return told == self._config.world_size

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import torch.distributed as dist
 
 from allranks._system.host_sockets import SWITCH
-from allranks._watch import news
-from harness import wait_until
+from allranks._watch import news, store_client
+from allranks._watch.store_client import StoreClient
+from harness import PATIENCE, wait_until
 from simulated_watch import CountingStore, Place, SimulatedHost, SimulatedRank, placed
 
 if TYPE_CHECKING:
@@ -177,3 +179,40 @@ def test_without_sockets_each_rank_waits_by_itself(monkeypatch) -> None:
     world.fail(LAST)
     assert world.store.add("watch/heard", 0) == RANKS - 1
     world.stop()
+
+
+class SlowStore:
+    """Its first answer comes late."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.asked: list[str] = []
+
+    def look(self, _: object) -> str:
+        self.asked.append("look")
+        self.goes_on.wait()
+        return "seen"
+
+    def tell(self, _: object) -> str:
+        self.asked.append("tell")
+        return "told"
+
+
+def test_a_late_answer_is_kept_and_what_must_be_told_waits_for_it(monkeypatch) -> None:
+    monkeypatch.setattr(store_client, "PATIENCE", 0.01)
+    client, store = StoreClient(None), SlowStore()
+    client.share()
+    look = store.look
+    assert client.ask(look, "") == ""
+    assert client.silent
+    assert client.ask(look, "") == ""
+    assert client.ask(store.tell, "") == ""
+    store.goes_on.set()
+    assert client.ask(store.tell, "", PATIENCE) == "told"
+    assert store.asked == ["look", "tell"]
+    assert not client.silent
+    store.goes_on.clear()
+    assert client.ask(look, "") == ""
+    store.goes_on.set()
+    wait_until(lambda: client.ask(look, "") == "seen")
+    assert store.asked == ["look", "tell", "look"]

@@ -102,7 +102,7 @@ class StoreClient:
         return bool(self.lost) or self.silent
 
     def ask(
-        self, question: Callable[[dist.Store], T], otherwise: T, seconds: float = PATIENCE
+        self, question: Callable[[dist.Store], T], otherwise: T, seconds: float | None = None
     ) -> T:
         """What the store answers, or otherwise where it does not.
 
@@ -112,15 +112,17 @@ class StoreClient:
         Args:
             question: uses the store; it may block.
             otherwise: is returned while the store is silent or lost.
-            seconds: how long the answer may take before the store is called silent.
+            seconds: how long the answer may take before the store is called silent. Where it is
+                given, an earlier question that has no answer yet is waited for as long; else
+                nothing is asked then.
         """
-        if self.lost or not self.is_open or (self._asked and not self._asked.call.over):
+        if self.lost or not self.is_open or not self._is_free_within(seconds or 0.0):
             return otherwise
         if not self._asked or self._asked.question != question:
             store = self.store
             self._asked = _Asked(question, BackgroundCall(lambda: question(store)))
         try:
-            answer = self._asked.call.result(seconds)
+            answer = self._asked.call.result(seconds or PATIENCE)
         except StillRunning:
             self._is_silent = True
             return otherwise
@@ -129,3 +131,15 @@ class StoreClient:
             return otherwise
         self._asked, self._is_silent = None, False
         return cast("T", answer)
+
+    def _is_free_within(self, seconds: float) -> bool:
+        """Whether an earlier question has its answer, or gets it in time."""
+        try:
+            if self._asked:
+                self._asked.call.result(seconds)
+        except StillRunning:
+            return False
+        except RuntimeError as error:
+            self.lost = str(error)
+            return False
+        return True

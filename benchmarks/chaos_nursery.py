@@ -130,7 +130,8 @@ def _more(before: dict[str, int]) -> dict[str, int]:
 def _launched(function: Any, order: dict[str, Any]) -> dict[str, Any]:
     arguments = tuple(order["argv"][1:])
     try:
-        return {"results": allranks.launch(function, arguments, ranks=order["ranks"], timeout=60)}
+        how = {"ranks": order["ranks"], "timeout": 60, "fold": False}
+        return {"results": allranks.launch(function, arguments, **how)}
     except BaseException as error:  # noqa: BLE001 - the judge looks at it
         facts = {name: getattr(error, name, None) for name in ("rank", "missing", "exit_code")}
         return {"error": {"kind": type(error).__name__, "text": str(error), **facts}}

@@ -123,7 +123,7 @@ class Run:
         least, most = self.program.among
         arguments = [str(self.program.seed), f"{least}-{most}", str(self.top / "diary")]
         if launcher == "run":
-            command = ["allranks", "run", "-n", str(ranks), WORKER, *arguments]
+            command = ["allranks", "run", "--no-fold", "-n", str(ranks), WORKER, *arguments]
             self._order("run", command, {})
         elif launcher == "launch":
             self._order("launch", [WORKER, *arguments], {}, ranks=ranks)

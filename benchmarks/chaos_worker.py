@@ -132,10 +132,11 @@ class Rank:
         """Have calls of allranks tell on the faulty rank when a phase within them begins."""
         import torch.distributed as dist
 
-        from allranks._rendezvous import roll_call
+        from allranks._rendezvous import host_meeting, roll_call
 
         for phase, place, name in (
             ("roll call", roll_call.RollCall, "answer"),
+            ("roll call", host_meeting.HostVisitor, "hear"),
             ("connecting", dist, "init_process_group"),
             ("new_group", dist, "new_group"),
         ):

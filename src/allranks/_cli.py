@@ -51,11 +51,12 @@ class _FailingClosed(click.Group):
 
     def main(self, *args: Any, **more: Any) -> Any:
         """Run a command; ``eval "$(allranks env --export)" && ...`` goes no further if it fails."""
+        owner = os.getpid()
         try:
             return super().main(*args, **more)
         except BaseException as error:
             failed = not isinstance(error, SystemExit) or error.code
-            if failed and "--export" in sys.argv:
+            if failed and "--export" in sys.argv and os.getpid() == owner:  # And no rank's option.
                 click.echo("false")
             raise
 
@@ -97,6 +98,7 @@ def _with_spellings_of_others(command: Callable[..., None]) -> Callable[..., Non
 @click.option("-m", "--module", is_flag=True, help="TARGET is a module's name.")
 @click.option("--spawn", is_flag=True, help="Start fresh interpreters; the default is to fork.")
 @click.option("--quiet-ranks", is_flag=True, help="Show the output of rank 0 only.")
+@click.option("--no-fold", is_flag=True, help="Show every line, also where ranks print alike.")
 @click.argument("target")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -104,6 +106,7 @@ def run(
     module: bool,
     spawn: bool,
     quiet_ranks: bool,
+    no_fold: bool,
     target: str,
     arguments: tuple[str, ...],
 ) -> None:
@@ -129,8 +132,8 @@ def run(
     from allranks._launch.template import preload
 
     program = Program(target, arguments, module, interpreter.has_safe_path())
-    output = RankOutput(ranks, quiet=quiet_ranks)
-    supervisor = Supervisor(output.write)
+    output = RankOutput(ranks, quiet=quiet_ranks, fold=not no_fold)
+    supervisor = Supervisor(output.write, output.show_due)
     try:
         if not spawn:
             with exit_at_interrupt():
@@ -143,6 +146,7 @@ def run(
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    output.show_all()
     if outcome.first:
         output.show_unseen(outcome.first.rank)
     explain(outcome)

@@ -144,7 +144,9 @@ NAMED = "MASTER_ADDR=h1"
 
 GEOMETRIES = (
     Geometry("single", "python", ("h1",), run(PYTHON)),
-    Geometry("allranks", "run -n 4", ONE, run(PYTHON, "-m", "allranks._cli", "run", "-n4")),
+    Geometry(
+        "allranks", "run -n 4", ONE, run(PYTHON, "-m", "allranks._cli", "run", "-n4", "--no-fold")
+    ),
     Geometry("env", "2 hosts, by hand", ("h1", "h2"), by_hand(**ON_H1, MASTER_PORT="29600")),
     Geometry("torchrun", "1 host, 2 ranks", ONE[:2], torchrun(1, "--standalone")),
     Geometry("torchrun", "2 hosts, c10d", TWO, torchrun(2, *C10D)),

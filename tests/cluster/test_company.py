@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(150)
 
 # Fabric refuses Slurm's -n: it asks for --ntasks-per-node.
 LAUNCHERS = {
-    "allranks": run(PYTHON, "-m", "allranks._cli", "run", "-n2"),
+    "allranks": run(PYTHON, "-m", "allranks._cli", "run", "-n2", "--no-fold"),
     "torchrun": torchrun(1, "--standalone"),
     "slurm": srun("-N2", "--ntasks-per-node=1"),
     "openmpi": mpirun("openmpi", {"MASTER_ADDR": "h1"}, h1=1, h2=1),

@@ -29,7 +29,7 @@ class Level(IntEnum):
 def reduced(op, *values, mine=0):
     """What rank ``mine`` gets, when the ranks give these values, which travel as bytes."""
     packed = [PackedScalars.of([encode(op, value)]) for value in values]
-    [result] = packed[mine].results(reduce_packed(op, [one.body for one in packed], 1))
+    [result] = packed[mine].results(reduce_packed(op, [one.body for one in packed], 1, len(packed)))
     return result
 
 

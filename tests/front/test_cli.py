@@ -50,7 +50,7 @@ def said(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.mark.parametrize("how", [(), ("--spawn",)])
 def test_ranks_meet_and_their_lines_carry_their_rank(tmp_path: Path, how: tuple) -> None:
-    done = run(tmp_path, HELLO, "-n", "3", *how, arguments=("-n", "5", "--flag"))
+    done = run(tmp_path, HELLO, "-n", "3", "--no-fold", *how, arguments=("-n", "5", "--flag"))
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [
         f"{rank}│ sum 3 ['-n', '5', '--flag'] __main__" for rank in range(3)
@@ -77,7 +77,7 @@ def test_a_module_is_run(tmp_path: Path) -> None:
     (package / "__init__.py").touch()
     (package / "job.py").write_text(HELLO)
     done = subprocess.run(
-        [*ALLRANKS, "run", "-n", "2", "-m", "pack.job", "x"],
+        [*ALLRANKS, "run", "-n", "2", "--no-fold", "-m", "pack.job", "x"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -210,7 +210,7 @@ def two_ranks(tmp_path: Path, script: str, **streams):
     """A job of two ranks, once each has made a file under its rank's number."""
     path = tmp_path / "script.py"
     path.write_text(script)
-    command = [*ALLRANKS, "run", "-n", "2", str(path), f"{tmp_path}/"]
+    command = [*ALLRANKS, "run", "-n", "2", "--no-fold", str(path), f"{tmp_path}/"]
     job = subprocess.Popen(command, text=True, **streams)
     wait_until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
     return job
@@ -441,7 +441,18 @@ def test_a_full_file_system_is_passed_by_or_named(tmp_path: Path, room_for: str)
     script, room = tmp_path / "script.py", tmp_path / "room"
     script.write_text(HELLO)
     done = subprocess.run(
-        [*IN_NO_ROOM, NONE, room_for, str(room), *ALLRANKS, "run", "-n", "2", str(script)],
+        [
+            *IN_NO_ROOM,
+            NONE,
+            room_for,
+            str(room),
+            *ALLRANKS,
+            "run",
+            "--no-fold",
+            "-n",
+            "2",
+            str(script),
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -252,7 +252,7 @@ def test_the_ranks_of_a_job_are_reaped_after_the_reaper_is_dismissed(monkeypatch
     done = []
     monkeypatch.setattr(processes, "end_sessions", lambda _: done.append("ended"))
     monkeypatch.setattr(processes, "reap", lambda _: done.append("reaped"))
-    started = supervisor.Supervisor(lambda *_: None)
+    started = supervisor.Supervisor(lambda *_: None, lambda: None)
     started._ranks = [ChildRank(0, -1, (0, 0, 0))]
     reaper: Any = SimpleNamespace(dismiss=lambda: done.append("dismissed"))
     started._end_sessions(reaper)

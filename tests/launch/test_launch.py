@@ -153,6 +153,7 @@ def test_ranks_that_do_not_return_show_their_stacks() -> None:
     with pytest.raises(StalledError, match=r"1 of 3 ranks .* within 1 s: 1\.") as caught:
         allranks.launch(load_shard, ranks=3, timeout=1)
     assert "in load_shard" in str(caught.value)
+    assert f"{os.sep}_launch{os.sep}" not in str(caught.value)
     assert allranks.launch(lambda: 1, ranks=1) == [1]
 
 
@@ -161,7 +162,7 @@ def test_what_ranks_write_is_shown_with_their_rank(capsys: pytest.CaptureFixture
         print("one\ntwo")
         print("three", file=sys.stderr, end="")
 
-    allranks.launch(work, ranks=2)
+    allranks.launch(work, ranks=2, fold=False)
     out, err = capsys.readouterr()
     assert sorted(out.splitlines()) == ["0│ one", "0│ two", "1│ one", "1│ two"]
     assert sorted(err.splitlines()) == ["0│ three", "1│ three"]

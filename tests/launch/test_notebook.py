@@ -18,7 +18,7 @@ def work():
         print("hello")
         return Thing(allranks.all_reduce(factor * world.rank))
 """,
-    "results = allranks.launch(work, ranks=2)\n[thing.rank for thing in results]",
+    "results = allranks.launch(work, ranks=2, fold=False)\n[thing.rank for thing in results]",
     "[thing.rank for thing in allranks.launch(work, ranks=3)]",
     """
 try:

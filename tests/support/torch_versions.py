@@ -15,7 +15,7 @@ records_gloo = pytest.mark.skipif(
 )
 """For tests of what is said of calls that are torch's own."""
 
-GLOO = re.compile(r"^(\d+[│|] )?\[Gloo\] Rank \d+ is connected to .*\n?", re.MULTILINE)
+GLOO = re.compile(r"^([\d, -]+[│|] )?\[Gloo\] Rank \d+ is connected to .*\n?", re.MULTILINE)
 """Gloo's line for each group that it connects, on standard output: torch 2.6 to 2.9."""
 
 

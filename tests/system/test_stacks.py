@@ -59,7 +59,8 @@ def stack(tmp_path: Path, *command: str) -> list[str]:
     """What a command's program, or its rank 0, tells of its main thread."""
     for name, text in {"work.py": WORK, "train.py": TRAIN, "test_it.py": TEST}.items():
         (tmp_path / name).write_text(text)
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    environ = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
         command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=PATIENCE
     )
@@ -82,6 +83,54 @@ def stack(tmp_path: Path, *command: str) -> list[str]:
 )
 def test_a_script_ends_with_its_module(tmp_path: Path, command: list[str]) -> None:
     assert stack(tmp_path, *command) == TRAIN_STACK
+
+
+RENAMED = """
+__name__ = "renamed"
+import work
+work.load()
+"""
+
+WRAPPER = """
+from allranks._cli import main
+
+def start():
+    main(["run", "-n", "2", "renamed.py"])
+
+start()
+"""
+
+
+def test_a_script_ends_with_its_module_by_whatever_name_and_started_by_whom(tmp_path: Path) -> None:
+    """The command's own frames, click's and those of who called it are no part of the program."""
+    (tmp_path / "renamed.py").write_text(RENAMED)
+    (tmp_path / "wrapper.py").write_text(WRAPPER)
+    assert stack(tmp_path, *PYTHON, "wrapper.py") == [WORK_LINE, "renamed.py:4"]
+
+
+STALLED = """
+import time, allranks
+allranks.setup(cpu=True, stall_after=2)
+def load():
+    time.sleep(600)
+if allranks.get_rank() == 1:
+    load()
+allranks.all_reduce(1)
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--spawn",)])
+def test_a_verdict_ends_with_the_program(tmp_path: Path, how: tuple[str, ...]) -> None:
+    (tmp_path / "stalled.py").write_text(STALLED)
+    command = [*PYTHON, "-m", "allranks", "run", "-n", "2", *how, str(tmp_path / "stalled.py")]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        told = next(line for line in job.stderr if "Rank 1 stands at" in line)
+    finally:
+        job.terminate()
+        job.communicate(timeout=PATIENCE)
+    stands = told.partition("Rank 1 stands at ")[2].strip()
+    assert stands == "stalled.py:5 in load < stalled.py:7."
 
 
 def test_a_command_line_is_a_program(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from allranks._system import streams
 from harness import PATIENCE
 from torch_versions import without_chatter
 
-RUN = ("-m", "allranks._cli", "run", "-n", "2")
+RUN = ("-m", "allranks._cli", "run", "-n", "2", "--no-fold")
 
 PROGRAM = """
 import os, sys, allranks
@@ -29,7 +29,7 @@ def work():
 if "RANK" in os.environ:
     work()
 elif __name__ == "__main__":
-    allranks.launch(work, ranks=2)
+    allranks.launch(work, ranks=2, fold=False)
 """
 
 TEST = """
@@ -144,7 +144,7 @@ def test_lines_come_whole_however_they_are_cut() -> None:
 
 
 def test_both_ways_of_passing_on_keep_an_endless_line_in_bounds(capfdbinary) -> None:
-    for output in (launch.CallerOutput(), RankOutput(1)):
+    for output in (launch.CallerOutput(1), RankOutput(1)):
         for _ in range(64):
             output.write(0, 1, b"x" * 65536)
             assert len(output._lines.unfinished[0, 1]) <= BOUND

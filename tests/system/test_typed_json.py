@@ -19,13 +19,27 @@ import allranks
 from allranks._launchers.world import World
 from allranks._rendezvous import mpi
 from allranks._rendezvous.address_board import AgentAddressBoard, FileAddressBoard, PostedAddress
-from allranks._rendezvous.record import PackedError, RankRecord, RollCallResult, pack, read, revive
-from allranks._rendezvous.roll_call import RollCall, rank_0_record, read_verdict, record_of
+from allranks._rendezvous.host_meeting import AgentWord
+from allranks._rendezvous.meeting import Meeting
+from allranks._rendezvous.record import (
+    Batch,
+    HostSeat,
+    HostVerdict,
+    PackedError,
+    RankRecord,
+    RollCallResult,
+    Signature,
+    pack,
+    read,
+    revive,
+)
+from allranks._rendezvous.roll_call import RollCall, record_of
+from allranks._rendezvous.verdicts import read_verdict, signature_of
 from allranks._system import sockets
 from allranks._system.peer_memory import MemoryProbe
 from allranks._system.typed_json import MalformedError, parsed, plain, written
 from allranks._system.waiting import Deadline
-from allranks._transport.host_channel import _SocketInvitation
+from allranks._transport.links import _Invitation
 from allranks._watch import status_answers
 from allranks._watch.event_log import DepartureNote, EventLog, LogEntry, first_left
 from allranks._watch.local_peers import LocalPeers
@@ -43,11 +57,15 @@ KINDS = [
     RankRecord,
     RollCallResult,
     PackedError,
+    Signature,
+    Batch,
+    HostSeat,
+    AgentWord,
     LogEntry,
     DepartureNote,
     RankAnswer,
 ]
-KINDS += [MemoryProbe, _SocketInvitation, mpi.MpiMessage, mpi.MpiAnswer]
+KINDS += [MemoryProbe, _Invitation, mpi.MpiMessage, mpi.MpiAnswer]
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -116,12 +134,18 @@ def with_number(value: PostedAddress | RankRecord, field: str, number: int) -> s
 
 
 @pytest.mark.parametrize(
-    "layout", [[[0, 10**15], [0, 2 - 10**15]], [[-1, 2]], [[0, 2**31]]], ids=str
+    ("kind", "told"),
+    [
+        (HostSeat, {"node": -1, "batches": [1]}),
+        (HostSeat, {"node": 0, "batches": [2**31]}),
+        (RollCallResult, {"num_nodes": 10**15}),
+    ],
+    ids=str,
 )
-def test_a_layout_that_no_world_has_is_refused(layout) -> None:
-    """Else a rank makes a list of as many ranks as it is told of."""
+def test_a_place_that_no_world_has_is_refused(kind, told) -> None:
+    """Else a rank waits for a batch of that number, or has so many hosts."""
     with pytest.raises(MalformedError, match=r"is not in 0-2147483647"):
-        parsed(RollCallResult, written({"layout": layout}))
+        parsed(kind, written(told))
 
 
 def at_a_file(url: str) -> None:
@@ -171,8 +195,8 @@ class Held:
 def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: int) -> None:
     store, brief = Held(text), Deadline.after(0.05)
     for use in (
-        lambda: RollCall(store, replace(RECORD, rank=rank), "h:1", brief).answer(),
-        lambda: rank_0_record(store, "h:1", brief),
+        lambda: RollCall(Meeting(store, "h:1"), replace(RECORD, rank=rank), brief).answer(),
+        lambda: signature_of(store, "h:1", brief),
         lambda: read_verdict(store, "h:1"),
         lambda: AgentAddressBoard(store, "h", 1, "k").read(),
     ):
@@ -181,7 +205,7 @@ def test_a_roll_call_on_any_store_ends_in_an_error_of_ours(text: bytes, rank: in
     record_of(store, 1)
     first_left(store)
     status_answers.fates(store, [1])
-    status_answers.answers(store, "i", 2)
+    status_answers.Inquiry(store, "i", 2).answers()
 
 
 @settings(deadline=None, max_examples=100)
@@ -215,14 +239,18 @@ def test_an_entry_that_cannot_be_read_does_not_end_the_log() -> None:
         store.set(f"watch/log/{slot}", text)
     bulletin = EventLog()
     bulletin.fetch(store)
-    assert [entry.kind for entry in bulletin.unheard()] == ["unreadable", "who", "unreadable"]
+    assert [one.entry.kind for one in bulletin.unheard()] == ["unreadable", "who", "unreadable"]
 
 
 @pytest.mark.parametrize(
     "value",
     [
         RECORD,
-        RollCallResult(((0, 2), (1, 1)), ("w",), "10.0.0.1"),
+        RollCallResult(2, "10.0.0.1"),
+        Signature(RECORD, "n", "v"),
+        Batch((RECORD, RECORD)),
+        AgentWord("n", "h", 1, "h:1", HostVerdict(0, 2, (RECORD,), RECORD, "a", "b")),
+        AgentWord(error=pack(MissingRanksError("m", missing=[1]))),
         RollCallResult(error=pack(MissingRanksError("m", missing=[1]))),
         LogEntry("verdict", 1, text="ä\x1b\n"),
         DepartureNote("who", 1.5, "how"),
@@ -243,11 +271,11 @@ def test_errors_travel_with_their_fields() -> None:
 def test_a_record_of_another_release_names_both() -> None:
     """One that tells more is read; one that tells less is not."""
     more = written({**asdict(RECORD), "new": 1}).encode()
-    assert read(RankRecord, more, "record/1/1", "h:1") == RECORD
+    assert read(RankRecord, more, "batch/1", "h:1") == RECORD
     fields = asdict(RECORD)
     del fields["pid_space"]
     with pytest.raises(RendezvousError) as caught:
-        read(RankRecord, written(fields).encode(), "record/1/1", "h:1")
+        read(RankRecord, written(fields).encode(), "batch/1", "h:1")
     assert "missing required field `pid_space`" in str(caught.value)
     assert f"allranks {allranks.__version__} writes" in str(caught.value)
     assert "That rank has Python 3, torch 2, allranks 0.0.9." in str(caught.value)

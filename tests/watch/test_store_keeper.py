@@ -117,7 +117,7 @@ def a_roll_call_without_a_store() -> None:
     judge = roll_call.RollCall._judge
 
     def judge_without_a_store(self):
-        self._store.wait(["record/1/1"])  # Else rank 1 would make a store of its own.
+        self._store.wait(["batch/2"])  # Else rank 1 would make a store of its own.
         remove_the_store()
         return judge(self)
 

@@ -4,6 +4,6 @@ Read ``objects`` (any objects), ``tensors`` (tensors of any shape), ``broadcast`
 (numbers, tensors and trees of them, by ``reduced_trees``), ``to_one_rank``, ``point_to_point`` and
 ``all_to_all``. They use ``arguments`` (what is asked for, in any spelling),
 ``pickling`` (objects as buffers), ``in_place`` (tensors that are written where they are),
-``extremes`` (the least and greatest of floats), ``trees``, ``scalars`` and ``flat`` (leaves in few
-messages). Gradients flow in ``differentiable``. Groups of ranks come of ``split``.
+``extremes`` (the least and greatest of floats), ``trees``, ``scalars``, ``exact_sums`` and ``flat``
+(leaves in few messages). Gradients flow in ``differentiable``. Groups of ranks come of ``split``.
 """

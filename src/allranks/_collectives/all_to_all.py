@@ -12,8 +12,9 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.bulk import IncomingBytes, transfer
+from allranks._transport.bundle import numbers, numbers_in
 from allranks._transport.group_operations import wait_for_collective
-from allranks._transport.headers import Header, exchange, fits_inline, numbers, numbers_in
+from allranks._transport.headers import Header, all_fit_inline, exchange
 from allranks._transport.tensor_bytes import (
     as_bytes,
     contiguous,
@@ -177,7 +178,7 @@ def _body(parts: Sequence[torch.Tensor], members: Members) -> bytes:
     if not parts:
         return b""
     on_cpu = parts[0].device.type == "cpu"
-    inline = on_cpu and fits_inline(members, sum(part.nbytes for part in parts))
+    inline = on_cpu and all_fit_inline(members, sum(part.nbytes for part in parts))
     rows = [number for part in parts for number in (*part.shape, part.data_ptr())]
     contents = b"".join(map(to_bytes, parts)) if inline else b""
     return numbers([inline, len(parts), parts[0].dim(), *rows]) + contents

@@ -19,12 +19,11 @@ from allranks._collectives.scalars import is_number
 from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
+from allranks._transport.bundle import numbers, numbers_in
 from allranks._transport.headers import (
     Header,
     exchange_and_combine,
     fits_inline,
-    numbers,
-    numbers_in,
 )
 from allranks._transport.tensor_bytes import (
     as_bytes,
@@ -141,28 +140,35 @@ class _TreeParts(NamedTuple):
         others = [i for i, one in enumerate(found) if one is None]
         return cls(flat, tensors, others, flat.told(list(map(_told, found))))
 
-    def fit_inline(self, members: Members) -> bool:
+    @property
+    def fit_inline(self) -> bool:
         """Whether the tensors travel with the header; the same on all ranks."""
         on_cpu = all(tensor.is_cpu for tensor in self.tensors)
-        return on_cpu and fits_inline(members, sum(tensor.nbytes for tensor in self.tensors))
+        return on_cpu and fits_inline(sum(tensor.nbytes for tensor in self.tensors))
 
 
 def _broadcast_tree(data: Any, src: int, members: Members, why: str | None) -> Any:
     parts, error = _taken_apart(data)
     error = why or error
     sends = src == members.ranks[members.rank]
-    inline = parts is not None and parts.fit_inline(members)
+    inline = parts is not None and parts.fit_inline
     body, unsendable = _body(parts, inline=inline) if sends and parts and not error else (b"", None)
     error = error or unsendable
     told = f"broadcast(src={src}) of {parts.told}" if parts else "broadcast"
     header = Header(told, body, f"broadcast: {error}" if error else None)
-    sender = -1 if error else members.ranks.index(src)
-    sent = exchange_and_combine(members, header, lambda bodies: bodies[sender])
+    sent = exchange_and_combine(
+        members, header, _the_senders, fold=lambda told: [_the_senders(told)]
+    )
     if parts is None or members.size == 1:
         return data
     if not inline:
         _send_all(parts.tensors, src, members)
     return data if sends else _with_others(data, parts, sent, src)
+
+
+def _the_senders(bodies: list[bytes]) -> bytes:
+    """What the one rank that sends has sent; the others' bodies are empty."""
+    return next(filter(None, bodies), b"")
 
 
 def _taken_apart(data: Any) -> tuple[_TreeParts | None, str | None]:

@@ -195,7 +195,11 @@ def _agreed(
     why = why or next(filter(None, map(_why_no_floats, tensors)), None)
     asks = not why and torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
     header = Header(f"autograd.{call}", bytes([asks]), f"autograd.{call}: {why}" if why else None)
-    flows = exchange_and_combine(members, header, lambda told: bytes([any(map(any, told))]))
+
+    def any_of(told: list[bytes]) -> bytes:
+        return bytes([any(map(any, told))])
+
+    flows = exchange_and_combine(members, header, any_of, fold=lambda told: [any_of(told)])
     return torch.zeros((), requires_grad=True) if any(flows) else None
 
 

@@ -112,8 +112,8 @@ def elementwise(op: str) -> Callable[..., torch.Tensor]:
     return by_op.get(op, torch.add)
 
 
-def folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor:
-    """The tensors of all ranks, reduced to one."""
+def folded(column: Sequence[bytes], dtype: torch.dtype, op: str, ranks: int) -> torch.Tensor:
+    """The tensors of so many ranks, some of them perhaps reduced before, reduced to one."""
     rows = from_bytes(b"".join(column), dtype).view(len(column), -1)
     if op in ("min", "max"):
         return rows.amin(0) if op == "min" else rows.amax(0)
@@ -122,7 +122,7 @@ def folded(column: Sequence[bytes], dtype: torch.dtype, op: str) -> torch.Tensor
     if op in BITWISE:
         return reduce(elementwise(op), rows.unbind())
     total = _summed(rows)
-    return total.div_(len(column)) if op == "mean" else total
+    return total.div_(ranks) if op == "mean" else total
 
 
 def _summed(rows: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.bulk import IncomingBytes, transfer
-from allranks._transport.headers import Header, exchange, fits_inline, numbers, numbers_in
+from allranks._transport.bundle import numbers, numbers_in
+from allranks._transport.headers import Header, all_fit_inline, exchange
 from allranks._transport.tensor_bytes import flat
 from allranks.errors import CollectiveError
 
@@ -329,7 +330,7 @@ def _largest(told: Sequence[_BufferSizes], receivers: Collection[int]) -> int:
 
 
 def _fits_inline(members: Members, buffers: Sequence[Any]) -> bool:
-    return fits_inline(members, sum(sizes(buffers)))
+    return all_fit_inline(members, sum(sizes(buffers)))
 
 
 def _body(buffers: Sequence[Any], *, inline: bool) -> bytes:

@@ -12,8 +12,8 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._system.typed_json import parsed, written
 from allranks._transport import process_groups
+from allranks._transport.bundle import numbers, numbers_in
 from allranks._transport.group_operations import TAG, send_and_receive
-from allranks._transport.headers import numbers, numbers_in
 from allranks._transport.tensor_bytes import flat, flat_bytes
 from allranks.errors import CollectiveError
 

@@ -41,9 +41,13 @@ def reduce_float(number: Any, op: str, members: Members) -> Any:
     """The fast path of ``_reduce_tree`` for one Python float."""
     packed = scalars.floats([number])
     header = Header(f"all_reduce({op}) of number", packed.body)
-    [result] = packed.results(
-        exchange_and_combine(members, header, lambda all_: scalars.reduce_packed(op, all_, 1))
+    answer = exchange_and_combine(
+        members,
+        header,
+        lambda bodies: scalars.reduce_packed(op, bodies, 1, members.size),
+        fold=lambda bodies: scalars.fold_packed(op, bodies, 1),
     )
+    [result] = packed.results(answer)
     return result
 
 
@@ -206,14 +210,18 @@ class _PackedLeaves:
         All travel in the headers if the flat tensors are small together and on the CPU; otherwise
         each flat tensor is reduced by torch.
         """
-        small = fits_inline(members, sum(flat.nbytes for flat in self._flats))
+        small = fits_inline(sum(flat.nbytes for flat in self._flats))
         inline = small and all(flat.is_cpu for flat in self._flats)
         sent = self._flats if inline else []
         body = b"".join([*map(to_bytes, sent), self._numbers.body])
         rooms: list[ResultMemory] = []
         meanwhile = partial(self._make_room, rooms) if inline else nothing
         answer = exchange_and_combine(
-            members, Header(self._plan.call, body), self._combiner(sent), meanwhile
+            members,
+            Header(self._plan.call, body),
+            partial(self._combined, sent, members.size),
+            meanwhile,
+            partial(self._folded, sent),
         )
         raws, numbers = _cut(answer, sent)
         if rooms:
@@ -232,22 +240,28 @@ class _PackedLeaves:
         if self._rows is not None and self._rows.dtype != torch.bfloat16:
             rooms.append(ResultMemory.like(self._rows))
 
-    def _combiner(self, sent: Sequence[torch.Tensor]) -> Callable[[list[bytes]], bytes]:
-        """Reduces all ranks' bodies to one."""
+    def _combined(self, sent: Sequence[torch.Tensor], ranks: int, bodies: list[bytes]) -> bytes:
+        """The bodies of all ranks, reduced to one."""
+        rows = [_cut(body, sent) for body in bodies]
+        numbers = [packed for _, packed in rows]
+        if count := len(self._plan.numbers):
+            numbers = [scalars.reduce_packed(self._op, numbers, count, ranks)]
+        return b"".join([*_reduced_flats(rows, sent, self._op, ranks), numbers[0]])
 
-        def combine(bodies: list[bytes]) -> bytes:
-            rows = [_cut(body, sent) for body in bodies]
-            columns = zip(*(raws for raws, _ in rows), strict=True)
-            pairs = zip(columns, sent, strict=True)
-            done = [to_bytes(folded(column, flat.dtype, self._op)) for column, flat in pairs]
-            numbers = [packed for _, packed in rows]
-            return b"".join([*done, self._reduced(numbers)])
-
-        return combine
-
-    def _reduced(self, numbers: list[bytes]) -> bytes:
-        count = len(self._plan.numbers)
-        return scalars.reduce_packed(self._op, numbers, count) if count else numbers[0]
+    def _folded(self, sent: Sequence[torch.Tensor], bodies: list[bytes]) -> list[bytes]:
+        """Fewer bodies, of which ``_combined`` makes the same; or those that were given."""
+        rows = [_cut(body, sent) for body in bodies]
+        numbers = [packed for _, packed in rows]
+        if count := len(self._plan.numbers):
+            fewer = scalars.fold_packed(self._op, numbers, count)
+            if len(fewer) == len(numbers):
+                return bodies
+            numbers = fewer
+        else:
+            numbers = numbers[:1]
+        op = "sum" if self._op == "mean" else self._op
+        first = b"".join(_reduced_flats(rows, sent, op, 1))
+        return [first + numbers[0], *(_neutral(sent) + one for one in numbers[1:])]
 
     def _unpacked(self, flats: Sequence[torch.Tensor], numbers: Sequence[Any]) -> list[Any]:
         """All leaves, each of the caller's kind."""
@@ -372,6 +386,26 @@ def _like(leaf: Any, part: torch.Tensor) -> Any:
         return part.as_subclass(type(leaf.detach()))
     array = part.numpy().copy()
     return array.astype(bool) if leaf.dtype == bool and array.dtype == "uint8" else array
+
+
+def _reduced_flats(
+    rows: Sequence[tuple[list[bytes], bytes]], sent: Sequence[torch.Tensor], op: str, ranks: int
+) -> list[bytes]:
+    """Each flat tensor of all rows, reduced to one."""
+    columns = zip(*(raws for raws, _ in rows), strict=True)
+    pairs = zip(columns, sent, strict=True)
+    return [to_bytes(folded(column, flat.dtype, op, ranks)) for column, flat in pairs]
+
+
+def _neutral(sent: Sequence[torch.Tensor]) -> bytes:
+    """Flat tensors that change no sum, not even that of zeros."""
+    import torch
+
+    def zeros(flat: torch.Tensor) -> torch.Tensor:
+        made = torch.zeros_like(flat)
+        return -made if flat.dtype.is_floating_point or flat.dtype.is_complex else made
+
+    return b"".join(to_bytes(zeros(flat)) for flat in sent)
 
 
 def _cut(body: bytes, sent: Sequence[torch.Tensor]) -> tuple[list[bytes], bytes]:

@@ -10,6 +10,7 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._collectives.arguments import BITWISE
+from allranks._collectives.exact_sums import fewer_rows
 from allranks.errors import CollectiveError
 
 if TYPE_CHECKING:
@@ -129,25 +130,77 @@ def _parts(value: Any) -> tuple[Any, ...]:
     return (value.real, value.imag) if isinstance(value, complex) else (value,)
 
 
-def reduce_packed(op: str, bodies: Sequence[bytes], count: int) -> bytes:
+def reduce_packed(op: str, bodies: Sequence[bytes], count: int, ranks: int) -> bytes:
     """Reduce the numbers of all ranks, packed in the order of the ranks, to packed results.
 
     An integer on one rank and a float on another make a float; a mean is a float.
 
     Args:
         op: one of OPS.
-        bodies: each rank's numbers.
-        count: how many there are on each.
+        bodies: each rank's numbers, or fewer, as ``fold_packed`` makes them.
+        count: how many there are in each.
+        ranks: how many ranks there are.
 
     Raises:
         CollectiveError: a result does not fit in 64 bits, or not in a rank's numpy type.
     """
     if all(body.startswith(FLOATS) for body in bodies):
         columns = list(zip(*map(_unpacked_floats, bodies), strict=True))
-        return floats(_summed(columns) if op == "sum" else list(map(_REDUCE[op], columns))).body
+        if op == "sum":
+            return floats(_summed(columns)).body
+        return floats([_reduction(op, ranks)(column) for column in columns]).body
     rows = [unpack(body, count) for body in bodies]
-    results = [_reduced(op, column) for column in zip(*rows, strict=True)]
+    results = [_reduced(op, column, ranks) for column in zip(*rows, strict=True)]
     return pack([""] * count, results)
+
+
+def fold_packed(op: str, bodies: list[bytes], count: int) -> list[bytes]:
+    """Fewer bodies with the same results, exactly; the same ones where there are none.
+
+    Args:
+        op: one of OPS.
+        bodies: the numbers of some ranks.
+        count: how many there are in each.
+    """
+    if all(body.startswith(FLOATS) for body in bodies):
+        return _fewer_floats(op, bodies)
+    types = {body[: 1 + 2 * count] for body in bodies}
+    return bodies if len(types) > 1 or op == "prod" else _fewer_mixed(op, bodies, count)
+
+
+def _fewer_floats(op: str, bodies: list[bytes]) -> list[bytes]:
+    if op not in ("sum", "mean"):
+        columns = zip(*map(_unpacked_floats, bodies), strict=True)
+        return [floats([_REDUCE[op](column) for column in columns]).body]
+    import numpy as np
+
+    given = np.frombuffer(b"".join(body[1:] for body in bodies), np.float64)
+    return [FLOATS + row.tobytes() for row in fewer_rows(given.reshape(len(bodies), -1))]
+
+
+def _fewer_mixed(op: str, bodies: list[bytes], count: int) -> list[bytes]:
+    """Fewer bodies of numbers of the same types; sums of other than integers and floats stay."""
+    rows = [unpack(body, count) for body in bodies]
+    names = [name for name, _ in rows[0]]
+    columns = [[value for _, value in column] for column in zip(*rows, strict=True)]
+    if op not in ("sum", "mean"):
+        return [pack(names, [_REDUCE[op](values) for values in columns])]
+    if not {type(values[0]) for values in columns} <= {int, float}:
+        return bodies
+    made = list(zip(*_fewer_in_each(columns), strict=True))
+    fit = all(value in SIXTY_FOUR_BITS for value in made[0] if isinstance(value, int))
+    return [pack(names, row) for row in made] if fit else bodies
+
+
+def _fewer_in_each(columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Fewer numbers in each column, as many in all, with the same exact sums."""
+    import numpy as np
+
+    floats_ = [values for values in columns if isinstance(values[0], float)]
+    rows = fewer_rows(np.array(floats_).T) if floats_ else np.empty((1, 0))
+    summed = iter(rows.T.tolist())
+    zeros = [0] * (len(rows) - 1)
+    return [next(summed) if isinstance(v[0], float) else [sum(v), *zeros] for v in columns]
 
 
 def _summed(columns: Sequence[Sequence[float]]) -> list[float]:
@@ -157,10 +210,10 @@ def _summed(columns: Sequence[Sequence[float]]) -> list[float]:
         return list(map(_sum, columns))
 
 
-def _reduced(op: str, column: Sequence[tuple[str, Any]]) -> Any:
+def _reduced(op: str, column: Sequence[tuple[str, Any]], ranks: int) -> Any:
     values = [value for _, value in column]
     try:
-        result = _REDUCE[op](_of_one_type(values))
+        result = _reduction(op, ranks)(_of_one_type(values))
         for name in {"", *(name for name, _ in column)}:
             typed(name, result)
     except OverflowError as error:
@@ -204,11 +257,11 @@ def _zero(values: Sequence[float]) -> float:
     return -0.0 if all(math.copysign(1.0, value) < 0 for value in values) else 0.0
 
 
-def _mean(values: Sequence[Any]) -> Any:
+def _mean(ranks: int, values: Sequence[Any]) -> Any:
     total = _sum(values)
     if isinstance(total, complex):  # Python would divide by a complex number, which mixes parts.
-        return complex(total.real / len(values), total.imag / len(values))
-    return total / len(values)
+        return complex(total.real / ranks, total.imag / ranks)
+    return total / ranks
 
 
 def _product(values: Sequence[Any]) -> Any:
@@ -224,9 +277,13 @@ def _extreme(pick: Callable[[Sequence[Any]], Any]) -> Callable[[Sequence[Any]], 
     return picked
 
 
+def _reduction(op: str, ranks: int) -> Callable[[Sequence[Any]], Any]:
+    """What makes one number of those of so many ranks."""
+    return partial(_mean, ranks) if op == "mean" else _REDUCE[op]
+
+
 _REDUCE: dict[str, Callable[[Sequence[Any]], Any]] = {
     "sum": _sum,
-    "mean": _mean,
     "min": _extreme(min),
     "max": _extreme(max),
     "prod": _product,

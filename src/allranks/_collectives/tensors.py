@@ -18,6 +18,7 @@ from allranks._system.graph_breaks import outside_graphs
 from allranks._system.printable import brief_repr
 from allranks._transport import process_groups
 from allranks._transport.bulk import LARGE, IncomingBytes, reach, transfer
+from allranks._transport.bundle import numbers, numbers_in
 from allranks._transport.group_operations import (
     all_gather_single,
     broadcast_in_turn,
@@ -26,11 +27,9 @@ from allranks._transport.group_operations import (
 )
 from allranks._transport.headers import (
     Header,
+    all_fit_inline,
     exchange,
     exchange_and_combine,
-    fits_inline,
-    numbers,
-    numbers_in,
 )
 from allranks._transport.tensor_bytes import (
     as_bytes,
@@ -135,7 +134,9 @@ def all_gather(
         return gather_everywhere("all_gather of objects", data, group)
     members = process_groups.members_of("all_gather", group)
     tensor, error = (data, unclear) if unclear else _gatherable(data, device, cat=cat)
-    inline = error is None and tensor.device.type == "cpu" and fits_inline(members, tensor.nbytes)
+    inline = (
+        error is None and tensor.device.type == "cpu" and all_fit_inline(members, tensor.nbytes)
+    )
     told = f"all_gather{'(cat=True)' if cat else ''} of {_kind(data)}"
     small = to_bytes(tensor) if inline else b""
     body = b"" if error else numbers([*tensor.shape, tensor.data_ptr()]) + small
@@ -224,7 +225,7 @@ def _gathered(tensor: torch.Tensor, parts: Sequence[_TensorPart], members: Membe
     sizes = [_nbytes(part.shape, tensor) for part in parts]
     if members.group is None:
         return as_bytes(tensor).clone()
-    if tensor.is_cpu and fits_inline(members, max(sizes)):
+    if tensor.is_cpu and all_fit_inline(members, max(sizes)):
         return from_bytes(b"".join(part.inline for part in parts), torch.uint8)
     over = process_groups.group_for_tensor(members.group, tensor)
     by_copy = not process_groups.has_backend(over, tensor.device.type)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from allranks._launch import rank_process
+from allranks._launch.leaving import exit_after
 from allranks._launch.template import become_a_fresh_process, threads_each
 from allranks._system import interpreter
 from allranks._watch.failures import LOST_PEERS
@@ -117,7 +118,7 @@ def _fork(program: Program, rank: int, environ: dict[str, str], reaper: SessionR
             os.close(pipe)
         stdin = rank == 0 and sys.stdin is not None and not sys.stdin.isatty()
         become_a_fresh_process(int(environ["WORLD_SIZE"]), writers[:2], keep_stdin=stdin)
-        rank_process.become(program, environ, writers[2])
+        exit_after(lambda: rank_process.become(program, environ, writers[2]))
     for pipe in writers:
         os.close(pipe)
     return ChildRank(rank, pid, pipes)

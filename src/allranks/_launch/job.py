@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from allranks._launch.pipes import Pipes
 from allranks._launch.remote_call import IncomingResult
 from allranks._launch.template import MESSAGE, SHOW_STACKS
-from allranks._system import huge_pages, processes, streams
+from allranks._system import huge_pages, processes, stacks, streams
 from allranks._system.waiting import Deadline
 from allranks.errors import RankFailedError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Write = Callable[[int, int, bytes], None]
+    Remind = Callable[[], float | None]
 
 GRACE = 3.0
 """Seconds for the other ranks to end by themselves, when one has failed."""
@@ -89,7 +90,8 @@ class RankResult:
     @property
     def where(self) -> str:
         """Its stacks, for people."""
-        return self.stacks.decode(errors="replace") or "no answer: it is stopped, or cut off\n"
+        written = stacks.without_starters_frames(self.stacks.decode(errors="replace"))
+        return written or "no answer: it is stopped, or cut off\n"
 
 
 class TemplateClient:
@@ -134,7 +136,12 @@ class TemplateClient:
         self._process.wait()
 
     def order(
-        self, ranks: int, payload: int, write: Write, timeout: float | None = None
+        self,
+        ranks: int,
+        payload: int,
+        write: Write,
+        timeout: float | None = None,
+        remind: Remind = lambda: None,
     ) -> list[RankResult]:
         """Fork ranks, and wait until all have ended.
 
@@ -143,11 +150,13 @@ class TemplateClient:
             payload: the descriptor of a file that each of them reads.
             write: takes a rank, the stream (1 or 2) and what the rank wrote to it.
             timeout: seconds after which they show their stacks and are killed; None waits.
+            remind: is called before each wait, as ``Pipes.before_waiting`` says.
 
         Raises:
             RankFailedError: the template itself ended.
         """
         job = _ForkedJob(ranks, self._control, write, math.inf if timeout is None else timeout)
+        job.before_waiting(remind)
         try:
             job.begin(payload)
             job.watch()
@@ -185,6 +194,10 @@ class _ForkedJob:
     @property
     def _running(self) -> list[RankResult]:
         return [rank for rank in self.ranks if rank.status is None]
+
+    def before_waiting(self, remind: Remind) -> None:
+        """Call a function before each wait for the ranks."""
+        self._pipes.before_waiting(remind)
 
     def begin(self, payload: int) -> None:
         """Send the orders, with each rank's ends of its pipes."""

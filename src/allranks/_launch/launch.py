@@ -40,6 +40,7 @@ def launch(
     *,
     ranks: int,
     timeout: float | None = None,
+    fold: bool = True,
 ) -> list[T]:
     """Call a function on several ranks of this host, each a process of its own. Not collective.
 
@@ -56,6 +57,7 @@ def launch(
         kwargs: its keyword arguments.
         ranks: how many ranks.
         timeout: seconds after which ranks that have not returned are killed; None waits.
+        fold: show once what several ranks print alike, and which ranks; False shows every line.
 
     Returns:
         What the function returned, by rank.
@@ -76,7 +78,11 @@ def launch(
         RemoteCall.of(call, environs).packed() as payload,
         _one_at_a_time,
     ):
-        ended = _template().order(ranks, payload, CallerOutput().write, timeout)
+        output = CallerOutput(ranks, fold=fold)
+        try:
+            ended = _template().order(ranks, payload, output.write, timeout, output.show_due)
+        finally:
+            output.show_all()
     _raise_failures(ended, timeout)
     return [one.value for one in ended]
 

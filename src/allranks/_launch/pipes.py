@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from allranks._system.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +27,7 @@ class Pipes:
         """Listen to nothing yet."""
         self._selector = selectors.DefaultSelector()
         self._last: object = None
+        self._remind: Callable[[], float | None] = lambda: None
 
     def listen(self, file: Any, react: React, *, last: bool = False) -> None:
         """Call a function whenever a file has something to read.
@@ -41,9 +45,26 @@ class Pipes:
         """Listen to a file no longer, and leave it open."""
         self._selector.unregister(file)
 
+    def before_waiting(self, remind: Callable[[], float | None]) -> None:
+        """Call a function before each wait.
+
+        Args:
+            remind: returns the seconds after which it must be called again, or None.
+        """
+        self._remind = remind
+
+    def _ready(self, seconds: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        end = Deadline.after(math.inf if seconds is None else seconds)
+        while True:
+            due = self._remind()
+            wait = end.left if due is None else min(due, end.left)
+            ready = self._selector.select(None if wait == math.inf else wait)
+            if ready or end.passed:
+                return ready
+
     def step(self, seconds: float | None) -> None:
         """React to what is there; wait for so long until something is, or for ever (None)."""
-        ready = self._selector.select(seconds)
+        ready = self._ready(seconds)
         for key, _ in sorted(ready, key=lambda pair: pair[0].fileobj is self._last):
             if not key.data(key.fileobj):
                 self._selector.unregister(key.fileobj)

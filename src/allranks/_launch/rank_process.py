@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from allranks._collectives import pickling
+from allranks._system import stacks, streams
 from allranks._watch import failures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 PR_SET_PDEATHSIG = 1
 
@@ -95,40 +95,46 @@ class FailureReport:
     repeated: bool = False
 
 
-def become(program: Program, environ: Mapping[str, str], report_to: int) -> NoReturn:
-    """Run a program in this process and leave by SystemExit, with its exit code.
+def become(program: Program, environ: Mapping[str, str], report_to: int) -> int:
+    """Run a program in this process.
 
     Args:
         program: what to run.
         environ: the rank's own variables.
         report_to: a file descriptor for the FailureReport, as JSON.
 
-    Raises:
-        SystemExit: always, so that the interpreter ends as it does after any script.
+    Returns:
+        The exit code with which this process is to end.
     """
     os.environ.update(environ)
     own = os.getpid()
     try:
         program.run()
     except SystemExit as leaving:
-        if os.getpid() == own and leaving.code:
-            code = leaving.code & 0xFF if isinstance(leaving.code, int) else 1
-            _tell_exit_code(code, report_to)
-        raise
+        code = exit_code(leaving)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-        if os.getpid() == own:
-            _tell_exit_code(code, report_to)
-        raise SystemExit(code) from None
     except BaseException as error:  # noqa: BLE001 - the parent hears of it
         if os.getpid() == own:  # A fork of the program's own is no rank.
             _report(error, report_to)
-        raise SystemExit(1) from None
-    raise SystemExit(0)
+        return 1
+    else:
+        return 0
+    if code and os.getpid() == own:
+        _tell_exit_code(code, report_to)
+    return code
+
+
+def exit_code(leaving: SystemExit) -> int:
+    """The exit code of a program that leaves by ``sys.exit``; its text is shown, as by Python."""
+    if leaving.code is None or isinstance(leaving.code, int):
+        return (leaving.code or 0) & 0xFF
+    streams.show(sys.stderr, f"{leaving.code}\n")
+    return 1
 
 
 def _report(error: BaseException, report_to: int) -> None:
-    own = _frames_of_the_program(error.__traceback__)
+    own = stacks.without_starters(error.__traceback__)
     failures.announce(error)
     hook = failures.programs_hook()
     if not hook.__module__.startswith(("sys", "torch.")):
@@ -158,13 +164,6 @@ def _tell_parent(failure: FailureReport, report_to: int) -> None:
         pipe.write(json.dumps(asdict(failure)) + "\n")
 
 
-def _frames_of_the_program(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames that start the program."""
-    while frames and frames.tb_frame.f_code.co_filename == __file__:
-        frames = frames.tb_next
-    return frames
-
-
 def die_with_parent(parent: int) -> None:
     """End with the parent, however it ends (Linux; elsewhere the parent's signals have to do)."""
     if sys.platform == "linux":
@@ -180,4 +179,4 @@ def main() -> NoReturn:
     order = json.loads(sys.argv[1])
     die_with_parent(order["parent"])
     program = Program(**order["program"])
-    become(program, order["environ"], order["report_to"])
+    raise SystemExit(become(program, order["environ"], order["report_to"]))

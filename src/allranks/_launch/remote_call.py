@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
-import io
 import json
 import mmap
 import os
@@ -13,13 +10,14 @@ import socket
 import struct
 import sys
 import tempfile
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from allranks._collectives.pickling import dump_anything, dump_error, empty, load, sizes
+from allranks._launch.leaving import leave_after
+from allranks._launch.rank_process import exit_code
 from allranks._launch.template import (
     TemplateServer,
     become_a_fresh_process,
@@ -28,15 +26,12 @@ from allranks._launch.template import (
     preload,
     write_stacks_to,
 )
-from allranks._transport.process_groups import rest_before_exit
+from allranks._system import stacks
 from allranks._watch import failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-
-FILE: type = io.IOBase.__bases__[0]
-"""The base class of all files. Checking all objects against io.IOBase takes 3 ms (measured)."""
 
 LENGTH = struct.Struct("=Q")
 """The length of what announces a result: its kind, and the sizes of its buffers."""
@@ -111,42 +106,23 @@ def run(order: dict[str, int], files: list[int]) -> NoReturn:
     call.enter(order["rank"])
     become_a_fresh_process(order["ranks"], (out, err), keep_stdin=False)
     write_stacks_to(stacks)
-    with socket.socket(fileno=result) as connection:
-        code = _answer(connection, call, order["rank"])
-    leave(code)
+    leave_after(lambda: _answer(socket.socket(fileno=result), call, order["rank"]))
 
 
 def _answer(connection: socket.socket, call: RemoteCall, rank: int) -> int:
     """Make the call, and send what comes of it; the exit code of this rank's process."""
-    try:
-        buffers = dump_anything(call.make())
-    except SystemExit as leaving:
-        return _exit_code(leaving)
-    except BaseException as error:  # noqa: BLE001 - the caller raises it
-        failures.announce(error)
-        send(connection, "error", dump_error(error, rank))
-        return 1
-    send(connection, "value", buffers)
+    with connection:
+        try:
+            buffers = dump_anything(call.make())
+        except SystemExit as leaving:
+            return exit_code(leaving)
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            failures.announce(error)
+            error.__traceback__ = stacks.without_starters(error.__traceback__)
+            send(connection, "error", dump_error(error, rank))
+            return 1
+        send(connection, "value", buffers)
     return 0
-
-
-def _exit_code(leaving: SystemExit) -> int:
-    if leaving.code is None or isinstance(leaving.code, int):
-        return leaving.code or 0
-    sys.stderr.write(f"{leaving.code}\n")
-    return 1
-
-
-def leave(code: int) -> NoReturn:
-    """End a forked rank as an interpreter would, but for taking itself to pieces."""
-    atexit.unregister(rest_before_exit)  # Nothing that a thread of gloo's may need goes away.
-    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins the threads
-    atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter would run
-    for thing in gc.get_objects():
-        if issubclass(type(thing), FILE):
-            with suppress(OSError, ValueError):
-                thing.flush()
-    os._exit(code)
 
 
 def send(connection: socket.socket, kind: str, buffers: Sequence[Any]) -> None:

@@ -37,16 +37,20 @@ CHUNK = 65536
 class Supervisor:
     """Watches the ranks of a job: passes their output on, and ends all when one fails."""
 
-    def __init__(self, write: Callable[[int, int, bytes], None]) -> None:
+    def __init__(
+        self, write: Callable[[int, int, bytes], None], remind: Callable[[], float | None]
+    ) -> None:
         """Prepare to watch.
 
         Args:
             write: takes a rank, the stream (1 or 2) and what the rank wrote to it; an empty
                 text ends the stream.
+            remind: is called before each wait, as ``Pipes.before_waiting`` says.
         """
         self._write = write
         self._ranks: list[ChildRank] = []
         self._pipes = Pipes()
+        self._pipes.before_waiting(remind)
         self._signals: list[int] = []
         self._outside: int | None = None
         self._end_at: float | None = None

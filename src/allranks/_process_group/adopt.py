@@ -13,10 +13,12 @@ from allranks._launchers.world import World
 from allranks._process_group import bring_up as steps
 from allranks._process_group import devices
 from allranks._process_group.own_record import assign_device, own_record
+from allranks._rendezvous.gathering import call_the_roll
 from allranks._rendezvous.meeting import Meeting
 from allranks._system.waiting import Deadline
 from allranks._transport import process_groups
 from allranks._watch import torch_groups
+from allranks._watch.host_news import name_of
 from allranks.errors import ConfigError, DetectionError
 
 if TYPE_CHECKING:
@@ -60,11 +62,12 @@ def _adopted(
     theirs = replace(wanted, timeout=process_groups.timeout(torch_groups.world()))
     with ExitStack() as undo:
         undo.callback(steps.take_down, meeting)
+        listener = steps.news_listener(found, undo)
         me = own_record(wanted, found, _assign_device)
-        me = replace(me, doubt="Did all of them call allranks.setup()?")
-        layout = steps.call_the_roll(meeting, me, deadline)
+        me = replace(me, doubt="Did all of them call allranks.setup()?", socket=name_of(listener))
+        layout = call_the_roll(meeting, me, deadline).layout_for(me.rank)
         world = steps.completed(found, layout)
-        watch = steps.start_watch(theirs, stall_after, meeting, me, layout, undo)
+        watch = steps.start_watch(theirs, stall_after, meeting, me, layout, listener, undo)
         if me.device is None:
             _assign_device(wanted, world)
         steps.describe(world, layout)

@@ -6,35 +6,46 @@ import functools
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from allranks._launchers.world import World
 from allranks._process_group import environment
 from allranks._process_group.inherited import leave_word, refuse_inherited_place
-from allranks._process_group.init_group import init_process_group, prepare_gloo
+from allranks._process_group.init_group import (
+    connects_all_pairs,
+    init_process_group,
+    prepare_gloo,
+)
 from allranks._process_group.intended_world import detected, planned
 from allranks._process_group.own_record import assign_device, own_record
 from allranks._process_group.settings import DEFAULT_STALL_AFTER, Settings
 from allranks._rendezvous import mpi, ports
-from allranks._rendezvous.meet import meet
+from allranks._rendezvous.gathering import Company, gather
 from allranks._rendezvous.meeting import Meeting
 from allranks._rendezvous.plan import RendezvousPlan, for_later_meeting
-from allranks._rendezvous.record import HostLayout, RankRecord, StoreMovesError
-from allranks._rendezvous.roll_call import LINGER, RollCall
+from allranks._rendezvous.record import HostLayout, RankRecord
 from allranks._rendezvous.tcp_store import Route
 from allranks._system import streams, variables
-from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
+from allranks._system.waiting import Deadline
 from allranks._system.words import tell
 from allranks._transport import process_groups
 from allranks._transport.headers import CHECK
 from allranks._watch import flight_recorder
 from allranks._watch.config import WatchConfig
 from allranks._watch.event_log import UP
+from allranks._watch.host_news import listening, name_of
 from allranks._watch.store_client import unless_lost
 from allranks._watch.watch import Watch
-from allranks.errors import ConfigError, RendezvousError
+from allranks.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
 
 WATCH = "ALLRANKS_WATCH"
 STALL_AFTER = "ALLRANKS_STALL_AFTER"
+
+SPARE = 16
+"""Descriptors that rank 0's process has open beside its connections to the others, at least."""
 
 
 _meetings = 0
@@ -87,10 +98,12 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     process_groups.release_retired()
     with ExitStack() as undo:
         undo.callback(environment.restore)
-        me, meeting, layout = _gather(how, own_record(wanted, found), deadline, undo)
+        listener = news_listener(found, undo)
+        known = replace(own_record(wanted, found), socket=name_of(listener))
+        me, meeting, layout = _gather(how, known, wanted, found, deadline, undo)
         world = completed(found, layout)
         _prepare_recorder()
-        watch = start_watch(wanted, patience, meeting, me, layout, undo)
+        watch = start_watch(wanted, patience, meeting, me, layout, listener, undo)
         if me.device is None:
             assign_device(wanted, world)
         prepare_gloo(layout, world.world_size)
@@ -130,46 +143,33 @@ def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
 
 
 def _gather(
-    how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
+    how: RendezvousPlan,
+    me: RankRecord,
+    wanted: Settings,
+    found: World,
+    deadline: Deadline,
+    undo: ExitStack,
 ) -> tuple[RankRecord, Meeting | None, HostLayout]:
-    """The ranks meet; once more, where rank 0 finds that not all come from its host."""
-    known, meeting = _meet(how, me, deadline, undo)
-    try:
-        return known, meeting, call_the_roll(meeting, known, deadline, near_first=how.near_first)
-    except StoreMovesError:
-        _move(how, me, meeting)
-    return _gather(replace(how, near_first=False), me, deadline, undo)
+    """The ranks meet; nobody in a world of one. This rank's record knows the way to rank 0."""
+    if how.alone:
+        return me, None, HostLayout(0, 1, 0, 1)
+    count_meeting()  # Also one that fails: the next must not meet with what is left of it.
+    company = Company(found.local_world_size, _descriptors_needed(wanted, me.world_size))
+    meeting, verdict = gather(how, me, company, deadline, undo)
+    return _with_route(me, meeting.route), meeting, verdict.layout_for(me.rank)
 
 
-def _move(how: RendezvousPlan, me: RankRecord, meeting: Meeting | None) -> None:
-    global _meetings  # noqa: PLW0603 - of this process
-    if meeting:
-        meeting.take_down()
-        _meetings -= 1  # Those of other hosts have met once.
-    if me.rank == 0:
-        tell(
-            f"note: not all ranks have come, and {how.hosts[0]}, rank 0's address, means this host "
-            "alone; listening for ranks of other hosts, too"
-        )
+def _descriptors_needed(wanted: Settings, world_size: int) -> int:
+    """How many the world will surely need in rank 0's process: each other rank's connections."""
+    watch = os.environ.get(WATCH) != "0"
+    return SPARE + (world_size - 1) * (1 + watch + connects_all_pairs(wanted, world_size))
 
 
 def count_meeting() -> int:
-    """How many stores this process has met in so far, with this one."""
+    """How many stores this process has met in, or tried to, with this one."""
     global _meetings  # noqa: PLW0603 - of this process
     _meetings += 1
     return _meetings
-
-
-def _meet(
-    how: RendezvousPlan, me: RankRecord, deadline: Deadline, undo: ExitStack
-) -> tuple[RankRecord, Meeting | None]:
-    """The store where the ranks meet; None in a world of one. This rank's record knows the way."""
-    if how.alone:
-        return me, None
-    meeting = meet(how, me, deadline)
-    undo.callback(meeting.take_down)
-    count_meeting()  # Also one that fails: the next must not meet with what is left of it.
-    return _with_route(me, meeting.route), meeting
 
 
 def tell_that_it_is_up(meeting: Meeting | None, watch: Watch | None) -> None:
@@ -190,16 +190,31 @@ def take_down(meeting: Meeting | None) -> None:
     environment.restore()
 
 
+def _is_unwatched() -> bool:
+    return os.environ.get(WATCH) == "0"
+
+
+def news_listener(found: World, undo: ExitStack) -> socket.socket | None:
+    """Where other ranks of this host may connect for the news, from before they can know of it."""
+    if found.world_size == 1 or _is_unwatched():
+        return None
+    listener = listening()
+    if listener:
+        undo.callback(listener.close)
+    return listener
+
+
 def start_watch(
     wanted: Settings,
     stall_after: float,
     meeting: Meeting | None,
     me: RankRecord,
     layout: HostLayout,
+    listener: socket.socket | None,
     undo: ExitStack,
 ) -> Watch | None:
     """The watch, which tells the others why this rank does not come up, if it does not."""
-    if meeting is None or os.environ.get(WATCH) == "0":
+    if meeting is None or _is_unwatched():
         return None
     config = WatchConfig(
         store=meeting.store,
@@ -211,6 +226,9 @@ def start_watch(
         stall_after=stall_after,
         timeout=wanted.timeout.total_seconds(),
         rank_0=layout.rank_0,
+        node_rank=layout.node_rank,
+        num_nodes=layout.num_nodes,
+        listener=listener,
     )
     watch = Watch(config)
 
@@ -247,28 +265,8 @@ def describe(world: World, layout: HostLayout) -> None:
 
 def _prepare_recorder() -> None:
     """Let torch remember its last calls, so that a stall can be explained."""
-    if os.environ.get(WATCH) != "0" and flight_recorder.BUFFER not in os.environ:
+    if not _is_unwatched() and flight_recorder.BUFFER not in os.environ:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
-
-
-def call_the_roll(
-    meeting: Meeting | None, me: RankRecord, deadline: Deadline, *, near_first: bool = False
-) -> HostLayout:
-    """Where the ranks are, by the roll call."""
-    if meeting is None:
-        return HostLayout(0, 1, 0, 1)
-    roll_call = RollCall(
-        meeting.store, me, meeting.place, deadline, meeting.external_store, near_first=near_first
-    )
-    try:
-        return BackgroundCall(roll_call.answer).result(deadline.left + 2 * LINGER)
-    except StillRunning:
-        store = meeting.external_store or f"the store at {meeting.place}"
-        who = "what keeps it" if meeting.external_store else "rank 0"
-        raise RendezvousError(
-            f"{me}: {store} stopped answering during the roll call; is the network cut, or {who} "
-            "stopped?"
-        ) from None
 
 
 def completed(found: World, layout: HostLayout) -> World:

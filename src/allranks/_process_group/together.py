@@ -58,8 +58,12 @@ def agree(
         error = f'agree: how={brief_repr(how)} is neither "any" nor "all"'
     together = any if error or how == "any" else all
     header = Header("agree" if error else f"agree({how})", mine, error)
+
+    def answered(bodies: list[bytes]) -> bytes:
+        return bytes([together(map(any, bodies))])
+
     answer = headers.exchange_and_combine(
-        members, header, lambda bodies: bytes([together(map(any, bodies))])
+        members, header, answered, fold=lambda bodies: [answered(bodies)]
     )
     return answer == b"\1"
 

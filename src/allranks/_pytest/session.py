@@ -288,7 +288,7 @@ class SessionTemplate:
         _clear(captured)
         output: dict[int, OutputEnds] = {}
         shown = self._config.option.capture == "no"
-        write = CallerOutput().write if shown else functools.partial(_keep, output)
+        write = CallerOutput(ranks, fold=False).write if shown else functools.partial(_keep, output)
         ended = self._order(ranks, functools.partial(run_item, request), request.deadline, write)
         told = [self._told(one, ended, request.deadline) for one in ended]
         for one in told:

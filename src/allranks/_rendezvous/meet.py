@@ -19,9 +19,9 @@ from allranks._rendezvous.address_board import (
 )
 from allranks._rendezvous.meeting import Meeting
 from allranks._rendezvous.private_store import private_store
-from allranks._rendezvous.roll_call import refuse_foreign
-from allranks._rendezvous.store_search import NONCE, StoreSearch
+from allranks._rendezvous.store_search import StoreSearch
 from allranks._rendezvous.tcp_store import PATIENCE, StoreAddress, connect, reason, tcp_store
+from allranks._rendezvous.verdicts import refuse_foreign
 from allranks._system import sockets
 from allranks._system.typed_json import plain
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning
@@ -128,7 +128,7 @@ def _host_and_post(plan: RendezvousPlan, board: AddressBoard, deadline: Deadline
     listener = ports.listen_on_any(on, plan.port_range)
     notice = PostedAddress.here(addresses, sockets.port_of(listener))
     meeting = _serve(listener, deadline)
-    meeting.store.set(NONCE, notice.nonce)
+    meeting.nonce = notice.nonce
     reached(board, lambda: board.post(notice), deadline)
     meeting.board = board
     return meeting

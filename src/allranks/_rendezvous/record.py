@@ -41,6 +41,8 @@ class RankRecord:
         address_of_0: rank 0's numeric address, as this rank reached it, or None.
         settings: those in which all ranks must agree, as they are shown.
         doubt: why the others may not come, as its launcher lets it suspect, or "".
+        socket: the name of the socket, in hexadecimal digits, on which it hands news on to ranks of
+            its host; "" where it has none.
     """
 
     rank: int
@@ -59,10 +61,16 @@ class RankRecord:
     address_of_0: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
+    socket: str = ""
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)
         must_be_in(PIDS, pid=self.pid)
+
+    def is_of_process_of(self, other: RankRecord) -> bool:
+        """Whether it is the word of the very same process, as the same rank."""
+        mine, theirs = (self.rank, self.pid, self.host_key), (other.rank, other.pid, other.host_key)
+        return mine == theirs
 
     def __str__(self) -> str:
         return f"rank {self.rank} (pid {self.pid} on {printable(self.host)})"
@@ -121,24 +129,105 @@ class PackedError:
 
 
 @dataclass(frozen=True)
-class RollCallResult:
-    """What rank 0 makes of all records.
+class Signature:
+    """What rank 0 signs its store with.
 
     Attributes:
-        layout: pairs of (node, number of consecutive ranks on it).
-        warnings: what is allowed, but seldom meant.
+        rank_0: rank 0's record.
+        nonce: tells this store from all others; also stands in rank 0's notice, where it posts one.
+        versions: rank 0's, for a reader of another release that cannot read the rest.
+    """
+
+    rank_0: RankRecord
+    nonce: str
+    versions: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records that one rank brings into the store for all of its host who have come to it."""
+
+    rows: tuple[RankRecord, ...]
+
+
+@dataclass(frozen=True)
+class RollCallResult:
+    """What rank 0 makes of all records, for everybody: its size does not grow with the world.
+
+    Attributes:
+        num_nodes: how many hosts there are.
         address_of_0: rank 0's numeric address, as ranks on other hosts reached it, or None.
         error: why the roll call has failed, or None.
     """
 
-    layout: tuple[tuple[int, int], ...] = ()
-    warnings: tuple[str, ...] = ()
+    num_nodes: int = 1
     address_of_0: str | None = None
     error: PackedError | None = None
 
     def __post_init__(self) -> None:
-        for node, length in self.layout:
-            must_be_in(RANKS, node=node, length=length)
+        must_be_in(RANKS, num_nodes=self.num_nodes)
+
+
+@dataclass(frozen=True)
+class HostSeat:
+    """What rank 0 tells one host.
+
+    Attributes:
+        node: the host's number.
+        batches: the numbers of the batches that hold its ranks' records.
+    """
+
+    node: int
+    batches: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        must_be_in(RANKS, node=self.node)
+        for number in self.batches:
+            must_be_in(RANKS, batch=number)
+
+
+@dataclass(frozen=True)
+class HostVerdict:
+    """All that the ranks of one host need to know of the roll call: the same for each of them.
+
+    Attributes:
+        node: the host's number.
+        num_nodes: how many hosts there are.
+        records: of all ranks of the host.
+        rank_0: rank 0's record.
+        address: the numeric address at which other hosts reach this one, or None.
+        address_of_0: the same of rank 0's host.
+    """
+
+    node: int
+    num_nodes: int
+    records: tuple[RankRecord, ...]
+    rank_0: RankRecord
+    address: str | None = None
+    address_of_0: str | None = None
+
+    def __post_init__(self) -> None:
+        must_be_in(RANKS, node=self.node, num_nodes=self.num_nodes)
+
+    def holds(self, record: RankRecord) -> bool:
+        """Whether a record is among those of the host, and not only its rank."""
+        return any(record.is_of_process_of(one) for one in self.records)
+
+    def layout_for(self, rank: int) -> HostLayout:
+        """Where one of the host's ranks stands."""
+        records = sorted(self.records, key=lambda record: record.rank)
+        here = tuple(record.rank for record in records)
+        return HostLayout(
+            here.index(rank),
+            len(here),
+            self.node,
+            self.num_nodes,
+            here,
+            tuple(record for record in records if record.rank != rank),
+            self.rank_0 if rank else None,
+            self.address_of_0 if self.node == 0 else self.address,
+            self.address_of_0,
+        )
 
 
 def pack(error: RendezvousError) -> PackedError:

@@ -1,97 +1,97 @@
 """The roll call: every rank of this job, and nobody else, answers before any collective.
 
-Each rank does a fixed number of store operations; rank 0 alone reads all records, and writes
-one verdict that all read. All that travels is JSON. The identity keeps out accidents (another
-job, a duplicate, a wrong world size), not attackers: torch's stores have no authentication.
+One rank of each host answers for all that have come to it: it brings their records into the store
+in one batch, and reads what rank 0 makes of them. How many store operations that takes depends
+neither on the world nor on the host. All that travels is JSON. The identity keeps out accidents
+(another job, a duplicate, a wrong world size), not attackers: torch's stores do not ask who one is.
 """
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
-from itertools import groupby
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
-from allranks._rendezvous.attendance import ARRIVED, Attendance
+from allranks._rendezvous.attendance import Attendance, cannot_take_part, mismatch
+from allranks._rendezvous.batches import (
+    ARRIVED,
+    BATCHES,
+    LOOK,
+    batch,
+    bring,
+    place_in_index,
+    rows_of,
+    seat,
+)
+from allranks._rendezvous.judge import LINGER, TIME_IS_UP, Judge
 from allranks._rendezvous.record import (
-    HostLayout,
-    PackedError,
-    RankRecord,
-    RollCallResult,
+    Batch,
+    HostSeat,
+    HostVerdict,
+    Signature,
     StoreMovesError,
-    pack,
     read,
-    revive,
 )
-from allranks._system.printable import printable
+from allranks._rendezvous.verdicts import (
+    IDENTITY,
+    READ,
+    VERDICT,
+    comes,
+    read_verdict,
+    refuse_foreign,
+    signature_of,
+    tell_failure,
+)
+from allranks._system import processes
 from allranks._system.typed_json import MalformedError, parsed, written
-from allranks._system.waiting import Deadline
-from allranks._system.words import ranges, tell
-from allranks.errors import (
-    DuplicateRankError,
-    MissingRanksError,
-    RendezvousError,
-    WorldMismatchError,
-    WrongJobError,
-)
+from allranks._system.waiting import BackgroundCall
+from allranks.errors import MissingRanksError, RendezvousError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import torch.distributed as dist
 
-IDENTITY = "identity"
-FAILURE = "failure"
-VERDICT = "verdict"
-READ = "read"
+    from allranks._rendezvous.host_meeting import HostAgent
+    from allranks._rendezvous.meeting import Meeting
+    from allranks._rendezvous.record import RankRecord, RollCallResult
+    from allranks._system.waiting import Deadline
 
-T = TypeVar("T")
-
-LINGER = 1.0
-"""Seconds that rank 0 keeps its store open after a failure, so that the others read why."""
-
-NEAR_PATIENCE = 10.0
-"""Seconds in which the ranks of one host come; half of the deadline, where that is less."""
-
-PROGRESS_FIRST = 10.0
-PROGRESS_EVERY = 30.0
+READ_BY_ALL = 256
+"""Batches that a rank reads itself where rank 0 does not tell who is missing."""
 
 
 class RollCall:
-    """One rank's side of the roll call on one store."""
+    """One rank's side of the roll call on one store, for itself and for those that came to it."""
 
     def __init__(
         self,
-        store: dist.Store,
+        meeting: Meeting,
         me: RankRecord,
-        place: str,
         deadline: Deadline,
-        external_store: str = "",
+        agent: HostAgent | None = None,
         *,
         near_first: bool = False,
     ) -> None:
         """Prepare the roll call; nothing is sent yet.
 
         Args:
-            store: the store that all ranks reach, empty of earlier roll calls.
+            meeting: the store that all ranks reach, empty of earlier roll calls.
             me: this rank's record.
-            place: names the store in errors.
             deadline: when to give up.
-            external_store: names the store where no rank serves it: its loss is no rank's fault.
+            agent: where other ranks of this host come to; None where this rank is for itself.
             near_first: whether other hosts cannot reach the store yet, and may have to.
         """
-        self._store = store
-        self._near_first = near_first
+        self._meeting = meeting
+        self._store = meeting.store
         self._me = me
-        self._place = place
-        self._external_store = external_store
         self._deadline = deadline
-        self._attendance = Attendance(store, me, place)
-        self._rank_0: RankRecord | None = None
+        self._agent = agent
+        self._near_first = near_first
+        self._brought: dict[int, tuple[RankRecord, ...]] = {}
+        self._signed: RankRecord = me
 
-    def answer(self) -> HostLayout:
+    def answer(self) -> HostVerdict:
         """Answer, and wait until every rank has answered. Collective over the world.
 
         Its store calls may block past the deadline where the network is cut, so the caller
@@ -103,276 +103,166 @@ class RollCall:
         """
         try:
             self._present_myself()
-            verdict = self._judge() if self._me.rank == 0 else self._await_verdict()
-            layout = _place(self._me.rank, verdict.layout, self._me.world_size)
-            local_peers = tuple(
-                self._attendance.records(r for r in layout.here if r != self._me.rank)
-            )
+            return self._judge() if self._me.rank == 0 else self._await_verdict()
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
-            raise self._store_lost(error) from error
-        for warning in verdict.warnings:
-            tell(f"warning: {warning}")
-        own = verdict.address_of_0 if layout.node_rank == 0 else self._me.address
-        known = replace(layout, local_peers=local_peers, rank_0=self._rank_0)
-        return replace(known, address=own, address_of_0=verdict.address_of_0)
+            if self._may_have_moved():
+                raise StoreMovesError("while this rank was about to answer") from error
+            raise _store_lost(self._meeting, self._me, error) from error
 
     def _present_myself(self) -> None:
-        """The first that claims a rank has it; of two, the second one tells all, and fails."""
-        if self._me.rank != 0:
-            self._rank_0 = rank_0_record(self._store, self._place, self._deadline)
-            self._agree_with(self._rank_0)
-        claims = self._store.add(f"claim/{self._me.rank}", 1)
-        self._attendance.put(f"record/{self._me.rank}/{claims}", self._me)
-        if self._me.rank == 0 and claims == 1:
-            self._attendance.put(IDENTITY, self._me)
-        if claims > 1:
-            self._refuse_duplicate()
-        if self._me.error:
-            self._fail(RendezvousError(f"{self._me} cannot take part: {self._me.error}"))
-        self._store.add(ARRIVED, 1)
+        if self._me.rank == 0:
+            self._sign()
+            self._bring(self._store, [self._me])
+            return
+        signature = self._meeting.signature
+        signature = signature or signature_of(self._store, self._meeting.place, self._deadline)
+        self._agree_with(signature.rank_0)
+        here = self._agent.gathered(self._signed, self._me, self._deadline) if self._agent else []
+        self._bring(self._store, [self._me, *here])
+
+    def _sign(self) -> None:
+        """The first that signs is rank 0; of two, the second one tells all, and fails."""
+        if self._store.add("signed", 1) > 1:
+            refuse_foreign(self._store, self._me, self._meeting.place, self._deadline)
+        signature = Signature(self._me, self._meeting.nonce, self._me.versions)
+        self._store.set(IDENTITY, written(signature))
 
     def _agree_with(self, first: RankRecord) -> None:
-        refuse_foreign(self._store, self._me, self._place, self._deadline)
+        self._signed = first
+        if first.job != self._me.job:
+            refuse_foreign(self._store, self._me, self._meeting.place, self._deadline)
         if first.world_size != self._me.world_size:
-            self._fail(
-                WorldMismatchError(
-                    f"{self._me} believes that the world has {self._me.world_size} ranks, {first} "
-                    f"says {first.world_size}. Start all of them with one world size."
-                )
-            )
+            self._fail(self._store, mismatch(self._me, first))
 
-    def _refuse_duplicate(self) -> None:
-        refuse_foreign(self._store, self._me, self._place, self._deadline)
-        first = self._attendance.get(RankRecord, f"record/{self._me.rank}/1")
-        self._fail(duplicate(first, self._me))
+    def _bring(self, store: dist.Store, rows: Iterable[RankRecord]) -> None:
+        """Bring records, each with this rank's way to rank 0's host, which is its host's."""
+        route = self._meeting.route
+        if route:
+            rows = [replace(row, address=route.here, address_of_0=route.there) for row in rows]
+        rows = tuple(rows)
+        self._brought[bring(store, rows, self._me.world_size)] = rows
+        failed = next((row for row in rows if row.error), None)
+        if failed and self._me.rank:
+            self._fail(store, cannot_take_part(failed))
 
-    def _judge(self) -> RollCallResult:
-        """Rank 0's part: compare the records, once all are there, and answer for all."""
-        if not self._await_all():
-            if self._store.check([FAILURE]):
-                self._condemn(
-                    revive(self._attendance.get(PackedError, FAILURE)), self._me.world_size - 1
-                )
-            self._condemn(self._attendance.missing(self._deadline), self._store.add(ARRIVED, 0) - 1)
-        records = self._attendance.records(range(self._me.world_size))
-        if told := _disagreement(records):
-            self._condemn(RendezvousError(told), self._me.world_size - 1)
-        verdict = RollCallResult(_run_lengths(records), _doubts(records), _as_others_reach(records))
-        self._attendance.put(VERDICT, verdict)
-        return verdict
+    def _judge(self) -> HostVerdict:
+        judge = Judge(self._meeting, self._me, self._deadline, near_first=self._near_first)
+        if self._me.error:
+            judge.condemn(cannot_take_part(self._me))
+        return judge.judge()
 
-    def _await_all(self) -> bool:
-        """Whether all ranks have answered in time, and none has failed."""
-        pause, report = 0.001, PROGRESS_FIRST
-        near = min(NEAR_PATIENCE, self._deadline.seconds / 2)
-        while self._store.add(ARRIVED, 0) < self._me.world_size:
-            if self._deadline.passed or self._store.check([FAILURE]):
-                return False
-            if self._near_first and self._deadline.elapsed > near:
-                self._condemn(
-                    StoreMovesError("for other hosts, too"), self._store.add(ARRIVED, 0) - 1
-                )
-            if self._deadline.elapsed > report:
-                present = self._attendance.summary(self._deadline.elapsed)
-                tell(f"still waiting: {present}. {self._me.doubt}".removesuffix(". "))
-                report += PROGRESS_EVERY
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
-        return True
-
-    def _await_verdict(self) -> RollCallResult:
-        if not comes(self._store, VERDICT, self._deadline.left):
+    def _await_verdict(self) -> HostVerdict:
+        if not self._comes():
             # Rank 0's clock may have started later: tell it, then hear what it makes of it.
-            error = self._attendance.missing(self._deadline)
-            self._attendance.put(FAILURE, pack(error))
+            self._store.set(TIME_IS_UP, "")
+            self._store.set(LOOK, "")
             if not comes(self._store, VERDICT, LINGER):
-                raise error
-        return read_verdict(self._store, self._place)
-
-    def _condemn(self, error: RendezvousError, readers: int) -> NoReturn:
-        """Write rank 0's verdict, and keep the store open until the others have read it."""
-        self._attendance.put(VERDICT, RollCallResult(error=pack(error)))
-        end = Deadline.after(LINGER)
-        while self._store.add(READ, 0) < readers and not end.passed:
-            time.sleep(0.005)
-        raise error
-
-    def _fail(self, error: RendezvousError) -> NoReturn:
-        """Tell everybody, through rank 0's verdict, and raise."""
-        if self._me.rank == 0:
-            self._condemn(error, self._me.world_size - 1)
-        self._attendance.put(FAILURE, pack(error))
-        self._store.add(READ, 1)
-        raise error
-
-    def _store_lost(self, error: RuntimeError) -> RendezvousError:
-        lost = (
-            f"the store at {self._place} closed during the roll call, so rank 0 has probably failed"
+                raise self._unanswered()
+        verdict = read_verdict(
+            self._store, self._meeting.place, readers=sum(map(len, self._brought.values()))
         )
-        if self._external_store:
-            lost = f"{self._external_store} closed during the roll call; no rank serves it"
-        return RendezvousError(f"{self._me}: {lost}; its own log says why. ({error})")
+        return self._of_this_host(verdict)
 
+    def _comes(self) -> bool:
+        """Whether the verdict comes in time; those who come to this rank late are brought."""
+        if not self._agent:
+            return comes(self._store, VERDICT, self._deadline.left)
+        agent = self._agent
 
-TWO_JOBS = (
-    "Two jobs on one port, or a rank started twice? Give each job a MASTER_PORT of its own, or "
-    "unset it."
-)
+        def park() -> bool:
+            try:
+                return comes(self._store, VERDICT, self._deadline.left)
+            finally:
+                agent.wake()
 
+        parked, store = BackgroundCall(park), None
+        while not (parked.over or agent.closed):
+            if late := agent.newcomers(None):
+                store = store or self._meeting.another_store(self._deadline)
+                self._bring(store, [*late, *agent.newcomers(0.0)])
+        return parked.result(LINGER)
 
-def comes(store: dist.Store, key: str, seconds: float) -> bool:
-    """Whether a key appears in time; one blocking store call, however long it takes."""
-    try:
-        store.wait([key], timedelta(seconds=max(seconds, 0.001)))
-    except RuntimeError:
-        return bool(store.check([key]))
-    return True
+    def _of_this_host(self, verdict: RollCallResult) -> HostVerdict:
+        place, key = self._meeting.place, seat(self._me.host_key)
+        if self._store.check([key]):
+            told = read(HostSeat, self._store.get(key), key, place)
+            found = HostVerdict(
+                told.node,
+                verdict.num_nodes,
+                self._records_in(told),
+                self._signed,
+                self._meeting.route.here if self._meeting.route else self._me.address,
+                verdict.address_of_0,
+            )
+            if found.holds(self._me):
+                return found
+        refuse_foreign(self._store, self._me, place, self._deadline)
+        raise RendezvousError(f"{self._me}: the roll call at {place} is over, without this process")
 
+    def _records_in(self, told: HostSeat) -> tuple[RankRecord, ...]:
+        """The records of this host: only those are read that this rank did not bring itself."""
+        others = [number for number in told.batches if number not in self._brought]
+        brought = rows_of(self._store, others, self._meeting.place)
+        by_number = {**self._brought, **{number: one.rows for number, one in brought.items()}}
+        rows = [row for number in told.batches for row in by_number[number]]
+        ours = {row.rank: row for row in rows if row.host_key == self._me.host_key}
+        return tuple(ours[rank] for rank in sorted(ours))
 
-def rank_0_record(store: dist.Store, place: str, deadline: Deadline) -> RankRecord:
-    """The record of the rank 0 that signed a store.
+    def _fail(self, store: dist.Store, error: RendezvousError) -> NoReturn:
+        """Tell everybody, through rank 0's verdict, and raise."""
+        tell_failure(store, error)
+        store.add(READ, sum(map(len, self._brought.values())) or 1)
+        raise error
 
-    Raises:
-        MissingRanksError: nobody signs it by the deadline.
-    """
-    if not comes(store, IDENTITY, deadline.left):
-        raise MissingRanksError(
-            f"the store at {place} answers, but no rank 0 of allranks has signed it within "
-            f"{deadline.seconds:g} s: rank 0 is missing, or the store is another program's.",
+    def _unanswered(self) -> MissingRanksError:
+        """Rank 0 gives no verdict, though it was told that time is up."""
+        attendance = Attendance(self._store, self._me, self._meeting.place)
+        size, seconds = self._me.world_size, self._deadline.seconds
+        came = self._store.add(ARRIVED, 0)
+        if came < size and self._store.add(BATCHES, 0) <= READ_BY_ALL:
+            attendance.read_on()
+            return attendance.missing(seconds)
+        how = f"{came} of {size} ranks came, and" if came < size else f"all {size} ranks came, but"
+        first = self._signed
+        near = first.pid_space == self._me.pid_space and processes.is_held(first.pid)
+        condition = f": {processes.condition(first.pid)}" if near else " gives no answer"
+        return MissingRanksError(
+            f"{how} not all finished answering within {seconds:.3g} s; {first}{condition}. Seen by "
+            f"{self._me}, at {self._meeting.place}. Rank 0's own log, or its launcher's, says why.",
             missing=[0],
         )
-    return read(RankRecord, store.get(IDENTITY), IDENTITY, place)
+
+    def _may_have_moved(self) -> bool:
+        """Whether rank 0 may have left its store for another, not knowing of this rank."""
+        return self._near_first and self._me.rank != 0 and not self._brought
+
+
+def _store_lost(meeting: Meeting, me: RankRecord, error: RuntimeError) -> RendezvousError:
+    lost = (
+        f"the store at {meeting.place} closed during the roll call, so rank 0 has probably failed"
+    )
+    if meeting.external_store:
+        lost = f"{meeting.external_store} closed during the roll call; no rank serves it"
+    return RendezvousError(f"{me}: {lost}; its own log says why. ({error})")
 
 
 def record_of(store: dist.Store, rank: int) -> RankRecord | None:
-    """What a rank told in the roll call on a store; None where it told nothing that can be read."""
-    key = f"record/{rank}/1"
+    """What a rank told in a roll call that is over; None if it told nothing that can be read.
+
+    Two reads, however many ranks there are, each of what is there already.
+    """
+    key, position = place_in_index(rank)
     with suppress(MalformedError):
-        return parsed(RankRecord, store.get(key)) if store.check([key]) else None
+        text = _at_once(store, key)
+        numbers = parsed(list[int], text) if text else []
+        if position < len(numbers):
+            text = _at_once(store, batch(numbers[position]))
+            rows = parsed(Batch, text).rows if text else ()
+            return next((row for row in rows if row.rank == rank), None)
     return None
 
 
-def is_closed(store: dist.Store) -> bool:
-    """Whether the roll call on a store is over."""
-    return bool(store.check([VERDICT]))
-
-
-def read_verdict(store: dist.Store, place: str) -> RollCallResult:
-    """Rank 0's verdict, once it is there.
-
-    Raises:
-        RendezvousError: the verdict is that the roll call failed.
-    """
-    verdict = read(RollCallResult, store.get(VERDICT), VERDICT, place)
-    if verdict.error:
-        store.add(READ, 1)
-        raise revive(verdict.error)
-    return verdict
-
-
-def refuse_foreign(store: dist.Store, me: RankRecord, place: str, deadline: Deadline) -> None:
-    """Raise what a rank must say to a store that it cannot join.
-
-    Raises:
-        WrongJobError: the store is another job's, or its job is complete.
-        RendezvousError: the roll call of this job failed, and how.
-        DuplicateRankError: this rank 0 is the second one; the first is told, since nobody can
-            know which of the two the other ranks belong to.
-    """
-    signed = rank_0_record(store, place, deadline)
-    if signed.job != me.job:
-        raise WrongJobError(
-            f"the store at {place} belongs to job {signed.job!r} ({signed}), and this process, "
-            f"{me}, is of job {me.job!r}. {TWO_JOBS}"
-        )
-    if is_closed(store):
-        read_verdict(store, place)
-        raise WrongJobError(
-            f"the job at {place} is complete ({signed}), and this process, {me}, is not part of "
-            f"it. {TWO_JOBS}"
-        )
-    if me.rank == 0:
-        error = duplicate(signed, me)
-        store.set(FAILURE, written(pack(error)))
-        raise error
-
-
-def duplicate(first: RankRecord, second: RankRecord) -> DuplicateRankError:
-    """The error for two processes with one rank."""
-    return DuplicateRankError(
-        f"rank {first.rank} is claimed twice: by {first}, and by {second}. Is the script started "
-        f"once per node without its launcher? {TWO_JOBS}",
-        rank=first.rank,
-    )
-
-
-def _disagreement(records: Sequence[RankRecord]) -> str:
-    """Which settings differ that must not, and on which ranks; "" if none."""
-    by_setting: dict[str, dict[str, list[int]]] = {}
-    for record in records:
-        for name, value in record.settings.items():
-            by_setting.setdefault(name, {}).setdefault(value, []).append(record.rank)
-    differing = [
-        " and ".join(f"{name}={value} on {named(ranks)}" for value, ranks in by_value.items())
-        for name, by_value in by_setting.items()
-        if len(by_value) > 1
-    ]
-    if not differing:
-        return ""
-    told = printable("; ".join(differing))
-    return (
-        f"the ranks were set up differently: {told}. All must call setup() with the same settings, "
-        "and with the same variables (ALLRANKS_CHECK) and kinds of devices around them."
-    )
-
-
-def named(ranks: Sequence[int]) -> str:
-    """Ranks for people, in a sentence: ``rank 7``, ``ranks 0-3, 7``."""
-    return f"rank{'s' * (len(ranks) > 1)} {ranges(ranks)}"
-
-
-def _run_lengths(records: Sequence[RankRecord]) -> tuple[tuple[int, int], ...]:
-    """Pairs of (node, number of consecutive ranks on it): short where ranks stand in blocks."""
-    nodes: dict[str, int] = {}
-    numbers = [nodes.setdefault(record.host_key, len(nodes)) for record in records]
-    return tuple((node, len(list(run))) for node, run in groupby(numbers))
-
-
-def _as_others_reach(records: Sequence[RankRecord]) -> str | None:
-    """Rank 0's address, as ranks on other hosts reached it."""
-    others = (record for record in records if record.host_key != records[0].host_key)
-    return next((record.address_of_0 for record in others if record.address_of_0), None)
-
-
-def _place(rank: int, layout: Sequence[tuple[int, int]], world_size: int) -> HostLayout:
-    if sum(length for _, length in layout) != world_size:
-        raise RendezvousError(
-            f"rank 0 told of the hosts of other than {world_size} ranks: {layout}"
-        )
-    nodes = [node for node, length in layout for _ in range(length)]
-    mine = nodes[rank]
-    here = tuple(other for other, node in enumerate(nodes) if node == mine)
-    return HostLayout(here.index(rank), len(here), mine, len(set(nodes)), here)
-
-
-def _doubts(records: Sequence[RankRecord]) -> tuple[str, ...]:
-    """What is allowed, but seldom meant."""
-    return tuple(_doubted(records))
-
-
-def _doubted(records: Sequence[RankRecord]) -> Iterable[str]:
-    """Different versions, and one GPU for two ranks: allowed, but seldom meant."""
-    by_versions: dict[str, list[int]] = {}
-    by_device: dict[tuple[str, str], list[int]] = {}
-    for record in records:
-        by_versions.setdefault(record.versions, []).append(record.rank)
-        if record.device_uuid:
-            by_device.setdefault((record.host, record.device_uuid), []).append(record.rank)
-    if len(by_versions) > 1:
-        told = "; ".join(f"{text} on ranks {ranges(who)}" for text, who in by_versions.items())
-        yield f"the ranks run different versions: {told}"
-    for (host, uuid), who in by_device.items():
-        if len(who) > 1:
-            yield f"ranks {ranges(who)} on {host} use the same GPU, {uuid}; NCCL refuses that"
+def _at_once(store: dist.Store, key: str) -> bytes | None:
+    return store.get(key) if store.check([key]) else None

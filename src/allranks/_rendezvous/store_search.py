@@ -6,17 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from allranks._rendezvous.address_board import reached
+from allranks._rendezvous.judge import PROGRESS_EVERY, PROGRESS_FIRST
 from allranks._rendezvous.meeting import Meeting
-from allranks._rendezvous.roll_call import (
-    PROGRESS_EVERY,
-    PROGRESS_FIRST,
-    TWO_JOBS,
-    is_closed,
-    rank_0_record,
-    record_of,
-    refuse_foreign,
-)
+from allranks._rendezvous.roll_call import record_of
 from allranks._rendezvous.tcp_store import PATIENCE, StoreAddress, connect, reason
+from allranks._rendezvous.verdicts import TWO_JOBS, is_closed, refuse_foreign, signature_of
 from allranks._system import sockets
 from allranks._system.waiting import BackgroundCall, StillRunning
 from allranks._system.words import tell
@@ -32,7 +26,14 @@ if TYPE_CHECKING:
     from allranks._rendezvous.record import RankRecord
     from allranks._system.waiting import Deadline
 
-NONCE = "nonce"
+_past: set[tuple[str, int, int]] = set()
+"""Where this process has answered: the store's nonce, and its own id (a fork's is another), as
+which rank."""
+
+
+def answers_in(nonce: str, me: RankRecord) -> None:
+    """Remember that this process answers, or has answered, the roll call in a store."""
+    _past.add((nonce, me.pid, me.rank))
 
 
 class _EarlierWorldError(RendezvousError):
@@ -95,10 +96,10 @@ class StoreSearch:
         del self._tries[address]
         return None
 
-    def _was_in(self, store: dist.Store) -> bool:
-        """Whether this very process took part in the roll call on a store."""
+    def _has_answered(self, store: dist.Store) -> bool:
+        """Whether another rank has brought this very process's record, and it counted."""
         told = record_of(store, self._me.rank)
-        return told is not None and (told.pid, told.host_key) == (self._me.pid, self._me.host_key)
+        return told is not None and told.is_of_process_of(self._me)
 
     def _is_final(self, error: RendezvousError, address: StoreAddress) -> bool:
         """Whether no other address, and no later notice, can be the right one."""
@@ -110,15 +111,15 @@ class StoreSearch:
     def _meeting_at(self, address: StoreAddress) -> Meeting:
         """Join a store only after it has shown whose it is: ports are used again."""
         store, route = connect(address.host, address.port, self._deadline)
-        signed = rank_0_record(store, str(address), self._deadline)
-        notice = address.notice
-        if notice and store.get(NONCE).decode() != notice.nonce:
+        signed = signature_of(store, str(address), self._deadline)
+        if address.notice and signed.nonce != address.notice.nonce:
             raise WrongJobError(f"the store at {address} is not the one of the notice")
-        if self._was_in(store):
+        if (signed.nonce, self._me.pid, self._me.rank) in _past:
             raise _EarlierWorldError("the store of this process's last world, not yet gone")
-        if signed.job != self._me.job or is_closed(store):
+        foreign = signed.rank_0.job != self._me.job
+        if foreign or (is_closed(store) and not self._has_answered(store)):
             refuse_foreign(store, self._me, str(address), self._deadline)
-        return Meeting(store, str(address), route)
+        return Meeting(store, str(address), route, port=address.port, signature=signed)
 
     def _verdict(self) -> RendezvousError:
         wait = f"{self._me} did not find rank 0 within {self._deadline.seconds:g} s"

@@ -55,13 +55,23 @@ class StoreAddress:
 
 
 def connect(host: str, port: int, deadline: Deadline) -> tuple[dist.Store, Route]:
-    """Connect to a store. Blocks for longer than the deadline where a port is silent."""
+    """Connect to a store. Blocks for longer than the deadline where a port is silent.
+
+    A plain connection comes first: torch's own client takes most of a second to find that nothing
+    listens, and writes its stack to the standard error stream. Who knows that a store is there
+    calls ``connected``.
+    """
     with sockets.connect(host, port, max(deadline.left, 0.1)) as probe:
         route = Route(probe.getsockname()[0], probe.getpeername()[0])
+    return connected(route.there, port, deadline), route
+
+
+def connected(host: str, port: int, deadline: Deadline) -> dist.Store:
+    """A connection to a store that is known to be there."""
     began = time.monotonic()
-    store = tcp_store(route.there, port, deadline, is_master=False)
-    _complain_of_names(time.monotonic() - began, route.there)
-    return store, route
+    store = tcp_store(host, port, deadline, is_master=False)
+    _complain_of_names(time.monotonic() - began, host)
+    return store
 
 
 def tcp_store(host: str, port: int, deadline: Deadline, **more: Any) -> dist.Store:

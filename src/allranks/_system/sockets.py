@@ -179,6 +179,13 @@ def interface_of(address: str) -> str | None:
     return _ipv4_interfaces().get(address)
 
 
+def addresses_of_interface(name: str) -> list[str]:
+    """The numeric addresses of an interface; none where there is no such one, or it is unknown."""
+    found = [address for address, its in _ipv4_interfaces().items() if its == name]
+    ipv6 = (address for address, its in _ipv6_interfaces().items() if its == name)
+    return found + [socket.inet_ntop(socket.AF_INET6, address) for address in ipv6]
+
+
 def _ipv4_interfaces() -> dict[str, str]:
     """By each IPv4 address, the interface that has it; one may have several."""
     space = array("b", bytes(ADDRESSES * IFREQ.size))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import FrameType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 
 OURS = str(Path(__file__).parents[1]) + os.sep
 
@@ -23,12 +23,8 @@ COMPILERS = f"{os.sep}torch{os.sep}_dynamo{os.sep}"
 OWN = "allranks-"
 """How the names of our threads begin."""
 
-STARTERS = {
-    ("allranks._launch.rank_process", "run"),
-    ("allranks._launch.remote_call", "make"),
-    ("multiprocessing.process", "_bootstrap"),
-}
-"""Modules and functions that call a program, or a part of one for a process."""
+STARTERS = tuple(f"{OURS}{name}" for name in ("_launch", "_pytest", "_cli.py", "__main__.py"))
+"""How the paths of our files begin that call a program, or a part of one for a process."""
 
 
 class SourceLine(NamedTuple):
@@ -63,22 +59,34 @@ def program() -> list[SourceLine]:
     """
     ident = threading.main_thread().ident
     frame = sys._current_frames().get(ident or 0)  # noqa: SLF001 - the public way
-    lines, end, over = [], 0, False
+    lines: list[SourceLine] = []
+    end, over = 0, False
     while frame and not over:
         code, module = frame.f_code, frame.f_globals.get("__name__")
-        if (module, code.co_name) in STARTERS:
+        if _is_starter(code) and any(map(_is_foreign, lines)):
             break
         lines.append(SourceLine(code.co_filename, frame.f_lineno, code.co_name))
-        end = len(lines) if _is_written(lines[-1]) else end
+        end = len(lines) if _is_line_written(lines[-1]) else end
         over = (module, code.co_name) == ("__main__", "<module>")
         frame = frame.f_back
-    return [line for line in lines[:end] or lines if not line.file.startswith(OURS)]
+    return list(filter(_is_foreign, lines[:end] or lines))
 
 
-def _is_written(line: SourceLine) -> bool:
+def _is_starter(code: CodeType) -> bool:
+    """Whether a function starts programs, or the part of one that is a process."""
+    of_processes = ("_bootstrap", f"multiprocessing{os.sep}process.py")
+    named = code.co_name == of_processes[0] and code.co_filename.endswith(of_processes[1])
+    return named or code.co_filename.startswith(STARTERS)
+
+
+def _is_foreign(line: SourceLine) -> bool:
+    return not line.file.startswith(OURS)
+
+
+def _is_line_written(line: SourceLine) -> bool:
     """Whether the user wrote a line; an installed command's script was generated."""
     is_command = str(Path(line.file).parent) == sysconfig.get_path("scripts")
-    return _origin(line.file) == "program" and not (is_command and line.function == "<module>")
+    return is_written(line.file) and not (is_command and line.function == "<module>")
 
 
 def all_threads() -> dict[str, list[str]]:
@@ -140,6 +148,24 @@ def raised_at(traceback: TracebackType | None) -> SourceLine | None:
     return of_the_program(reversed(lines))
 
 
+def without_starters(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of ours that called the program."""
+    while traceback and _is_starter(traceback.tb_frame.f_code):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def without_starters_frames(written: str) -> str:
+    """Stacks as faulthandler writes them, without the frames of ours that called the program."""
+    kept, over = [], False
+    for line in written.splitlines(keepends=True):
+        is_frame = line.startswith("  File ")
+        over = is_frame and (over or line.startswith(tuple(f'  File "{one}' for one in STARTERS)))
+        if not over:
+            kept.append(line)
+    return "".join(kept)
+
+
 def of_the_program(lines: Iterable[SourceLine]) -> SourceLine | None:
     """The innermost line that the user wrote, else the innermost of a library's.
 
@@ -154,12 +180,23 @@ def of_the_program(lines: Iterable[SourceLine]) -> SourceLine | None:
     return known[0] if known else None
 
 
+def is_written(file: str) -> bool:
+    """Whether a file is of the program's own, rather than of a library, Python, torch or ours."""
+    return _origin(file) == "program"
+
+
 @lru_cache(maxsize=1024)
 def _origin(file: str) -> str:
     """Whose a file is: the program's, a library's, Python's and torch's, or ours."""
-    paths = sysconfig.get_paths()
+    paths = _paths()
     if file.startswith((OURS, "<frozen")):
         return "ours"
     if any(file.startswith(paths[kind]) for kind in ("purelib", "platlib")):
         return "torch" if "/torch/" in file.replace("\\", "/") else "library"
     return "python" if file.startswith((paths["stdlib"], paths["platstdlib"])) else "program"
+
+
+@lru_cache(maxsize=1)
+def _paths() -> dict[str, str]:
+    """Where Python keeps its own and libraries; asking takes it 0.2 ms."""
+    return sysconfig.get_paths()

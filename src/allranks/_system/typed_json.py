@@ -6,10 +6,25 @@ Everything that travels so is JSON. Whoever wrote it may be of another release, 
 from __future__ import annotations
 
 import json
+import os
+import threading
 from dataclasses import asdict, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_decoders: dict[Any, Any] = {}
+_making = threading.Lock()
+
+
+def _forget_the_lock() -> None:
+    """Another thread may have held it at the fork."""
+    global _making  # noqa: PLW0603 - of this process
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_lock)
 
 PORTS, PIDS, RANKS = range(1, 2**16), range(1, 2**31), range(2**31)
 """What the system takes for a port or a process id, and the ranks that a world can have."""
@@ -35,10 +50,21 @@ def parsed(kind: type[T], text: bytes | str) -> T:
     import msgspec
 
     try:
-        return msgspec.json.decode(text, type=kind)
+        value: T = _decoder(kind).decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         start = repr(text[:SHOWN])
         raise MalformedError(f"{error}: {start}{'...' if len(text) > SHOWN else ''}") from error
+    return value
+
+
+def _decoder(kind: Any) -> Any:
+    """What decodes a type; msgspec crashes where two threads are the first to need one type."""
+    import msgspec
+
+    with _making:
+        if kind not in _decoders:
+            _decoders[kind] = msgspec.json.Decoder(kind)
+        return _decoders[kind]
 
 
 def must_be_in(allowed: range, **numbers: int) -> None:
@@ -61,8 +87,14 @@ def must_be_in(allowed: range, **numbers: int) -> None:
 
 def written(value: Any) -> str:
     """What ``parsed`` reads; what no other rank could read becomes question marks."""
-    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return json.dumps(plain, ensure_ascii=False).encode(errors="replace").decode()
+    if not is_dataclass(value) or isinstance(value, type):
+        return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value).decode()  # Much faster, and cannot write everything.
+    except (UnicodeEncodeError, OverflowError):
+        return written(asdict(value))
 
 
 def plain(text: str) -> str:

@@ -90,8 +90,15 @@ class BackgroundCall(Generic[T]):
     Ctrl-C; in a thread of its own such a call holds up neither the program nor its exit.
     """
 
-    def __init__(self, call: Callable[[], T]) -> None:
+    def __init__(self, call: Callable[[], T], then: Callable[[], None] | None = None) -> None:
+        """Begin the call.
+
+        Args:
+            call: may block.
+            then: is called in that thread once the call is over; must not raise.
+        """
         self._call: Callable[[], T] | None = call
+        self._then = then
         self._result: T | None = None
         self._error: BaseException | None = None
         self._running = threading.Lock()
@@ -111,6 +118,8 @@ class BackgroundCall(Generic[T]):
             _busy.discard(self._worker)
             _idle.append(self._worker)
             self._running.release()
+            if self._then:
+                self._then()
 
     def result_unless(self, look: Callable[[], None], seconds: float) -> T:
         """As ``result``, but looks now and then whether there is a reason to wait no longer."""

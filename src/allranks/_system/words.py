@@ -22,12 +22,44 @@ def named(ranks: Sequence[int]) -> str:
     return f"{'rank' if len(ranks) == 1 else 'ranks'} {ranges(ranks)}"
 
 
-def ranges(ranks: Iterable[int]) -> str:
-    """Ranks for people: ``0-3, 7``."""
+def ranges(ranks: Iterable[int], most: int | None = None) -> str:
+    """Ranks for people: ``0-3, 7``.
+
+    Args:
+        ranks: in any order.
+        most: how many runs of ranks are listed; the ranks of others are counted.
+    """
     runs: list[list[int]] = []
     for rank in sorted(ranks):
         if runs and rank == runs[-1][1] + 1:
             runs[-1][1] = rank
         else:
             runs.append([rank, rank])
-    return ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs)
+    listed = ", ".join(f"{low}-{high}" if low < high else f"{low}" for low, high in runs[:most])
+    more = sum(high - low + 1 for low, high in runs[len(runs) if most is None else most :])
+    return f"{listed} and {more} more" if more else listed
+
+
+HOSTS = 16
+"""Hosts that a message lists; more are counted."""
+
+
+def by_host(places: Iterable[tuple[str, int]]) -> str:
+    """Which ranks are on which hosts: ``0-7 on a; 8-15 on b``, of many hosts only the first.
+
+    Args:
+        places: the host, fit to be shown, and the rank of each process.
+    """
+    ranks_of: dict[str, list[int]] = {}
+    for host, rank in sorted(places):
+        ranks_of.setdefault(host, []).append(rank)
+    told = [f"{ranges(ranks)} on {host}" for host, ranks in ranks_of.items()]
+    if rest := list(ranks_of.values())[HOSTS:]:
+        hosts, ranks = len(rest), sum(map(len, rest))
+        told[HOSTS:] = [f"and {counted(hosts, 'more host')}, {counted(ranks, 'rank')}"]
+    return "; ".join(told)
+
+
+def counted(number: int, thing: str) -> str:
+    """How many there are: ``1 rank``, ``896 ranks``."""
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -96,6 +96,8 @@ def shared_seed(*, group: Group | None = None) -> int:
         MismatchError: the ranks made different calls.
     """
     members = process_groups.members_of("shared_seed", group)
-    mine = secrets.randbits(SHARED_BITS).to_bytes(8, "little")
-    drawn = exchange_and_combine(members, Header("shared_seed", mine), lambda bodies: bodies[0])
+    mine = b"" if members.rank else secrets.randbits(SHARED_BITS).to_bytes(8, "little")
+    drawn = exchange_and_combine(
+        members, Header("shared_seed", mine), b"".join, fold=lambda bodies: [b"".join(bodies)]
+    )
     return int.from_bytes(drawn, "little")

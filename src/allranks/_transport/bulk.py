@@ -161,7 +161,11 @@ def _moved(
 def _someone_could_not(members: Members, what: str, problem: str | None) -> bool:
     """Whether any member failed to read; if none, memory may be changed again. Collective."""
     told = Header(f"the end of {what}", b"1" if problem else b"")
-    return bool(exchange_and_combine(members, told, lambda bodies: b"1" if any(bodies) else b""))
+
+    def any_of(bodies: list[bytes]) -> bytes:
+        return b"1" if any(bodies) else b""
+
+    return bool(exchange_and_combine(members, told, any_of, fold=lambda told: [any_of(told)]))
 
 
 def _read(

@@ -60,11 +60,11 @@ class GlooChannel:
             for start in self._copies:
                 self._view[start : start + end] = self._view[:end]
             all_to_all_single(self._group, self._mine, self._all, what, meanwhile)
-            return answer(self._read_all(mine, what))
+            return answer.finish(self._read_all(mine, what))
         gathering = gather_to_first(self._group, self._mine, self._frames)
         if self._hears:
             wait_for_collective(self._group, gathering, self._mine, what, meanwhile)
-            return self._spread(answer(self._read_all(mine, what)), what)
+            return self._spread(answer.finish(self._read_all(mine, what)), what)
         self._pass_on([mine.body[FIRST_BODY:]], self._ranks[:1], what)
         heard = self._spread(None, what, meanwhile)
         wait_for_collective(self._group, gathering, self._mine, what)

@@ -226,7 +226,7 @@ def fail_wait(
     torch_groups.mark_unusable(group, f"{brief(what)} {how if stalled else 'ended early'}")
     if culprit := failures.cause_of(error, ranks or torch_groups.global_ranks(group)):
         raise failures.peer_failed(culprit, brief(what)) from None
-    if failures.HOST_LOST in str(error) and (told := failures.verdict()):
+    if failures.LINK_LOST in str(error) and (told := failures.verdict()):
         raise StalledError(f"{error}; {told}") from None
     if stalled:
         told = failures.verdict() or f"{whom} did not make the same call, or stopped in it."

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from allranks._system import stacks
@@ -15,14 +14,16 @@ from allranks._system.bounded_cache import remembered
 from allranks._system.typed_json import parsed, written
 from allranks._system.words import named
 from allranks._transport import process_groups
-from allranks._transport.frame import NO_DIGEST, Frame
+from allranks._transport.bundle import bundled, unbundled
+from allranks._transport.frame import ERROR, NO_DIGEST, OK, SEND_DETAILS, Answer, Frame, differ
 from allranks._transport.gloo_channel import GlooChannel
 from allranks._transport.group_operations import SAID, brief, nothing
-from allranks._transport.host_channel import HostChannel, connected
+from allranks._transport.links import linked
+from allranks._transport.socket_channel import SocketChannel
 from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import torch.distributed as dist
 
@@ -31,16 +32,15 @@ if TYPE_CHECKING:
 Combine = Callable[[list[bytes]], bytes]
 """Makes one result of the bodies of all ranks: the same, whichever rank makes it."""
 
-OK, ERROR, SEND_DETAILS = range(3)
-"""What a frame means. OK: the body is this rank's data, or in an answer the result. ERROR: this
-rank cannot make the call; in an answer, nobody can, and the body says why. SEND_DETAILS, in answers
-only: calls differ, or a rank cannot make its call, so that every rank sends its call in words."""
-
-EQUAL, OTHER = b"=", b"*"
-"""The first byte of packed bodies: one copy follows, or the lengths and then all bodies."""
+Fold = Callable[[list[bytes]], list[bytes]]
+"""Makes fewer bodies of several, of which ``Combine`` makes the same result."""
 
 INLINE = 65536
-"""How many bytes of all ranks together may travel in headers; larger data travel separately."""
+"""How many bytes of each rank may travel in headers; larger data travel separately."""
+
+ALL_INLINE = 2 << 20
+"""How many bytes of all ranks together may, where all ranks get them all: more take as long by
+gloo (measured at 64 ranks)."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
@@ -93,19 +93,14 @@ def _at_line() -> str:
     return f" at {line.file}:{line.number}" if line else ""
 
 
-def fits_inline(members: Members, size: int) -> bool:
-    """Whether so many bytes from each rank may travel in headers."""
-    return size * members.size <= INLINE
+def fits_inline(size: int) -> bool:
+    """Whether so many bytes from each rank may travel in headers, where they are folded."""
+    return size <= INLINE
 
 
-def numbers(values: Iterable[int]) -> bytes:
-    """Sizes as a body."""
-    return array("q", values).tobytes()
-
-
-def numbers_in(body: bytes) -> list[int]:
-    """The sizes that a body holds."""
-    return array("q", body).tolist()
+def all_fit_inline(members: Members, size: int) -> bool:
+    """Whether so many bytes from each rank may travel in headers, where all ranks get them all."""
+    return fits_inline(size) and size * members.size <= ALL_INLINE
 
 
 def exchange(members: Members, header: Header) -> list[bytes]:
@@ -118,7 +113,7 @@ def exchange(members: Members, header: Header) -> list[bytes]:
         MismatchError: the ranks made different calls.
         CollectiveError: a rank cannot make the call; the same error on every rank.
     """
-    return _unpacked(exchange_and_combine(members, header, _packed), members.size)
+    return unbundled(exchange_and_combine(members, header, bundled))
 
 
 def exchange_and_combine(
@@ -126,6 +121,7 @@ def exchange_and_combine(
     header: Header,
     combine: Combine = lambda _: b"",
     meanwhile: Callable[[], None] = nothing,
+    fold: Fold | None = None,
 ) -> bytes:
     """Exchange headers, check that all make the same call, and combine the bodies. Collective.
 
@@ -135,6 +131,8 @@ def exchange_and_combine(
         combine: makes the result, on any or all of the members; it may raise CollectiveError.
             Without, there is none.
         meanwhile: is done while the headers are under way; not in a world of one.
+        fold: makes the bodies of some ranks fewer on their way. Without, ``combine`` gets those of
+            all, in the group's order; with it, in any order, and perhaps fewer.
 
     Raises:
         MismatchError: the ranks made different calls.
@@ -143,14 +141,14 @@ def exchange_and_combine(
     call = header.call + _at_line()  # The same object, which is hashed once, where no line is told.
     kind = OK if header.error is None else ERROR
     told = Frame(kind, digest(call), header.body)
-    kind, answer = _ask(members, told, combine, header.call, meanwhile)
+    kind, answer = _ask(members, told, _answer(combine, fold), header.call, meanwhile)
     if kind == SEND_DETAILS:
         body = written([call, header.error]).encode()
 
         def verdict(texts: list[bytes]) -> bytes:
             return written(_verdict(members, texts)).encode()
 
-        _, answer = _ask(members, Frame(OK, NO_DIGEST, body), verdict, header.call)
+        _, answer = _ask(members, Frame(OK, NO_DIGEST, body), _answer(verdict), header.call)
         _raise(*parsed(tuple[str, str], answer))
     if kind == ERROR:
         raise CollectiveError(answer.decode())
@@ -160,63 +158,50 @@ def exchange_and_combine(
 def _ask(
     members: Members,
     mine: Frame,
-    combine: Combine,
+    answer: Answer,
     what: str,
     meanwhile: Callable[[], None] = nothing,
 ) -> tuple[int, bytes]:
     if members.group is None or members.size == 1:
-        return _answer([mine], combine)
-    channel: GlooChannel | HostChannel | None = members.cache.get("channel")
+        return answer.finish([mine])
+    channel: GlooChannel | SocketChannel | None = members.cache.get("channel")
     if channel is None:
         channel = members.cache["channel"] = _opened(members, members.group, what)
-    return channel.ask(mine, lambda told: _answer(told, combine), what, meanwhile)
+    return channel.ask(mine, answer, what, meanwhile)
 
 
-def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | HostChannel:
-    """Open a group's channel: host sockets if all members share a host, else gloo. Collective."""
+def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | SocketChannel:
+    """Open a group's channel: sockets of ours where all can be linked, else gloo. Collective."""
     group = process_groups.cpu_group(over)
     gloo = GlooChannel(members, group)
 
     def exchange(body: bytes) -> list[bytes]:
         told = Frame(OK, NO_DIGEST, body)
-        _, packed = gloo.ask(told, lambda told: _answer(told, _packed), what, nothing)
-        return _unpacked(packed, members.size)
+        return unbundled(gloo.ask(told, _answer(bundled), what, nothing)[1])
 
-    connections = connected(members, exchange)
-    if connections is None:
+    links = linked(members, exchange)
+    if links is None:
         return gloo
-    host = HostChannel(members, group, connections)
-    members.on_destroy.callback(host.close)
-    return host
+    channel = SocketChannel(members, group, links)
+    members.on_destroy.callback(channel.close)
+    return channel
 
 
-def _answer(told: Sequence[Frame], combine: Combine) -> tuple[int, bytes]:
+def _answer(combine: Combine, fold: Fold | None = None) -> Answer:
+    """How the headers of a call are answered."""
+    return Answer(partial(_finished, combine), fold)
+
+
+def _finished(combine: Combine, told: Sequence[Frame]) -> tuple[int, bytes]:
     """The answer to all headers: the same, whichever rank makes it."""
-    first = told[0].digest
-    for one in told:
-        if one.digest != first or one.kind == ERROR:
-            return SEND_DETAILS, b""
+    if differ(told):
+        return SEND_DETAILS, b""
     try:
         return OK, combine([one.body for one in told])
     except CollectiveError as error:
         return ERROR, str(error).encode()
     except Exception as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
         return ERROR, f"{type(error).__name__}: {error}".encode()
-
-
-def _packed(bodies: Sequence[bytes]) -> bytes:
-    """All bodies in one; once, where they are equal."""
-    if len(set(bodies)) == 1:
-        return EQUAL + bodies[0]
-    return b"".join([OTHER, numbers(map(len, bodies)), *bodies])
-
-
-def _unpacked(packed: bytes, count: int) -> list[bytes]:
-    if packed.startswith(EQUAL):
-        return [packed[1:]] * count
-    begin = 1 + 8 * count
-    ends = list(accumulate(numbers_in(packed[1:begin]), initial=begin))
-    return [packed[start:end] for start, end in pairwise(ends)]
 
 
 def _verdict(members: Members, texts: Sequence[bytes]) -> tuple[str, str]:

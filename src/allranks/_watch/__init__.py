@@ -4,5 +4,7 @@ Read ``failures`` (what the program asks of its watch) and ``watch``, then ``con
 and its parts: ``event_log_client``, ``status_inquiry``, ``peer_search``, ``stall_judge``,
 ``blocked_program``. They know of calls by ``flight_recorder``, ``progress`` and ``torch_groups``,
 of processes by ``local_peers``, and of other ranks by ``event_log`` and ``status_answers``, through
-``store_client``. ``diagnosis`` makes the verdict, purely; ``evidence`` keeps it in files.
+``store_client``. ``news`` says from where a rank hears what is new: by ``parked_wait`` in the
+store, or by ``host_news`` from another rank. ``diagnosis`` makes the verdict, purely; ``evidence``
+keeps it in files.
 """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system.words import ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 ALL_WAIT = "All are in it"
 """What is concluded where no rank is missing from a call."""
@@ -19,6 +19,9 @@ STACKS = 3
 
 DEEP = 6
 """How many lines of a stack it shows."""
+
+LISTED = 16
+"""How many places, and how many runs of ranks in one, are listed; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,13 @@ class RankStatus:
         return self.call.number if self.call else 0
 
 
+def on_group(status: RankStatus, group: str) -> RankStatus:
+    """Where a rank stands, and of its last calls only those on one group."""
+    recent = tuple(call for call in status.recent if call.group == group)
+    made = {group: status.made[group]} if group in status.made else {}
+    return replace(status, recent=recent, made=made)
+
+
 def verdict(
     seen_by: RankStatus, statuses: Mapping[int, RankStatus], fates: Mapping[int, str]
 ) -> str:
@@ -122,9 +132,11 @@ def _places(seen_by: RankStatus, here: Mapping[int, RankStatus]) -> Iterable[str
     by_place: dict[str, list[int]] = {}
     for rank, status in sorted(here.items()):
         by_place.setdefault(_place(seen_by, status), []).append(rank)
-    for place, ranks in by_place.items():
+    for place, ranks in islice(by_place.items(), LISTED):
         longest = max(here[rank].seconds for rank in ranks)
         yield f"{_named(ranks)}: {place}{_since(here[ranks[0]], longest)}."
+    if more := _more(by_place):
+        yield f"{more} elsewhere."
 
 
 def _since(status: RankStatus, seconds: float) -> str:
@@ -148,7 +160,7 @@ def _fates(
     for rank in members:
         if rank not in here:
             by_fate.setdefault(fates.get(rank, "no answer"), []).append(rank)
-    for fate, ranks in by_fate.items():
+    for fate, ranks in by_fate.items():  # Of a few ranks more is known than of the rest.
         yield f"{_named(ranks)}: {fate}."
 
 
@@ -195,34 +207,56 @@ def _first_difference(group: str, here: Mapping[int, RankStatus]) -> str:
     Ranks may rightly make one call on different lines. After a skipped call they go on differing:
     lines that did so for a while, and are the same again, say nothing.
     """
-    by_rank = {
-        rank: {call.number: call for call in status.recent if call.group == group}
-        for rank, status in sorted(here.items())
-    }
-    known = [set(calls) for calls in by_rank.values()]
+    alike = _alike(group, here)
+    known = [set(calls) for calls, _ in alike]
     numbers = sorted(set.intersection(*known)) if known else []
-    made = {number: {r: calls[number] for r, calls in by_rank.items()} for number in numbers}
-    by_calls = next((n for n in numbers if _differ(made[n], str)), 0)
-    lines = [*takewhile(lambda n: _differ(made[n], _with_line), reversed(numbers))]
-    on_lines = f"their lines differ from #{lines[-1]}: {_each(made[lines[-1]])}" if lines else ""
+    by_calls = next((n for n in numbers if _differ(alike, n, str)), 0)
+    lines = [*takewhile(lambda n: _differ(alike, n, _with_line), reversed(numbers))]
+    on_lines = f"their lines differ from #{lines[-1]}: {_each(alike, lines[-1])}" if lines else ""
     if by_calls:
-        told = f"Their calls first differ at #{by_calls}: {_each(made[by_calls])}"
+        told = f"Their calls first differ at #{by_calls}: {_each(alike, by_calls)}"
         return f"{told}; {on_lines}." if lines and lines[-1] < by_calls else f"{told}."
     return f"Their calls are alike, but {on_lines}." if lines else ""
 
 
+class _Alike(NamedTuple):
+    """The calls on a group, by number, of ranks that tell the same of them."""
+
+    calls: dict[int, ReportedCollective]
+    ranks: list[int]
+
+
+def _alike(group: str, here: Mapping[int, RankStatus]) -> list[_Alike]:
+    """Those with one digest share a tuple of calls: so nothing is done here for every rank."""
+    alike: dict[int, _Alike] = {}
+    for rank, status in sorted(here.items()):
+        if id(status.recent) not in alike:
+            calls = {call.number: call for call in status.recent if call.group == group}
+            alike[id(status.recent)] = _Alike(calls, [])
+        alike[id(status.recent)].ranks.append(rank)
+    return [*alike.values()]
+
+
 def _differ(
-    calls: Mapping[int, ReportedCollective], told: Callable[[ReportedCollective], str]
+    alike: Iterable[_Alike], number: int, told: Callable[[ReportedCollective], str]
 ) -> bool:
-    return len(set(map(told, calls.values()))) > 1
+    return len({told(one.calls[number]) for one in alike}) > 1
 
 
-def _each(made: Mapping[int, ReportedCollective]) -> str:
-    """Which ranks made which call."""
+def _each(alike: Iterable[_Alike], number: int) -> str:
+    """Which ranks made which call of this number."""
     by_call: dict[str, list[int]] = {}
-    for rank, call in made.items():
-        by_call.setdefault(_with_line(call), []).append(rank)
-    return "; ".join(f"{_named(ranks).lower()}: {what}" for what, ranks in by_call.items())
+    for one in alike:
+        by_call.setdefault(_with_line(one.calls[number]), []).extend(one.ranks)
+    each = islice(sorted(by_call.items(), key=lambda item: min(item[1])), LISTED)
+    listed = [f"{_named(ranks).lower()}: {what}" for what, ranks in each]
+    return "; ".join([*listed, *([f"{more}: others"] if (more := _more(by_call)) else [])])
+
+
+def _more(by_place: Mapping[str, Sequence[int]]) -> str:
+    """How many ranks are in places that are not listed."""
+    many = sum(map(len, islice(by_place.values(), LISTED, None)))
+    return f"{many} more ranks" if many else ""
 
 
 def _with_line(call: ReportedCollective) -> str:
@@ -231,12 +265,17 @@ def _with_line(call: ReportedCollective) -> str:
 
 def _stacks(here: Mapping[int, RankStatus]) -> Iterable[str]:
     """Where those stand that hold the others up."""
-    absent = [status for status in here.values() if not status.waits and status.stack]
-    for status in absent[:STACKS]:
-        yield f"Rank {status.rank} stands at {' < '.join(status.stack[:DEEP])}."
+    for rank in concerned(here):
+        yield f"Rank {rank} stands at {' < '.join(here[rank].stack[:DEEP])}."
+
+
+def concerned(statuses: Mapping[int, RankStatus]) -> tuple[int, ...]:
+    """Those that hold the others up: they are in no collective; of many, the first."""
+    absent = (rank for rank, status in statuses.items() if not status.waits and status.stack)
+    return tuple(islice(absent, STACKS))
 
 
 def _named(ranks: Iterable[int]) -> str:
     """Ranks as a sentence begins with them."""
     many = list(ranks)
-    return f"{'Rank' if len(many) == 1 else 'Ranks'} {ranges(many)}"
+    return f"{'Rank' if len(many) == 1 else 'Ranks'} {ranges(many, LISTED)}"

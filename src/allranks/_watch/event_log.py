@@ -6,10 +6,11 @@ others read, and the first failure is the same on all ranks.
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._system.waiting import Deadline
@@ -86,14 +87,18 @@ class LogEntry:
         rank: the rank that wrote it.
         failure: of a failure, what it is.
         inquiry: of a "who", the name under which the answers are expected.
+        group: of a "who", the group on which the asker waits.
         text: of a verdict, the verdict; of what is unreadable, why.
+        concerned: of a verdict, the ranks that hold the others up, of many the first.
     """
 
     kind: str
     rank: int = -1
     failure: Failure | None = None
     inquiry: str = ""
+    group: str = ""
     text: str = ""
+    concerned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,46 +116,85 @@ class DepartureNote:
     how: str
 
 
-class EventLog:
-    """One rank's view of the log."""
+class NumberedEntry(NamedTuple):
+    """An entry, and how many there are with it.
 
-    def __init__(self) -> None:
-        """Begin to read; nothing is sent yet."""
-        self._read = 0
-        self._unheard: list[LogEntry] = []
+    Attributes:
+        number: its number, from 1 on.
+        text: as it stands in the log.
+        entry: what it says.
+    """
+
+    number: int
+    text: bytes
+    entry: LogEntry
+
+
+def park_key(slot: int, node: int) -> str:
+    """The key that ends the waits of a host for an entry."""
+    return f"watch/park/{slot}/{node}"
+
+
+class EventLog:
+    """One rank's view of the log.
+
+    Attributes:
+        count: how many entries were read.
+    """
+
+    def __init__(self, hosts: int = 0) -> None:
+        """Begin to read; nothing is sent yet.
+
+        Args:
+            hosts: how many hosts wait in the store for what is posted here.
+        """
+        self.count = 0
+        self._hosts = hosts
+        self._unheard: list[NumberedEntry] = []
+        self._lock = threading.Lock()
 
     def fetch(self, store: dist.Store) -> None:
         """Read the entries since the last look: one store operation where there are none."""
-        while store.check([self._slot]):
-            self._take_down(store.get(self._slot))
+        while store.check([_slot(number := self.count)]):
+            self.take(number, store.get(_slot(number)))
 
     def post(self, store: dist.Store, entry: LogEntry, unless: str) -> None:
-        """Add an entry to the log, and read those before it.
+        """Add an entry to the log, and read those before it; then wake the hosts that wait.
 
         Args:
             store: where the log is.
             entry: what is added; it names its rank.
             unless: the kind of entry that makes this one needless, if it is there before.
         """
-        text = written(entry)
-        there = ""
-        while there != text and (not there or self._unheard[-1].kind != unless):
-            there = store.compare_set(self._slot, "", text).decode()
-            self._take_down(there)
+        text, there, kind = written(entry), b"", ""
+        while there != text.encode() and (not there or kind != unless):
+            number = self.count
+            there = store.compare_set(_slot(number), "", text)
+            kind = self.take(number, there)
+        if there == text.encode() and self._hosts:
+            keys = [park_key(number, node) for node in range(self._hosts)]
+            store.multi_set(keys, [""] * self._hosts)  # type: ignore[attr-defined]  # not in the stubs
 
-    def unheard(self) -> Iterator[LogEntry]:
+    def unheard(self) -> Iterator[NumberedEntry]:
         """The entries that were read, each once."""
         while self._unheard:
             yield self._unheard.pop(0)
 
-    def _take_down(self, text: str | bytes) -> None:
+    def take(self, number: int, text: bytes) -> str:
+        """Take the entry of a number, unless it was taken already; its kind.
+
+        A look that the store answers late may read what has come another way meanwhile.
+        """
         try:
             entry = parsed(LogEntry, text)
         except MalformedError as error:
             entry = LogEntry("unreadable", text=str(error))
-        self._unheard.append(entry)
-        self._read += 1
+        with self._lock:
+            if number == self.count:
+                self.count += 1
+                self._unheard.append(NumberedEntry(self.count, text, entry))
+        return entry.kind
 
-    @property
-    def _slot(self) -> str:
-        return f"watch/log/{self._read}"
+
+def _slot(number: int) -> str:
+    return f"watch/log/{number}"

@@ -41,8 +41,8 @@ GLOO_LOST = re.compile(
 )
 """What gloo says of a connection that a peer has closed."""
 
-HOST_LOST = "has given up, or left: Connection closed by peer, on this host"
-"""What is said of a socket of the host that a peer has closed."""
+LINK_LOST = "has given up, or left: Connection closed by peer"
+"""What is said of a socket of our own that a peer has closed."""
 
 LINES = 40
 """How many lines of a traceback travel."""
@@ -110,6 +110,9 @@ class WatchInterface(Protocol):
 
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one fails, before anything else is done."""
+
+    def echo(self, error: BaseException) -> str | None:
+        """What this rank tells of an error that another rank tells in full; None if none does."""
 
     def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -179,9 +182,19 @@ def _at_the_end(
 ) -> None:
     reason = translated(error)
     announce(reason or error)
-    (_hook_before or sys.__excepthook__)(kind, error, frames)
+    hook = _hook_before or sys.__excepthook__
+    echo = active_watch.echo(reason or error) if active_watch and _is_plain(hook) else None
+    if echo is not None:
+        streams.show(sys.stderr, echo)
+        return
+    hook(kind, error, frames)
     if reason:
         streams.show(sys.stderr, f"{type(reason).__name__}: {reason}\n")
+
+
+def _is_plain(hook: Callable[..., object]) -> bool:
+    """Whether a hook for uncaught exceptions is Python's or torch's, and does no more than show."""
+    return hook.__module__.startswith(("sys", "torch."))
 
 
 def announce(error: BaseException) -> None:
@@ -233,7 +246,7 @@ def cause_of(error: BaseException, among: Sequence[int] = ()) -> Failure | None:
 def is_lost(error: RuntimeError) -> bool:
     """Whether a connection to a peer, or to rank 0's store, was closed from there."""
     told = str(error)
-    return bool(GLOO_LOST.search(told)) or HOST_LOST in told or _is_the_stores(error)
+    return bool(GLOO_LOST.search(told)) or LINK_LOST in told or _is_the_stores(error)
 
 
 def _is_the_stores(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,20 @@ class LocalPeers:
                 self._watched[descriptor] = record.rank
                 self._poll.register(descriptor, select.POLLIN)
 
+    def hear(self, source: socket.socket) -> None:
+        """Let ``wait`` end where something comes in here, too."""
+        self._poll.register(source, select.POLLIN)
+
+    def unhear(self, source: socket.socket) -> None:
+        """Forget a socket, before it is closed."""
+        self._poll.unregister(source)
+
     def wait(self, seconds: float) -> None:
-        """Block for so many seconds, until a monitored process ends, or until ``wake``."""
+        """Block for so many seconds, until a process ends, a socket is heard, or ``wake``."""
         for descriptor, _ in self._poll.poll(seconds * 1000):
             if descriptor == self._called.fileno():
                 self._called.recv(4096)
+            if descriptor not in self._watched:
                 continue
             rank = self._watched.pop(descriptor)
             self._ended[rank] = processes.how_it_ended(self._records[rank].pid, descriptor)
@@ -59,7 +69,7 @@ class LocalPeers:
 
     def wake(self) -> None:
         """Wake the sleeper, from another thread."""
-        with suppress(BlockingIOError):  # It has been called often enough.
+        with suppress(OSError):  # It has been called often enough, or sleeps no more.
             self._caller.send(b"!")
 
     def ended(self) -> Iterable[tuple[RankRecord, int | None]]:
@@ -85,13 +95,25 @@ class LocalPeers:
         """Of some ranks those whose processes are not seen to live, once one of them is not."""
         end = Deadline.after(ENDING)
         while not end.passed and all(map(self.is_alive, ranks)):
-            self.wait(0.02)
+            self.wait(0.0)
+            time.sleep(0.02)
         return [rank for rank in ranks if not self.is_alive(rank)]
 
-    def held(self) -> dict[int, str]:
-        """The ranks whose processes are stopped or gone, and how."""
+    def held(self, told_by: int = -1) -> dict[int, str]:
+        """The ranks whose processes are stopped or gone, and how.
+
+        Args:
+            told_by: nothing is told by a rank if one before it can tell; -1 tells in any case.
+        """
+        if not self.speaks(told_by):
+            return {}
         held = [rank for rank, one in self._records.items() if processes.is_held(one.pid)]
         return {rank: self.condition(rank) for rank in held}
+
+    def speaks(self, rank: int) -> bool:
+        """Whether this rank is the first of its host whose process runs."""
+        before = [one.pid for other, one in self._records.items() if other < rank]
+        return all(processes.is_held(pid) or processes.is_gone(pid) for pid in before)
 
     def close(self) -> None:
         """Let go of all descriptors."""

@@ -63,6 +63,9 @@ class PeerSearch:
             code: its exit code; None where it is not known.
             is_up: whether the process group is up: nobody means to leave before.
         """
+        if record.rank == 0 and not self._config.external_store:
+            # To ask would have torch print a stack of its own on each rank.
+            self._client.lost = "rank 0's process has ended, and its store with it"
         note = left_note(record.rank)
         told: bool | None = None
         told = self._client.ask(lambda store: store.check([note]), told)
@@ -81,18 +84,21 @@ class PeerSearch:
         """
         alone = bool(among) and 0 not in among
         end = Deadline.after(SEARCH)
-        while True:
+        self._inquiry.hurry()
+        while not end.passed:
             hear_news()
             if found := self._log_client.failure:
                 return found
-            if end.passed or (self._client.lost and (alone or not self._local_peers.watch_over(0))):
+            if self._client.lost and (alone or not self._local_peers.watch_over(0)):
                 break
             self._local_peers.wait(0.02)  # A socket is closed a moment before its process ends.
-        if self._client.lost and alone:
+        if left := self._who_has_left(among):
+            return left
+        if not self._client.lost:
+            return self._who_is_missing(among)
+        if alone:
             return self._the_only_one_gone(among)
-        if self._client.lost:
-            return None if self._config.external_store else self._store_gone()
-        return self._who_has_left(among) or self._who_is_missing(among)
+        return None if self._config.external_store else self._store_gone()
 
     def _the_only_one_gone(self, among: Sequence[int]) -> Failure | None:
         """The rank that has closed a connection, where there is but one, and nobody to be asked."""
@@ -109,6 +115,7 @@ class PeerSearch:
         return Failure(0, who, time.time(), "", f"is gone, and its store with it: {how}")
 
     def _who_has_left(self, among: Sequence[int]) -> Failure | None:
+        self._log_client.fetch()
         left: Failure | None = None
         if left := self._client.ask(lambda store: first_left(store, among), left):
             self._log_client.publish(left)  # Some ranks wait for one that waits for it.
@@ -121,7 +128,7 @@ class PeerSearch:
                 lambda: self._log_client.failure is not None, self._config.verdict_timeout
             )
             return self._log_client.failure
-        told = self._inquiry.answers(self._log_client)
+        told = self._inquiry.answers(self._log_client).statuses
         silent = [rank for rank in range(self._config.world_size) if rank not in told]
         gone = [rank for rank in silent if not self._local_peers.is_alive(rank)]
         gone.sort(key=lambda rank: rank not in among)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from allranks._system.printable import printable
 from allranks._system.words import tell
 from allranks._watch import evidence, failures, status_answers
-from allranks._watch.diagnosis import verdict
+from allranks._watch.diagnosis import concerned, verdict
 from allranks._watch.event_log import LogEntry
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress, StuckCollective
-    from allranks._watch.status_answers import RankAnswer
+    from allranks._watch.status_answers import Answers
     from allranks._watch.status_inquiry import StatusInquiry
     from allranks._watch.store_client import StoreClient
 
@@ -79,26 +79,40 @@ class StallJudge:
         stuck, before = self._progress.stuck(), self.last_verdict
         if self._is_judged(stuck) and not again:
             return before
-        if self._inquiry.start(log_client):
+        if not self._inquiry.is_pending and self._inquiry.start(log_client, self._group()):
             told = self._inquiry.answers(log_client)
-            if self._is_still(stuck) and told:
-                entry = LogEntry("verdict", self._config.me.rank, text=self._verdict_on(told))
-                log_client.post(entry, unless="")
+            if self._is_still(stuck) and told.statuses:
+                log_client.post(self._verdict_entry(told), unless="")
         else:
             log_client.wait_for(lambda: self.last_verdict != before, self._config.verdict_timeout)
         if self._client.cut_off and self._is_still(stuck):
-            self.hear(self._verdict_alone())
+            self.hear(LogEntry("verdict", self._config.me.rank, text=self._verdict_alone()))
         return self.last_verdict
 
-    def hear(self, told: str) -> None:
-        """Take a verdict, from whichever rank, and show it."""
-        text, stuck = printable(told), self._progress.stuck()
+    def hear(self, told: LogEntry) -> None:
+        """Take a verdict, from whichever rank, and show it where it is to be seen."""
+        self._inquiry.conclude()
+        text, stuck = printable(told.text), self._progress.stuck()
         self.last_verdict = text
         self._judged = (stuck.what if stuck else None, time.monotonic())
         if stuck:
             self._patience = (stuck, 2 * max(stuck.age, self._config.stall_limit))
-        tell(text)
+        self._show(text, told)
         evidence.keep_verdict(text)
+
+    def _show(self, text: str, told: LogEntry) -> None:
+        """Rank 0, who asked, and whom it concerns tell all of it; of each host one rank a line."""
+        me = self._config.me.rank
+        if me in (0, told.rank, *told.concerned):
+            tell(text)
+        elif self._config.num_nodes > 1 and self._local_peers.speaks(me):
+            tell(f"{text.partition('. ')[0]}. Why, ranks {told.rank} and 0 tell.")
+
+    def _verdict_entry(self, told: Answers) -> LogEntry:
+        among = set(self._inquiry.status().members) or told.statuses.keys()
+        here = {rank: status for rank, status in told.statuses.items() if rank in among}
+        text, me = self._verdict_on(told), self._config.me.rank
+        return LogEntry("verdict", me, text=text, concerned=concerned(here))
 
     def _is_still(self, stuck: StuckCollective | None) -> bool:
         """Whether this rank has not gone on since."""
@@ -115,22 +129,23 @@ class StallJudge:
             waiting is not None and at > waiting.since
         )
 
-    def _verdict_on(self, told: dict[int, RankAnswer]) -> str:
+    def _group(self) -> str:
+        """The group on which this rank waits."""
+        return self._inquiry.status().group
+
+    def _verdict_on(self, told: Answers) -> str:
         """Make the verdict.
 
         Of a rank that did not answer, it tells what the store knows and how its process fares.
         """
-        statuses = {rank: one.status for rank, one in told.items()}
-        silent = [rank for rank in range(self._config.world_size) if rank not in told]
+        silent = [rank for rank in range(self._config.world_size) if rank not in told.statuses]
         fates: dict[int, str] = {}
         fates = self._client.ask(lambda store: status_answers.fates(store, silent), fates)
-        held = {rank: how for one in told.values() for rank, how in one.held.items()}
-        for rank in silent:
-            how = held.get(rank) or self._local_peers.condition(rank)
+        for rank in silent[: status_answers.NAMED]:
+            how = told.held.get(rank) or self._local_peers.condition(rank)
             if how and rank in fates and "has left" not in fates[rank]:
                 fates[rank] += f"; {how}"
-        mine = statuses.get(self._config.me.rank) or self._inquiry.status()
-        return verdict(mine, statuses, fates)
+        return verdict(self._inquiry.status(), told.statuses, fates)
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""

@@ -1,10 +1,15 @@
-"""One rank asks, all tell where they stand: the answers in the store."""
+"""One rank asks, all tell where they stand: the answers in the store.
+
+Most ranks stand where others do. So a rank tells a digest of where it stands, and only the first
+with a digest tells the rest.
+"""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from allranks._rendezvous.roll_call import record_of
@@ -13,12 +18,15 @@ from allranks._watch.diagnosis import RankStatus
 from allranks._watch.event_log import DepartureNote, left_note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import torch.distributed as dist
 
 NAMED = 16
 """How many ranks that do not answer are looked up."""
+
+KINDS = 512
+"""How many digests are told with the last calls; where more differ, the rest tell a place only."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +42,113 @@ class RankAnswer:
     held: dict[int, str]
 
 
-def answer(store: dist.Store, inquiry: str, rank: int, told: RankAnswer) -> None:
-    """Tell where a rank stands."""
-    store.set(_place(inquiry, rank), written(told))
-    store.add(f"watch/{inquiry}/count", 1)
+@dataclass(frozen=True)
+class Answers:
+    """What the ranks have told.
+
+    Attributes:
+        statuses: where those stand that have told, by rank; those with one digest share all parts.
+        held: the ranks whose processes are stopped or gone, and how.
+    """
+
+    statuses: dict[int, RankStatus] = field(default_factory=dict)
+    held: dict[int, str] = field(default_factory=dict)
 
 
-def count(store: dist.Store, inquiry: str) -> int:
-    """How many ranks have told."""
-    return store.add(f"watch/{inquiry}/count", 0)
+class Inquiry:
+    """The answers under one name. Not all stores can append to a key: there each rank has its own.
+
+    A rank needs two store operations, and the first with a digest two more.
+    """
+
+    def __init__(self, store: dist.Store, name: str, world_size: int) -> None:
+        """Read and write nothing yet.
+
+        Args:
+            store: where the answers are.
+            name: of the inquiry.
+            world_size: how many ranks there are.
+        """
+        self._store = store
+        self._at = f"watch/{name}"
+        self._world_size = world_size
+        self._appends = bool(store.has_extended_api())  # type: ignore[attr-defined]
+
+    def answer(self, told: RankAnswer) -> None:
+        """Tell where a rank stands."""
+        rank, seconds = told.status.rank, told.status.seconds
+        digest = self._tell_shared(told.status)
+        if told.held:
+            self._add_line("held", rank, written(told.held))
+        self._add_line("told", rank, f"{rank} {seconds:.3f} {digest}")
+        if not self._appends:
+            self._store.add(f"{self._at}/count", 1)
+
+    def count(self) -> int:
+        """How many ranks have told."""
+        return (
+            len(self._lines("told")) if self._appends else self._store.add(f"{self._at}/count", 0)
+        )
+
+    def answers(self) -> Answers:
+        """What the ranks have told that can be read."""
+        lines = [*filter(None, map(_read_line, self._lines("told")))]
+        shared = self._read_shared({digest for _, _, digest in lines})
+        statuses = {
+            rank: replace(shared[digest], rank=rank, who=f"rank {rank}", seconds=seconds)
+            for rank, seconds, digest in lines
+            if digest in shared and 0 <= rank < self._world_size
+        }
+        held: dict[int, str] = {}
+        for line in self._lines("held"):
+            with suppress(MalformedError):
+                held |= parsed(dict[int, str], line)
+        return Answers(statuses, held)
+
+    def _tell_shared(self, status: RankStatus) -> str:
+        """Tell what other ranks may share, unless one has; its digest."""
+        shared = replace(status, rank=0, who="", seconds=0.0, members=())
+        digest = blake2b(repr(shared).encode(errors="replace"), digest_size=8).hexdigest()
+        if self._store.add(f"{self._at}/first/{digest}", 1) == 1:
+            if self._store.add(f"{self._at}/kinds", 1) > KINDS:
+                shared = replace(shared, recent=(), stack=())
+            self._store.set(f"{self._at}/shared/{digest}", written(shared))
+        return digest
+
+    def _read_shared(self, digests: Collection[str]) -> dict[str, RankStatus]:
+        keys = {digest: f"{self._at}/shared/{digest}" for digest in digests}
+        if keys and not self._store.check([*keys.values()]):
+            keys = {digest: key for digest, key in keys.items() if self._store.check([key])}
+        shared: dict[str, RankStatus] = {}
+        for digest, text in zip(keys, self._values([*keys.values()]), strict=True):
+            with suppress(MalformedError):
+                shared[digest] = parsed(RankStatus, text)
+        return shared
+
+    def _values(self, keys: list[str]) -> list[bytes]:
+        return self._store.multi_get(keys) if self._appends else [*map(self._store.get, keys)]
+
+    def _add_line(self, what: str, rank: int, line: str) -> None:
+        if self._appends:
+            self._store.append(f"{self._at}/{what}", f"{line}\n")  # type: ignore[attr-defined]
+        else:
+            self._store.set(f"{self._at}/{what}/{rank}", f"{line}\n")
+
+    def _lines(self, what: str) -> list[str]:
+        """What the ranks have told, in any order."""
+        keys = [f"{self._at}/{what}"]
+        if not self._appends:
+            keys = [f"{keys[0]}/{rank}" for rank in range(self._world_size)]
+        there = [key for key in keys if self._store.check([key])]
+        return b"".join(self._values(there)).decode(errors="replace").splitlines()
 
 
-def answers(store: dist.Store, inquiry: str, world_size: int) -> dict[int, RankAnswer]:
-    """What the ranks have told that can be read, by rank."""
-    told: dict[int, RankAnswer] = {}
-    for rank in range(world_size):
-        place = _place(inquiry, rank)
-        with suppress(MalformedError):
-            if store.check([place]):
-                told[rank] = parsed(RankAnswer, store.get(place))
-    return told
+def _read_line(line: str) -> tuple[int, float, str] | None:
+    """A rank, its seconds, and its digest; None if it is something else."""
+    with suppress(ValueError):
+        rank, seconds, digest = line.split()
+        return int(rank), float(seconds), digest
+    return None
 
 
 def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
@@ -87,7 +182,3 @@ def _fate(store: dist.Store, rank: int) -> str:
             return f"has left, {max(0.0, time.time() - note.at):.0f} s ago: {note.how}"
     who = record_of(store, rank)
     return f"no answer{f' from {who.host}' if who else ''}"
-
-
-def _place(inquiry: str, rank: int) -> str:
-    return f"watch/{inquiry}/{rank}"

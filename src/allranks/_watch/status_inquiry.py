@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from allranks._system.waiting import Deadline
-from allranks._watch import evidence, status_answers
+from allranks._watch import evidence
+from allranks._watch.diagnosis import on_group
 from allranks._watch.event_log import LogEntry
-from allranks._watch.status_answers import RankAnswer
+from allranks._watch.status_answers import Answers, Inquiry, RankAnswer
 
 if TYPE_CHECKING:
+    import torch.distributed as dist
+
     from allranks._watch.config import WatchConfig
     from allranks._watch.diagnosis import RankStatus
     from allranks._watch.event_log_client import EventLogClient
@@ -48,11 +50,25 @@ class StatusInquiry:
         self._local_peers = local_peers
         self._name = ""
         self._hurry = Deadline.after(0.0)
+        self._verdict = Deadline.after(0.0)
 
     @property
     def in_hurry(self) -> bool:
         """Whether the ranks were asked a moment ago."""
         return not self._hurry.passed
+
+    def hurry(self) -> None:
+        """News are wanted soon."""
+        self._hurry = Deadline.after(HURRIED)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the ranks were asked, and may still hear the verdict."""
+        return not self._verdict.passed
+
+    def conclude(self) -> None:
+        """A verdict was told: the next inquiry is a new one."""
+        self._verdict = Deadline.after(0.0)
 
     def status(self) -> RankStatus:
         """Where this rank stands."""
@@ -64,26 +80,43 @@ class StatusInquiry:
             standing = asdict(self.status())
             evidence.keep(self._config.me.rank, why, {"standing": standing, **more})
 
-    def answer(self, name: str) -> None:
-        """Tell where this rank stands, in an inquiry of this name."""
-        self._name = name
-        self._hurry = Deadline.after(HURRIED)
-        told = RankAnswer(self.status(), self._local_peers.held())
+    def answer(self, asked: LogEntry) -> None:
+        """Tell where this rank stands, in an inquiry, and its last calls on the asker's group."""
+        self._name = asked.inquiry
+        self.hurry()
+        if asked.group:  # Else it asks who is there, and tells no verdict.
+            self._verdict = Deadline.after(self._config.verdict_timeout)
+        status = on_group(self.status(), asked.group)
+        told = RankAnswer(status, self._local_peers.held(self._config.me.rank))
         self._client.ask(
-            lambda store: status_answers.answer(store, name, self._config.me.rank, told), None
+            lambda store: self._inquiry(store).answer(told), None, self._config.patience
         )
         self.keep("was asked where it stands")
 
-    def start(self, log_client: EventLogClient) -> bool:
-        """Ask all ranks where they stand, unless another one has just done so."""
+    def start(self, log_client: EventLogClient, group: str = "") -> bool:
+        """Ask all ranks where they stand, unless another one has just done so.
+
+        Args:
+            log_client: tells all that this rank asks.
+            group: on which this rank waits.
+        """
         name = uuid.uuid4().hex
-        log_client.post(LogEntry("who", self._config.me.rank, inquiry=name), unless="who")
+        asked = LogEntry("who", self._config.me.rank, inquiry=name, group=group)
+        log_client.post(asked, unless="who")
         return self._name == name
 
-    def answers(self, log_client: EventLogClient) -> dict[int, RankAnswer]:
-        """What the ranks tell of themselves, by rank."""
-        name, size = self._name, self._config.world_size
-        count = partial(status_answers.count, inquiry=name)
-        log_client.wait_for(lambda: self._client.ask(count, 0) == size, self._config.answer_timeout)
-        told: dict[int, RankAnswer] = {}
-        return self._client.ask(lambda store: status_answers.answers(store, name, size), told)
+    def answers(self, log_client: EventLogClient) -> Answers:
+        """What the ranks tell of themselves."""
+        log_client.wait_for(self._all_have_told, self._config.answer_timeout)
+        return self._client.ask(
+            lambda store: self._inquiry(store).answers(), Answers(), self._config.patience
+        )
+
+    def _inquiry(self, store: dist.Store) -> Inquiry:
+        return Inquiry(store, self._name, self._config.world_size)
+
+    def _all_have_told(self) -> bool:
+        told = self._client.ask(
+            lambda store: self._inquiry(store).count(), 0, self._config.patience
+        )
+        return told == self._config.world_size

@@ -1,7 +1,6 @@
 """A thread beside the program that hears of failures, and finds out why ranks wait.
 
-It looks at the store once a second, over a connection of its own; in large worlds less often, so
-that all ranks together look at most ``LOOKS`` times a second. A death on this host wakes it.
+Once a second it looks how this rank fares; news, and a death on this host, wake it (``news``).
 
 Each part has its own state: ``event_log_client`` follows the event log, ``status_inquiry``
 asks all ranks where they stand, ``peer_search`` finds who has left, ``stall_judge`` is patient with
@@ -23,6 +22,7 @@ from allranks._watch import flight_recorder
 from allranks._watch.blocked_program import BlockedProgram
 from allranks._watch.event_log_client import EventHandlers, EventLogClient
 from allranks._watch.local_peers import LocalPeers
+from allranks._watch.news import News
 from allranks._watch.peer_search import PeerSearch
 from allranks._watch.progress import CollectiveProgress
 from allranks._watch.stall_judge import StallJudge
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from allranks._watch.failures import Failure
 
 FIRST = 0.1
-"""Seconds to the first look at the store."""
+"""Seconds to the first look."""
 
 
 class WatchThread:
@@ -53,8 +53,8 @@ class WatchThread:
             config: what the watch was given.
         """
         self._config = config
-        self.client = client = StoreClient(config.store)
         self._local_peers = peers = LocalPeers()
+        self.client = client = StoreClient(config.store, peers.wake)
         peers.add(one for one in config.local_peers if one.pid_space == config.me.pid_space)
         progress = CollectiveProgress(blind=_is_blind(config))
         self._inquiry = inquiry = StatusInquiry(config, client, progress, peers)
@@ -63,7 +63,8 @@ class WatchThread:
         # No method of this object: a circle would keep the store open until it is collected.
         on_failure = partial(_hear_failure, inquiry, self._blocked)
         handlers = EventHandlers(on_failure, inquiry.answer, self._judge.hear)
-        self._log_client = EventLogClient(config, client, handlers)
+        self._news = News(config, client, peers, inquiry)
+        self._log_client = EventLogClient(config, client, self._news, handlers)
         self._search = PeerSearch(config, client, self._log_client, inquiry, peers)
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._is_up = False
@@ -102,6 +103,10 @@ class WatchThread:
             future.cancel()
         return future
 
+    def speaks_for_host(self) -> bool:
+        """Whether this rank is the first of its host whose process runs."""
+        return self._local_peers.speaks(self._config.me.rank)
+
     def search(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection to this one; to be requested."""
         return self._search.run(among, self._hear_news)
@@ -133,13 +138,12 @@ class WatchThread:
             return
         except Exception:  # noqa: BLE001 - nobody else would hear of it
             tell(f"the watch of {self._config.me} has ended:\n{traceback.format_exc()}")
+        finally:
+            self._news.close()
 
     def _pause(self) -> float:
-        """Seconds to the next look."""
-        if not self._has_looked:
-            return FIRST
-        in_hurry = self._inquiry.in_hurry or not self.client.is_open or self.client.silent
-        return self._config.hurried_interval if in_hurry else self._config.look_interval
+        """Seconds to the next look, if nothing wakes it before."""
+        return self._news.pause if self._has_looked else FIRST
 
     def _look(self) -> None:
         self._judge.follow(self._log_client)
@@ -152,8 +156,9 @@ class WatchThread:
     def _hear_news(self) -> None:
         if self._has_looked or not self._is_up:  # A world of a moment needs none.
             self.client.take_own()
-        self._log_client.fetch()
+        self._log_client.hear()
         for record, code in self._local_peers.ended():
+            self._news.forget(record.rank)
             self._search.on_process_exit(record, code, is_up=self._is_up)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from allranks._watch.event_log import (
 from allranks._watch.failures import Failure
 from allranks._watch.store_client import unless_lost
 from allranks._watch.thread import WatchThread
-from allranks.errors import PeerFailedError
+from allranks.errors import AllranksError, PeerFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class Watch:
         self._config = config
         self._rank = config.me.rank
         self._announced = False
+        self._is_second = False
         self._thread = WatchThread(config)
         failures.set_active(self)
 
@@ -85,19 +87,42 @@ class Watch:
         if self.failure is None and not isinstance(error, PeerFailedError):
             self._announce(error)
         if self._config.hosts_store:
-            self._keep_store(HEARD, self._config.world_size - 1, self._config.answer_timeout)
+            counted(
+                self._thread.client.store,
+                HEARD,
+                self._config.world_size - 1,
+                self._config.answer_timeout,
+            )
 
     def _announce(self, error: BaseException) -> None:
         failure = Failure.of(error, self._rank, str(self._config.me))
-        self._tell(LogEntry("failure", self._rank, failure=failure), unless="failure")
+        told = self._tell(LogEntry("failure", self._rank, failure=failure), unless="failure")
+        first = next((one.failure for one in told if one.failure), None)
+        self._is_second = first is not None and first.rank != self._rank
         try:
             self._thread.keep(str(failure), failure=asdict(failure))
         except Exception as trouble:  # noqa: BLE001 - the error that is announced matters more
             tell(f"warning: what {self._config.me} did last cannot be kept: {trouble!r}")
 
-    def _tell(self, entry: LogEntry, unless: str) -> None:
-        """Post to the log from the program's own thread."""
-        unless_lost(lambda: EventLog().post(self._thread.client.store, entry, unless))
+    def _tell(self, entry: LogEntry, unless: str) -> list[LogEntry]:
+        """Post to the log from the program's own thread; all that it holds then."""
+        log = EventLog(self._config.hosts_to_wake)
+        unless_lost(lambda: log.post(self._thread.client.store, entry, unless))
+        return [one.entry for one in log.unheard()]
+
+    def echo(self, error: BaseException) -> str | None:
+        """What this rank tells of an error that another rank tells in full; None if none does.
+
+        The first rank of each host whose process runs tells the error; rank 0, whose output people
+        read, before it where the other one stood; the others tell nothing.
+        """
+        heard = isinstance(error, PeerFailedError) or self._is_second or self.failure is not None
+        if not (heard and isinstance(error, AllranksError)):
+            return None
+        if not self._thread.speaks_for_host():
+            return ""
+        before = getattr(error, "traceback", "") if self._rank == 0 else ""
+        return f"{before}{type(error).__name__}: {error}\n"
 
     def find_lost_peer(self, among: Sequence[int] = ()) -> Failure | None:
         """Who of some ranks has closed a connection; takes seconds where it is not known yet."""
@@ -116,8 +141,8 @@ class Watch:
         """
         failures.clear_active()
         self._thread.stop()
-        if self._thread.client.cut_off:
-            return
+        if self._thread.client.cut_off or (self.failure is not None and _dies_of_an_error()):
+            return  # All know why it leaves, and rank 0 may go at any moment, with its store.
         note = DepartureNote(str(self._config.me), time.time(), how)
         store = self._thread.client.store
 
@@ -133,13 +158,9 @@ class Watch:
         if self._config.hosts_store and not self._thread.client.cut_off:
             failed = self._announced or self.failure is not None
             ranks = self._config.world_size - failed  # One that fails may never say that it leaves.
-            if not self._keep_store(LEFT, ranks, LEAVING):
+            if not counted(self._thread.client.store, LEFT, ranks, LEAVING):
                 self._tell(LogEntry("closing", self._rank), unless="closing")
-                self._keep_store(LEFT, ranks, self._config.look_interval)
-
-    def _keep_store(self, count: str, ranks: int, seconds: float) -> bool:
-        """Keep the store until so many ranks have counted themselves; whether they have."""
-        return counted(self._thread.client.store, count, ranks, seconds)
+                counted(self._thread.client.store, LEFT, ranks, self._config.news_delay)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The thread's answer; None if it takes too long."""
@@ -147,3 +168,8 @@ class Watch:
             return self._thread.request(question).result(ANSWER + self._config.verdict_timeout)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return None
+
+
+def _dies_of_an_error() -> bool:
+    """Whether the interpreter has shown an exception that nobody caught."""
+    return hasattr(sys, "last_value") or hasattr(sys, "last_exc")

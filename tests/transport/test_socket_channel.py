@@ -20,10 +20,12 @@ import torch
 import torch.distributed as dist
 
 import allranks
-from allranks._transport import host_channel, process_groups
+from allranks._system.host_sockets import SWITCH
+from allranks._system.waiting import Deadline
+from allranks._transport import links, process_groups
 from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE
-from allranks._transport.host_channel import ENTRY, SWITCH, HostChannel
-from allranks._transport.process_groups import Members
+from allranks._transport.links import ENTRY, Link
+from allranks._transport.socket_channel import SocketChannel
 from allranks._watch import flight_recorder
 from allranks._watch.flight_recorder import RecordedCollective
 from allranks._watch.progress import CollectiveProgress, _numbered
@@ -64,7 +66,7 @@ def way_of_headers(rank_without: int | None) -> str:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_ranks_of_one_host_use_its_sockets(size) -> None:
-    assert set(allranks.launch(way_of_headers, (None,), ranks=size)) == {"HostChannel"}
+    assert set(allranks.launch(way_of_headers, (None,), ranks=size)) == {"SocketChannel"}
 
 
 @pytest.mark.parametrize("without", [0, 1, 2])
@@ -84,10 +86,14 @@ def bodies() -> None:
             assert exchange(who, Header("test", mine)) == wanted
             alone = mine if world.rank == 1 else b""
             assert exchange_and_combine(who, Header("test", alone), b"".join) == wanted[1]
-        assert isinstance(channel(), HostChannel)
+            folded = exchange_and_combine(
+                who, Header("test", alone), b"".join, fold=lambda told: [b"".join(told)]
+            )
+            assert folded == wanted[1]
+        assert isinstance(channel(), SocketChannel)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, 3, 4, 20])
 def test_headers_of_any_length(size) -> None:
     allranks.launch(bodies, ranks=size, timeout=PATIENCE)
 
@@ -116,7 +122,12 @@ def a_group_within() -> tuple[str, list[int]]:
 
 def test_a_group_has_sockets_of_its_own() -> None:
     told = allranks.launch(a_group_within, ranks=3)
-    assert told[1:] == [("HostChannel", [1, 2])] * 2
+    assert told[1:] == [("SocketChannel", [1, 2])] * 2
+
+
+def _links_of(channel: SocketChannel) -> list[Link]:
+    parent, children, _ = channel._links
+    return [*([parent] if parent else []), *children]
 
 
 def world_after_world() -> list[list[int]]:
@@ -128,7 +139,7 @@ def world_after_world() -> list[list[int]]:
             kept = channel()
             if number == 2:
                 dist.destroy_process_group()
-        left.append([line.fileno() for line in kept._connections])
+        left.append([one.socket.fileno() for one in _links_of(kept)])
     return left
 
 
@@ -264,8 +275,8 @@ def test_those_who_lose_the_first_member_are_told_what_it_waited_for() -> None:
 
 @pytest.fixture
 def door():
-    with host_channel._listener(Members(None, 0, (0, 1, 2))) as listening:
-        yield listening
+    with contextlib.ExitStack() as doors:
+        yield links._near_door(doors)
 
 
 @pytest.fixture
@@ -286,25 +297,22 @@ def test_strangers_are_not_let_in(door, come) -> None:
     secret = secrets.token_bytes(16)
     said = [ENTRY.pack(bytes(16), 1), ENTRY.pack(secret, 2), ENTRY.pack(secret, 1)]
     visitors = [come(each) for each in said]
-    admitted = host_channel._accept_all(door, secret, 2)
-    assert admitted
-    for line, visitor in zip(admitted, visitors[:0:-1], strict=True):
-        with line:
+    admitted = links.admit(door, secret, {1, 2}, Deadline.after(PATIENCE))
+    for rank, visitor in zip((1, 2), visitors[:0:-1], strict=True):
+        with admitted[rank] as line:
             line.send(b"welcome")
         assert visitor.recv(10) == b"welcome"
     assert visitors[0].recv(10) == b""
 
 
 @pytest.mark.parametrize("said", [b"hello", ENTRY.pack(b"x" * 16, 1), ENTRY.pack(bytes(16), 1)])
-def test_those_who_come_are_sent_away_where_one_is_missing(door, come, said, monkeypatch) -> None:
-    monkeypatch.setattr(host_channel, "PATIENCE", 0.1)
+def test_those_who_come_are_sent_away_where_one_is_missing(door, come, said) -> None:
     visitor = come(said)
-    assert host_channel._accept_all(door, bytes(16), 2) is None
+    assert links._admit_all([(door, {1, 2})], bytes(16), Deadline.after(0.1)) is None
     assert visitor.recv(10) == b""
 
 
-def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
-    monkeypatch.setattr(host_channel, "PATIENCE", 0.3)
+def test_strangers_do_not_keep_the_door_open(door, come) -> None:
     closed = threading.Event()
 
     def visit() -> None:
@@ -315,7 +323,7 @@ def test_strangers_do_not_keep_the_door_open(door, come, monkeypatch) -> None:
     visits = threading.Thread(target=visit)
     visits.start()
     try:
-        assert host_channel._accept_all(door, bytes(16), 2) is None
+        assert links._admit_all([(door, {1, 2})], bytes(16), Deadline.after(0.3)) is None
     finally:
         closed.set()
         visits.join()
@@ -386,5 +394,5 @@ def exchanges() -> list[tuple[str, str, bool]]:
 
 def test_exchanges_are_remembered() -> None:
     """With the call, its line, and whether it has ended."""
-    noted = ("all_reduce(sum) of number", "test_host_channel.py", True)
+    noted = ("all_reduce(sum) of number", "test_socket_channel.py", True)
     assert allranks.launch(exchanges, ranks=2)[0] == [noted, noted]

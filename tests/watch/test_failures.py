@@ -438,7 +438,7 @@ def test_the_others_name_the_rank(befallen, function, culprit, said, store) -> N
 @records_gloo
 @pytest.mark.parametrize(("function", "said"), STALLED, ids=lambda f: getattr(f, "__name__", ""))
 def test_a_verdict_tells_who_is_where(befallen, function, said) -> None:
-    """In the log of rank 0, or of who asked where that cannot speak; and in the error at the end."""
+    """In the log of rank 0, or of who asked where that cannot speak; in the error at last."""
     store = "port" if function is stopping_rank_0 else "file"
     place, ended = befallen[function, store]
     never = NEVER.get(function.__name__)

@@ -55,12 +55,13 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev
+bench: .venv/dev .venv/demo
 	$(BIN)/python benchmarks/testing.py
 	$(BIN)/python benchmarks/collectives.py
 	$(BIN)/python benchmarks/watch.py
 	$(BIN)/python benchmarks/dist_utils.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/scale.py
 
 faults: .venv/dev
 	$(BIN)/python benchmarks/faults.py --markdown docs/failures.md

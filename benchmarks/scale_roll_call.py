@@ -15,16 +15,12 @@ import json
 import multiprocessing
 import os
 import resource
-import socket
 import statistics
-import sys
 import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from allranks._rendezvous import host_meeting, tcp_store
 from allranks._rendezvous.gathering import Company, gather, go_to_the_store
@@ -32,7 +28,7 @@ from allranks._rendezvous.plan import RendezvousPlan
 from allranks._rendezvous.record import RankRecord
 from allranks._system import descriptors, sockets
 from allranks._system.waiting import Deadline
-from counting_store import CountingStore  # type: ignore[import-not-found]
+from counting_store import CountingStore
 
 if TYPE_CHECKING:
     from multiprocessing import Queue
@@ -202,14 +198,17 @@ def main() -> None:
     parser.add_argument("--placement", choices=["block", "cyclic"], default="block")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    worlds = []
     for size in asked.ranks:
         processes = asked.processes or max(4, size // A_HOST // A_PROCESS)
         runs = [run(size, processes, asked.placement) for _ in range(asked.runs)]
-        found = {**median(runs), "slowest": max(one["seconds"] for one in runs)}
-        if asked.json:
-            print(json.dumps({"host": socket.gethostname(), **found}), flush=True)
-        else:
-            print(", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
+        worlds.append({**median(runs), "slowest": max(one["seconds"] for one in runs)})
+        if not asked.json:
+            print(
+                ", ".join(f"{name} {value:.4g}" for name, value in worlds[-1].items()), flush=True
+            )
+    if asked.json:
+        print(json.dumps(worlds, indent=1))
 
 
 if __name__ == "__main__":

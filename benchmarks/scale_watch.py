@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from allranks._watch import config, news
-from simulated_watch import CountingStore, Place, SimulatedHost, placed
+from counting_store import CountingStore
+from simulated_watch import Place, SimulatedHost, placed
 from startup_tables import Grid
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Share:
 
     def operations(self) -> int:
         """How many there were so far."""
-        return sum(self.store.calls.values())
+        return self.store.operations
 
     def fail(self) -> float:
         """The last rank fails, now."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
-from copy import copy
 from functools import cache
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,57 +37,6 @@ CALLS = tuple(
 """What a rank remembers."""
 
 STACK = ("train.py:88 in step", "train.py:61 in epoch", "train.py:12 in main")
-
-
-class CountingStore:
-    """A store that counts what is asked of it, and of its clones.
-
-    Attributes:
-        calls: how often each operation was called; its connections are no calls.
-        sent: bytes of values that were sent, by operation.
-        under_way: how many calls have not returned, by operation.
-    """
-
-    def __init__(self, store: Any) -> None:
-        """Count from zero.
-
-        Args:
-            store: is asked.
-        """
-        self._store = store
-        self._lock = threading.Lock()
-        self.calls: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()
-        self.under_way: Counter[str] = Counter()
-
-    def clone(self) -> CountingStore:
-        """Another connection, which counts here, too."""
-        other = copy(self)
-        vars(other)["_store"] = self._store.clone()
-        return other
-
-    def has_extended_api(self) -> bool:
-        """As the store has it: nothing is sent."""
-        return bool(self._store.has_extended_api())
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """An operation of the store that is counted."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        asked = getattr(self._store, name)
-
-        def call(*args: Any) -> Any:
-            with self._lock:
-                self.calls[name] += 1
-                self.under_way[name] += 1
-                self.sent[name] += sum(len(one) for one in args if isinstance(one, (str, bytes)))
-            try:
-                return asked(*args)
-            finally:
-                with self._lock:
-                    self.under_way[name] -= 1
-
-        return call
 
 
 @cache

@@ -130,7 +130,7 @@ def test_every_rank_hears_where_it_stands() -> None:
 @needs_host_sockets
 def test_rank_0_asks_little_more_than_once_per_512_hosts() -> None:
     _, heard = called_up(world(1024, "block"))
-    names = heard[0].store.names
+    names = heard[0].store.calls
     waiting = ("check", "add", "get")  # It asks again and again whether all have come.
     assert sum(count for name, count in names.items() if name not in waiting) <= 12, names
 

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from allranks._system.host_sockets import SWITCH
 from allranks._watch import news, store_client
 from allranks._watch.store_client import StoreClient
+from counting_store import CountingStore
 from harness import PATIENCE, wait_until
-from simulated_watch import CountingStore, Place, SimulatedHost, SimulatedRank, placed
+from simulated_watch import Place, SimulatedHost, SimulatedRank, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

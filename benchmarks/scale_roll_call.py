@@ -2,10 +2,12 @@
 
     python benchmarks/scale_roll_call.py [--ranks 1024 4096 16384] [--runs 5] [--json]
 
-Rank 0 is a process of its own, with a real store. The other hosts are threads of a few processes;
-each has an agent and its visitors, with the package's own classes and real sockets. What is left
-out is torch, which every real rank imports before, and its process group, which comes after. The
-store looks up the name of each peer: measure where /etc/hosts has one for ::ffff:127.0.0.1.
+Rank 0 is a process of its own, with a real store. A few processes are the other hosts, one after
+the other: each has an agent and its visitors, with the package's own classes, its own connection
+and real sockets. The clock starts when the ranks of each host are together, which every host does
+by itself: how long one takes is shown beside. What is left out is torch, which every real rank
+imports before, and its process group, which comes after. The store looks up the name of each peer:
+measure where /etc/hosts has one for ::ffff:127.0.0.1.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import multiprocessing
 import os
 import resource
 import statistics
-import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._rendezvous import host_meeting, tcp_store
-from allranks._rendezvous.gathering import Company, gather, go_to_the_store
+from allranks._rendezvous.gathering import Company, gather
+from allranks._rendezvous.host_meeting import AgentWord
+from allranks._rendezvous.meet import meet
 from allranks._rendezvous.plan import RendezvousPlan
 from allranks._rendezvous.record import RankRecord
+from allranks._rendezvous.roll_call import RollCall
 from allranks._system import descriptors, sockets
 from allranks._system.waiting import Deadline
 from counting_store import CountingStore
@@ -34,9 +38,8 @@ if TYPE_CHECKING:
     from multiprocessing import Queue
     from multiprocessing.synchronize import Barrier
 
-A_HOST, A_PROCESS = 8, 128
-"""How many ranks a host has, and how many hosts a process is: with more, its threads get in each
-other's way for the interpreter's lock, and that is what is measured."""
+A_HOST = 8
+"""How many ranks a host has."""
 
 LIMIT = 300.0
 """Seconds after which a run has failed; it bounds nothing else."""
@@ -74,64 +77,112 @@ def hosts_of(size: int, placement: str) -> list[list[RankRecord]]:
     return list(by_host.values())
 
 
-def a_host(plan: RendezvousPlan, ranks: list[RankRecord], heard: list[Any]) -> None:
-    """One of its ranks is the agent, the others visit it; what all have heard, and when."""
-    deadline = Deadline.after(LIMIT)
-    first, *others = ranks
-    agent: Any = host_meeting.find(plan, first, A_HOST)
-    visitors: Any = [(host_meeting.find(plan, one, A_HOST), one) for one in others]
-    for visitor, one in visitors:
-        visitor.say(one)
-    with ExitStack() as undo:
-        meeting: Any
-        meeting, _ = go_to_the_store(plan, first, Company(A_HOST), agent, deadline, undo)
-        words = [visitor.hear(one, deadline) for visitor, one in visitors]
-        at = time.monotonic()
-        if not all(word.verdict.holds(one) for word, one in zip(words, others, strict=True)):
-            raise ValueError(f"{ranks[0].host} has heard something else")
-        heard.append((at, meeting.store.operations, meeting.store.moved))
+class Host:
+    """A host whose ranks have come together: one is the agent, the others have told it of them.
+
+    Attributes:
+        meeting: where the agent has met rank 0; its store counts.
+    """
+
+    def __init__(self, plan: RendezvousPlan, ranks: list[RankRecord]) -> None:
+        self._plan = plan
+        self._ranks = ranks
+        self._deadline = Deadline.after(LIMIT)
+        self._agent, *self._visitors = (host_meeting.find(plan, one, A_HOST) for one in ranks)
+        for visitor, one in zip(self._visitors, ranks[1:], strict=True):
+            visitor.say(one)  # type: ignore[union-attr]
+
+    def present(self) -> None:
+        """The agent goes to the store, for all."""
+        me = self._ranks[0]
+        self.meeting: Any = meet(self._plan, me, self._deadline)
+        self._roll_call = RollCall(self.meeting, me, self._deadline, self._agent)  # type: ignore[arg-type]
+        self._roll_call.present()
+
+    def hear(self) -> float:
+        """All hear the verdict; when they have."""
+        agent: Any = self._agent
+        agent.pass_on(AgentWord(verdict=self._roll_call.await_verdict()))
+        for visitor, one in zip(self._visitors, self._ranks[1:], strict=True):
+            word: Any = visitor.hear(one, self._deadline)  # type: ignore[union-attr]
+            if not word.verdict.holds(one):
+                raise ValueError(f"{one} has heard something else")
+        return time.monotonic()
+
+
+class Share(NamedTuple):
+    """What a process that was many hosts has found.
+
+    Attributes:
+        cpu: seconds of it.
+        together: milliseconds in which the ranks of a host come together.
+        heard: when all ranks of each host had heard.
+        operations: how many each host asked of the store.
+        moved: bytes that travelled for each host.
+        connections: how many were made to the store, those that only see that it is there too.
+    """
+
+    cpu: float
+    together: float
+    heard: list[float]
+    operations: list[int]
+    moved: list[int]
+    connections: int
 
 
 def some_hosts(
-    plan: RendezvousPlan, hosts: list[list[RankRecord]], start: Barrier, results: Queue[Any]
+    plan: RendezvousPlan, shares: list[list[RankRecord]], start: Barrier, results: Queue[Any]
 ) -> None:
-    """A process that is many hosts."""
-    threading.stack_size(1 << 20)
-    descriptors.make_room(30 * len(hosts))
-    made, connections = tcp_store.connected, list[Any]()
+    """A process that is many hosts: all go to the store, then all hear the verdict."""
+    descriptors.make_room(30 * len(shares))
+    connected, probed, connections = tcp_store.connected, sockets.connect, list[Any]()
 
     def counted(*given: Any) -> Any:
         connections.append(given)
-        return CountingStore(made(*given))
+        return CountingStore(connected(*given))
 
-    tcp_store.connected = counted  # type: ignore[assignment]
-    heard: list[Any] = []
-    threads = [threading.Thread(target=a_host, args=(plan, ranks, heard)) for ranks in hosts]
+    def probing(*given: Any) -> Any:
+        connections.append(given)
+        return probed(*given)
+
+    tcp_store.connected, sockets.connect = counted, probing  # type: ignore[assignment]
+    began = time.monotonic()
+    hosts = [Host(plan, ranks) for ranks in shares]
+    together = 1e3 * (time.monotonic() - began) / len(hosts)
     start.wait()
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    results.put(("hosts", cpu, heard, len(connections)))
+    before = _cpu()
+    for host in hosts:
+        host.present()
+    heard = [host.hear() for host in hosts]
+    stores = [host.meeting.store for host in hosts]
+    operations, moved = [one.operations for one in stores], [one.moved for one in stores]
+    results.put(Share(_cpu() - before, together, heard, operations, moved, len(connections)))
     results.close()
     results.join_thread()
-    os._exit(0)  # Thousands of threads are parked; nothing is left to do.
+    os._exit(0)  # Thousands of connections are open; nothing is left to do.
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class First(NamedTuple):
+    """What rank 0's process used: seconds of CPU, and megabytes."""
+
+    cpu: float
+    peak: float
 
 
 def rank_0(
     plan: RendezvousPlan, me: RankRecord, start: Barrier, over: Barrier, results: Queue[Any]
 ) -> None:
     """Rank 0's process, and what it used."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = _cpu()
     start.wait()
     with ExitStack() as undo:
         gather(plan, me, Company(A_HOST, me.world_size), Deadline.after(LIMIT), undo)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-        results.put(("rank 0", cpu, peak() / 1e6))
+        results.put(First(_cpu() - before, peak() / 1e6))
         over.wait()
 
 
@@ -166,21 +217,23 @@ def run(size: int, processes: int, placement: str) -> dict[str, float]:
     return summary(told, began, size, len(hosts))
 
 
-def summary(told: list[Any], began: float, size: int, hosts: int) -> dict[str, float]:
+def summary(told: list[First | Share], began: float, size: int, hosts: int) -> dict[str, float]:
     """What all processes have told."""
-    (first,) = [one for one in told if one[0] == "rank 0"]
-    heard = [one for part in told if part[0] == "hosts" for one in part[2]]
+    (first,) = [one for one in told if isinstance(one, First)]
+    shares = [one for one in told if isinstance(one, Share)]
+    heard = [at for one in shares for at in one.heard]
     if len(heard) != hosts:
         raise ValueError(f"{len(heard)} of {hosts} hosts have heard")
     return {
         "ranks": size,
-        "seconds": max(at for at, *_ in heard) - began,
-        "rank 0 CPU s": first[1],
-        "rank 0 peak MB": first[2],
-        "CPU ms a host": sum(part[1] for part in told if part[0] == "hosts") / hosts * 1e3,
-        "operations a host": max(operations for _, operations, _ in heard),
-        "bytes a host": max(moved for *_, moved in heard),
-        "connections a host": sum(part[3] for part in told if part[0] == "hosts") / hosts,
+        "ms until a host is together": statistics.median(one.together for one in shares),
+        "seconds": max(heard) - began,
+        "rank 0 CPU s": first.cpu,
+        "rank 0 peak MB": first.peak,
+        "CPU ms a host": sum(one.cpu for one in shares) / hosts * 1e3,
+        "operations a host": max(most for one in shares for most in one.operations),
+        "bytes a host": max(most for one in shares for most in one.moved),
+        "connections a host": sum(one.connections for one in shares) / hosts,
     }
 
 
@@ -194,14 +247,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--processes", type=int, help="that are the hosts; one for 128, as it is")
+    parser.add_argument("--processes", type=int, default=4, help="that are the hosts")
     parser.add_argument("--placement", choices=["block", "cyclic"], default="block")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     worlds = []
     for size in asked.ranks:
-        processes = asked.processes or max(4, size // A_HOST // A_PROCESS)
-        runs = [run(size, processes, asked.placement) for _ in range(asked.runs)]
+        runs = [run(size, asked.processes, asked.placement) for _ in range(asked.runs)]
         worlds.append({**median(runs), "slowest": max(one["seconds"] for one in runs)})
         if not asked.json:
             print(

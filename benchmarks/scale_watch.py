@@ -206,8 +206,8 @@ class Processes:
         return mib, cpu
 
     def end(self) -> None:
-        """End all of them."""
-        for child in self._children:
+        """End all of them, the store last: else each host would tell how it was lost."""
+        for child in reversed(self._children):
             child.kill()
             child.join()
 

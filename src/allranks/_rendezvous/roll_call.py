@@ -102,8 +102,8 @@ class RollCall:
             StoreMovesError: the ranks must meet once more, and with them those of other hosts.
         """
         try:
-            self._present_myself()
-            return self._judge() if self._me.rank == 0 else self._await_verdict()
+            self.present()
+            return self._judge() if self._me.rank == 0 else self.await_verdict()
         except RuntimeError as error:
             if isinstance(error, RendezvousError):
                 raise
@@ -111,7 +111,8 @@ class RollCall:
                 raise StoreMovesError("while this rank was about to answer") from error
             raise _store_lost(self._meeting, self._me, error) from error
 
-    def _present_myself(self) -> None:
+    def present(self) -> None:
+        """Bring this rank's record into the store, and those of its host; nothing is awaited."""
         if self._me.rank == 0:
             self._sign()
             self._bring(self._store, [self._me])
@@ -153,7 +154,8 @@ class RollCall:
             judge.condemn(cannot_take_part(self._me))
         return judge.judge()
 
-    def _await_verdict(self) -> HostVerdict:
+    def await_verdict(self) -> HostVerdict:
+        """What rank 0 makes of all records. Not for rank 0, which makes it."""
         if not self._comes():
             # Rank 0's clock may have started later: tell it, then hear what it makes of it.
             self._store.set(TIME_IS_UP, "")

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from allranks._watch import config, news
 from counting_store import CountingStore
-from simulated_watch import Place, SimulatedHost, placed
+from simulated_watch import Place, SimulatedHost, ask_at_once, placed
 from startup_tables import Grid
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 LOCAL = 8
 """Ranks of a host."""
 
-SHARE = 2048
-"""How many ranks one process simulates at most: its descriptors do not suffice for more."""
+SHARE = 256
+"""How many ranks one process simulates: with more, its threads get in each other's way."""
 
 QUIET = 30.0
 """Seconds in which the operations of a quiet world are counted: longer than to a fallback look."""
@@ -101,6 +101,7 @@ class Share:
         import torch.distributed as dist
 
         news.SIGN, config.ANSWERS = SIGNS, ANSWERS
+        ask_at_once()
         self.store = CountingStore(dist.TCPStore("127.0.0.1", port, wait_for_workers=False))
         places = placed(world_size, LOCAL)
         self._hosts = [

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._rendezvous.record import RankRecord
-from allranks._watch import host_news, news
+from allranks._watch import host_news, news, store_client
 from allranks._watch.config import WatchConfig
 from allranks._watch.diagnosis import RankStatus, ReportedCollective
 from allranks._watch.event_log import LogEntry
@@ -37,6 +37,31 @@ CALLS = tuple(
 """What a rank remembers."""
 
 STACK = ("train.py:88 in step", "train.py:61 in epoch", "train.py:12 in main")
+
+
+class AtOnce:
+    """A call that is over as soon as it is begun, in the thread that begins it.
+
+    A rank asks its store in a thread of its own, lest a store that is gone should hold it up. Of
+    thousands of ranks in a process, such threads would get in each other's way.
+    """
+
+    over = True
+
+    def __init__(self, call: Callable[[], Any], then: Callable[[], None] | None = None) -> None:
+        """Make the call; the arguments are those of ``BackgroundCall``."""
+        self._result = call()
+        if then:
+            then()
+
+    def result(self, _: float) -> Any:
+        """What the call returned."""
+        return self._result
+
+
+def ask_at_once() -> None:
+    """Have all watches of this process ask the store in the thread of their host."""
+    vars(store_client)["BackgroundCall"] = AtOnce
 
 
 @cache

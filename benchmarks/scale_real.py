@@ -22,6 +22,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from allranks._launch.template import preload
 from allranks._system import descriptors, sockets
 from scale_worker import PARTS
 
@@ -134,6 +135,7 @@ def measured(size: int) -> dict[str, Any]:
         "up": max(one["up"] for one in steady) - began,
         "calls": {name: 1e3 * statistics.median(of) for name, of in times.items()},
         "messages": max(one["messages"] for one in steady),
+        "messages of rank 0": steady[0]["messages"],
         "sockets": max(one["sockets"] for one in steady[1:]),
         "quiet operations": sum(one["quiet"] for one in steady),
         "down": max(one["down"] for one in steady) - max(one["quiet until"] for one in steady),
@@ -167,6 +169,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 32, 64, 128])
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args()
+    preload()
     worlds = [measured(size) for size in asked.ranks]
     if asked.json:
         print(json.dumps(worlds, indent=1))

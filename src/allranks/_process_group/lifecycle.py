@@ -63,7 +63,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
               calls, which refuses programs whose ranks call from different branches. None means
               as the variable ALLRANKS_CHECK says.
             * stall_after (seconds, or a timedelta; default 60): how long a collective may take
-              before all ranks tell where they stand, and one verdict is told on each. None means
+              before all ranks tell where they stand, and rank 0 prints one verdict. None means
               as the variable ALLRANKS_STALL_AFTER (seconds) says; at most 0.6 of the timeout.
 
     Raises:

@@ -69,7 +69,6 @@ CURVES = (
     Curve(NEWS, "CPU of the store for it", "watch", _figure("server")),
     Curve(REST, "up", "real", _figure("up")),
     Curve(REST, "a failure is heard by all", "real", _figure("failure heard")),
-    Curve(REST, "down", "real", _figure("down")),
     Curve(REST, "CPU of `allranks run`", "real", _figure("run CPU s")),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scale_laws import CALLS, CURVES, MESSAGES, estimates, law, points
+from scale_laws import ASKED, CALLS, CURVES, MESSAGES, estimates, law, points
 from startup_tables import Grid
 
 if TYPE_CHECKING:
@@ -69,6 +69,37 @@ HOLDS = """\
 """
 
 
+LABELS = {
+    "up": "until all are up, s",
+    "messages": "messages of the busiest rank in a call",
+    "messages of rank 0": "messages of rank 0 in a call",
+    "sockets": "sockets of a rank",
+    "quiet operations": "store operations of all ranks in 10 s, quiet",
+    "down": "until all are down, s",
+    "failure heard": "a failure is heard by all, s",
+    "lines of a failure": "lines that a failure prints",
+    "lines of a clean end": "lines that a clean end prints",
+    "run CPU s": "CPU of `allranks run` of a script that imports torch, s",
+    "run s": "the same, wall, s",
+    "seconds": "until all have their answer, s (median)",
+    "slowest": "the same, slowest run, s",
+    "ms until a host is together": "before, until a host's ranks are together, ms",
+    "rank 0 CPU s": "CPU of rank 0, s",
+    "rank 0 peak MB": "memory of rank 0's process, most, MB",
+    "CPU ms a host": "CPU of a host, ms",
+    "quiet": "store operations a rank and second, quiet",
+    "heard": "a failure is heard by all, s",
+    "verdict": "from the question to the verdict, s",
+    "told": "until all have it, s",
+    "length": "characters of the verdict",
+    "operations": "store operations of a rank for it",
+    "grown": "by how much the store grows, MiB",
+    "store": "memory of the store's process, MiB",
+    "server": "CPU of the store for it, s",
+}
+"""What the figures of the parts are, for people."""
+
+
 def grids(found: dict[str, Any]) -> list[Grid]:
     """A table for each part."""
     return [
@@ -88,7 +119,9 @@ def _grid(title: str, worlds: Sequence[dict[str, Any]], leave: Sequence[str] = (
     names = [name for name in (worlds[0] if worlds else ()) if name not in ("ranks", *leave)]
     head = ("", *(f"{int(world['ranks']):,}" for world in worlds))
     return Grid(
-        title, head, tuple((name, *(_short(one[name]) for one in worlds)) for name in names)
+        title,
+        head,
+        tuple((LABELS.get(name, name), *(_short(one[name]) for one in worlds)) for name in names),
     )
 
 
@@ -144,11 +177,12 @@ def _draw(axis: Axes, found: dict[str, Any], curve: Curve) -> None:
 
 def _dress(axis: Axes, title: str) -> None:
     axis.set_xscale("log", base=2)
-    axis.set_yscale("linear" if title == MESSAGES else "log")
+    axis.set_yscale("linear" if title in (ASKED, MESSAGES) else "log")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
     axis.set_xlabel("ranks" if title != CALLS else "ranks, on the cores of one machine")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    if title == MESSAGES:
+    if title in (ASKED, MESSAGES):
         axis.set_ylim(bottom=0)

@@ -135,13 +135,21 @@ def failing() -> dict[str, Any]:
             if world.rank == culprit:
                 told["raised"] = time.time()
                 [].pop()
-            allranks.all_reduce(1)
+            _hear(told)
     except errors.PeerFailedError as error:
         right = error.rank == culprit and "pop from empty list" in str(error)
-        told |= {"heard": time.time(), "wrong": "" if right else str(error)}
+        told["wrong"] = "" if right else str(error)
     except IndexError:
         told["wrong"] = ""
     return told
+
+
+def _hear(told: dict[str, Any]) -> None:
+    """Wait in a call, and keep when it raised."""
+    try:
+        allranks.all_reduce(1)
+    finally:
+        told["heard"] = time.time()
 
 
 def stalling() -> dict[str, Any]:

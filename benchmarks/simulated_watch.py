@@ -180,7 +180,7 @@ class SimulatedHost:
         world_size, node, nodes = place
         listeners = [host_news.listening() for _ in ranks]
         pairs = zip(ranks, listeners, strict=True)
-        records = [_record(rank, world_size, node, listener) for rank, listener in pairs]
+        records = [record(rank, world_size, node, listener) for rank, listener in pairs]
         self._peers = LocalPeers()
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._goes_on = True
@@ -236,7 +236,8 @@ class SimulatedHost:
             rank.news.close()
 
 
-def _record(rank: int, world_size: int, node: int, listener: Any) -> RankRecord:
+def record(rank: int, world_size: int, node: int, listener: Any) -> RankRecord:
+    """A rank of a simulated host, as the roll call knows it."""
     host = f"node{node}"
     return RankRecord(
         rank=rank,

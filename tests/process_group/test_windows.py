@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 import allranks
 from allranks._process_group import bring_up, turns
-from allranks._rendezvous import roll_call
+from allranks._rendezvous import gathering, roll_call
 from allranks._transport import process_groups
 from allranks._watch import flight_recorder
 from allranks.errors import PeerFailedError
@@ -77,6 +77,21 @@ def ending_in_node_group(culprit: int, end) -> None:
         if world.rank == culprit:
             process_groups.new_group = lambda *_, **__: (time.sleep(0.3), end())
         allranks.node_group()
+
+
+def ending_before_all_are_connected(place: str) -> None:
+    """Rank 0 ends when its host's agent passes on the verdict; the other hears it, and is late."""
+    gone, follow = Path(place, "gone"), gathering._follow
+
+    def late(*given):
+        wait_until(gone.exists)
+        return follow(*given)
+
+    gathering._follow = late
+    if allranks.get_rank() == 0:
+        bring_up.init_process_group = lambda *_: (gone.touch(), os._exit(3))
+    with session():
+        pass
 
 
 ENDS = [
@@ -144,6 +159,17 @@ def test_a_rank_that_ends_while_gloo_connects_is_named(culprit: int, end, how: s
         assert f"rank {culprit} (pid " in text
         assert how in text
         assert "firewall" not in text
+
+
+def test_a_rank_0_that_ends_before_all_are_connected_to_it_is_named(tmp_path) -> None:
+    environs = env_environs(3, free_port())
+    ended = Ranks(ending_before_all_are_connected, environs, str(tmp_path)).results(never=0)
+    told = [str(one.error) for one in ended if one.error]
+    assert len(told) == 2
+    assert all("rank 0 (pid " in text for text in told), told
+    late = [text for text in told if "does not answer this one" in text]
+    assert len(late) == 1, told
+    assert "nothing listens there; its process is gone" in late[0]
 
 
 @pytest.mark.parametrize("function", [ending_in_split, ending_in_node_group])

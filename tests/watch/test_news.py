@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch.distributed as dist
 
+from allranks._system import host_sockets
 from allranks._system.host_sockets import SWITCH
-from allranks._watch import news, store_client
+from allranks._watch import host_news, news, store_client
+from allranks._watch.host_news import Followers, Message
+from allranks._watch.local_peers import LocalPeers
 from allranks._watch.store_client import StoreClient
 from counting_store import CountingStore
 from harness import PATIENCE, wait_until
-from simulated_watch import Place, SimulatedHost, SimulatedRank, placed
+from simulated_watch import Place, SimulatedHost, SimulatedRank, placed, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,6 +200,21 @@ class SlowStore:
     def tell(self, _: object) -> str:
         self.asked.append("tell")
         return "told"
+
+
+@pytest.mark.skipif(not host_sockets.allowed(), reason="needs abstract unix sockets")
+def test_who_has_left_needs_no_news() -> None:
+    """Else rank 0, which waits until all have heard of a failure, would wait in vain."""
+    peers, listener = LocalPeers(), host_news.listening()
+    follower = record(1, 2, 0, listener)
+    followers = Followers(listener, [follower], peers)
+    connection = host_news.connected(follower)
+    followers.accept(Message(0, lost=False, body=b""))
+    assert followers.tell(Message(1, lost=False, body=b"news")) == [1]
+    connection.close()
+    assert followers.tell(Message(2, lost=False, body=b"a failure")) == [1]
+    followers.close()
+    peers.close()
 
 
 def test_a_late_answer_is_kept_and_what_must_be_told_waits_for_it(monkeypatch) -> None:

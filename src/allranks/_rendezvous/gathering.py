@@ -13,8 +13,8 @@ from allranks._rendezvous.meeting import Meeting
 from allranks._rendezvous.record import StoreMovesError, pack, revive
 from allranks._rendezvous.roll_call import RollCall
 from allranks._rendezvous.store_search import answers_in
-from allranks._rendezvous.tcp_store import Route, connected, reason
-from allranks._system import descriptors
+from allranks._rendezvous.tcp_store import Route, reason, reconnected
+from allranks._system import descriptors, processes
 from allranks._system.waiting import BackgroundCall, StillRunning
 from allranks._system.words import tell
 from allranks.errors import RendezvousError
@@ -143,15 +143,20 @@ def _follow(word: AgentWord, me: RankRecord, deadline: Deadline) -> tuple[Meetin
         raise revive(word.error) if word.error else RendezvousError(f"{me}: its agent told nothing")
     verdict = word.verdict
     try:
-        call = BackgroundCall(lambda: connected(word.host, word.port, deadline))
-        store = call.result(deadline.left)
-    except (StillRunning, RuntimeError) as error:
-        raise RendezvousError(
-            f"{me}: all ranks have answered the roll call, but the store at {word.place} does not "
-            f"answer this one: {reason(error)}. Rank 0's own log may say why."
-        ) from error
+        store = reconnected(word.host, word.port, deadline)
+    except (StillRunning, OSError, RuntimeError) as error:
+        raise _cut_off(me, verdict.rank_0, word.place, reason(error)) from error
     route = Route(verdict.address or "", word.host)
     return Meeting(store, word.place, route, port=word.port), verdict
+
+
+def _cut_off(me: RankRecord, first: RankRecord, place: str, why: str) -> RendezvousError:
+    near = first.pid_space == me.pid_space
+    condition = processes.condition(first.pid) if near else ""
+    return RendezvousError(
+        f"{me}: all ranks have answered the roll call, but the store of {first} at {place} does "
+        f"not answer this one: {why}{condition and f'; {condition}'}. Its own log may say why."
+    )
 
 
 def call_the_roll(

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from allranks._rendezvous.tcp_store import connected
+from allranks._rendezvous.tcp_store import reconnected
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -53,7 +53,7 @@ class Meeting:
 
     def another_store(self, deadline: Deadline) -> dist.Store:
         """The same store over another connection, while a call blocks the first one."""
-        return connected(self.route.there, self.port, deadline) if self.route else self.store
+        return reconnected(self.route.there, self.port, deadline) if self.route else self.store
 
     def take_down(self) -> None:
         """Leave nothing that the next meeting could meet."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._system import sockets
-from allranks._system.waiting import StillRunning
+from allranks._system.waiting import BackgroundCall, StillRunning
 from allranks._system.words import tell
 
 if TYPE_CHECKING:
@@ -72,6 +73,27 @@ def connected(host: str, port: int, deadline: Deadline) -> dist.Store:
     store = tcp_store(host, port, deadline, is_master=False)
     _complain_of_names(time.monotonic() - began, host)
     return store
+
+
+def reconnected(host: str, port: int, deadline: Deadline) -> dist.Store:
+    """Another connection to a store that was there a moment ago.
+
+    torch would go on trying until the deadline where rank 0 has ended since.
+
+    Raises:
+        OSError: nothing listens there any more.
+        StillRunning: it does not answer in time.
+        RuntimeError: torch found something else.
+    """
+    call = BackgroundCall(lambda: connected(host, port, deadline))
+    while True:
+        try:
+            return call.result(min(PATIENCE, deadline.left))
+        except StillRunning:
+            if deadline.passed:
+                raise
+        with suppress(TimeoutError):
+            sockets.connect(host, port, PATIENCE).close()
 
 
 def tcp_store(host: str, port: int, deadline: Deadline, **more: Any) -> dist.Store:

@@ -113,6 +113,7 @@ class Followers:
         self._ranks: Mapping[int, int] = {record.pid: record.rank for record in records}
         self._peers = peers
         self._connections: dict[socket.socket, int] = {}
+        self._gone: set[int] = set()
         if listener:
             peers.hear(listener)
 
@@ -129,15 +130,17 @@ class Followers:
                 connection.close()
             else:
                 self._connections[connection] = rank
+                self._gone.discard(rank)
                 self._send(connection, greeting)
 
     def tell(self, message: Message) -> list[int]:
-        """Hand a message on; the ranks that have it."""
-        return [
+        """Hand a message on; the ranks that have it, and those that followed and have left."""
+        told = [
             rank
             for connection, rank in list(self._connections.items())
             if self._send(connection, message)
         ]
+        return [*told, *self._gone]
 
     def _send(self, connection: socket.socket, message: Message) -> bool:
         body = message.body if len(message.body) <= LONGEST else b""
@@ -146,7 +149,7 @@ class Followers:
         except BlockingIOError:
             return False  # It is stopped; the next message that it takes tells what it missed.
         except OSError:
-            del self._connections[connection]
+            self._gone.add(self._connections.pop(connection))
             connection.close()
             return False
         return True

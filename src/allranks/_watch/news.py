@@ -135,7 +135,7 @@ class News:
             self._followers.tell(self._message(log.count))
 
     def hand_on(self, entry: NumberedEntry) -> list[int]:
-        """Tell those that follow of an entry; the ranks that have it."""
+        """Tell those that follow of an entry; the ranks that have it, or have left."""
         return self._followers.tell(Message(entry.number, lost=False, body=entry.text))
 
     def forget(self, rank: int) -> None:

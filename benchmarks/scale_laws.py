@@ -68,7 +68,7 @@ CURVES = (
     Curve(NEWS, "a verdict, from the question", "watch", _figure("verdict")),
     Curve(NEWS, "CPU of the store for it", "watch", _figure("server")),
     Curve(REST, "up", "real", _figure("up")),
-    Curve(REST, "a failure is heard by all", "real", _figure("failure heard")),
+    Curve(REST, "a failure is heard by all", "real", _figure("failure heard"), "constant"),
     Curve(REST, "CPU of `allranks run`", "real", _figure("run CPU s")),
 )
 

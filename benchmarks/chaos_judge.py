@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected
+from chaos_oracle import CODES, GOES_ON, PROMPT, TO_LEAVE, Case, expected, in_the_way
 from chaos_programs import AWHILE, DEATHS, LINGER, OTHER_CALLS, PHASES
 from chaos_words import (
     DIFFERENT,
@@ -187,7 +187,7 @@ def _at_others(hearing: Hearing) -> Iterator[str]:
             right = " or ".join(rule.ends.split())
             yield f"rank {rank.number}: {end}; expected: {right}, since {rule.why}"
         seconds = (rank.gave_up or hearing.since) - hearing.since
-        if end != "done" and seconds > rule.within:
+        if end != "done" and seconds > rule.within + in_the_way(hearing.program):
             yield (
                 f"rank {rank.number} ended {seconds:.1f} s after the fault, not within "
                 f"{rule.within:g} s: {rule.why}"
@@ -215,7 +215,7 @@ def _may_be_ended(hearing: Hearing, rank: Rank) -> bool:
 def _at_the_end(hearing: Hearing) -> Iterator[str]:
     """The job as a whole ends in time."""
     within = max((rule.within for rule in hearing.rules.values()), default=PROMPT)
-    bound = within + hearing.program.fault.seconds + TO_LEAVE
+    bound = within + hearing.program.fault.seconds + TO_LEAVE + in_the_way(hearing.program)
     # A job that goes on has no time to lose at all: a stall that heals is one too many.
     goes_on = hearing.kind in GOES_ON
     seconds = hearing.played.ended - (hearing.beginning if goes_on else hearing.since)

@@ -60,11 +60,20 @@ def nurse() -> dict[str, Any] | None:
             *lines, orders = (orders + text).split(b"\n")
             for line in lines:
                 order: dict[str, Any] = json.loads(line)
-                if (pid := os.fork()) == 0:
+                if (pid := fork()) == 0:
                     woken.close()
                     waker.close()
                     return order
                 tell(name=order["name"], pid=pid)
+
+
+def fork() -> int:
+    """Fork, and have a Ctrl-C wait until Python's hooks for forks are done: they swallow it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return os.fork()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reap() -> None:

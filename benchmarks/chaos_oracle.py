@@ -7,6 +7,7 @@ accuses it alone), "mismatch" (a MismatchError that shows its call), "interrupte
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,16 @@ LATE = 8.0
 
 TO_LEAVE = 5.0
 """Seconds in which a launcher ends the other ranks, and itself."""
+
+INTERPRETERS_END = 0.7
+"""Seconds of CPU that torch takes at the end of an interpreter (measured, 0.66)."""
+
+
+def in_the_way(program: Program) -> float:
+    """Seconds in which the interpreters of many ranks end, which share this machine's cores."""
+    many = max(0, program.ranks - 4) if program.launcher == "env" else 0
+    return INTERPRETERS_END * many / (os.cpu_count() or 1)
+
 
 MEETING, CALLING = RENDEZVOUS.total_seconds() + LATE, TIMEOUT.total_seconds() + LATE
 

@@ -12,8 +12,8 @@ NAMES = re.compile(r"\b[Rr]anks? (\d+(?:(?:-|, )\d+)*)")
 ACCUSED = re.compile(
     r"\branks? (\d+(?:(?:-|, )\d+)*)(?: \(pid \d+(?: on [^)]*)?\))?:? "
     r"(?:was killed|was ended|has died|died|failed(?!: (?:\w+\.)*(?:PeerFailed|MissingRanks|"
-    r"Rendezvous|Stalled)Error)(?! in the same way)|has left|left with|is gone|in no collective|"
-    r"no answer|does not answer|its store|cannot be asked(?!, without the store))",
+    r"Rendezvous|Stalled)Error)(?! in the same way)|has left(?!, and its store)|left with|is gone|"
+    r"in no collective|no answer|does not answer|its store|cannot be asked(?!, without the store))",
     re.IGNORECASE,
 )
 """Whom a text says to be at fault."""

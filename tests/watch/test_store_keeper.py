@@ -13,6 +13,7 @@ import allranks
 from allranks._rendezvous import roll_call
 from allranks._system import processes
 from allranks._watch import status_answers
+from allranks._watch.event_log import CLOSED
 from harness import PATIENCE, Ranks, private_environs, wait_until
 
 BEREFT = """
@@ -167,13 +168,17 @@ def test_a_verdict_without_the_store_says_which_store(tmp_path) -> None:
     assert "Rank 0: its store" not in verdict
 
 
-@pytest.mark.parametrize(("lost", "gone"), [(True, "is gone"), (False, "does not answer")])
+@pytest.mark.parametrize(("lost", "gone"), [("reset", "is gone"), ("", "does not answer")])
 def test_what_is_said_of_ranks_that_cannot_be_asked(lost, gone) -> None:
-    served_by_0 = status_answers.fates_unasked(3, "", "its process sleeps", lost=lost)
+    served_by_0 = status_answers.fates_unasked(3, "", "its process sleeps", lost)
     assert served_by_0[0].startswith(f"its store {gone}")
     assert served_by_0[0].endswith("; its process sleeps")
     assert served_by_0[1] == served_by_0[2] == "cannot be asked, without the store"
-    kept = status_answers.fates_unasked(
-        2, "torchrun's store at h:1", "its process sleeps", lost=lost
-    )
+    kept = status_answers.fates_unasked(2, "torchrun's store at h:1", "its process sleeps", lost)
     assert kept == dict.fromkeys(range(2), f"cannot be asked, since torchrun's store at h:1 {gone}")
+
+
+def test_a_rank_0_that_has_left_in_order_is_not_called_lost() -> None:
+    fates = status_answers.fates_unasked(2, "", "its process is gone", CLOSED)
+    assert fates[0] == "has left, and its store with it, and so the others cannot be asked"
+    assert fates[1] == "cannot be asked, without the store"

@@ -28,6 +28,9 @@ HEARD, LEFT, FIRST_LEFT = "watch/heard", "watch/left", "watch/left/first"
 """How many ranks have heard of the failure, and have left, and which was the first."""
 
 
+CLOSED = "rank 0 has left, and its store with it"
+"""How the store was lost where rank 0 has said that it goes."""
+
 UP = "watch/up"
 """How many ranks have brought their process group up."""
 
@@ -174,6 +177,11 @@ class EventLog:
         if there == text.encode() and self._hosts:
             keys = [park_key(number, node) for node in range(self._hosts)]
             store.multi_set(keys, [""] * self._hosts)  # type: ignore[attr-defined]  # not in the stubs
+
+    @property
+    def has_unheard(self) -> bool:
+        """Whether entries were read that nobody has taken."""
+        return bool(self._unheard)
 
     def unheard(self) -> Iterator[NumberedEntry]:
         """The entries that were read, each once."""

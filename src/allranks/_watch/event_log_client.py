@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system.waiting import Deadline
 from allranks._system.words import tell
-from allranks._watch.event_log import HEARD, EventLog, LogEntry
+from allranks._watch.event_log import CLOSED, HEARD, EventLog, LogEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,7 @@ class EventLogClient:
             elif entry.kind == "who":
                 self._handlers.question(entry)
             elif entry.kind == "closing":
-                self._client.lost = "rank 0 has left, and its store with it"
+                self._client.lost = CLOSED
             elif entry.kind == "verdict":
                 self._handlers.verdict(entry)
             else:

@@ -255,10 +255,15 @@ class Parked:
         return outcome == ""
 
     def _park(self, log: EventLog, *, was_called: bool) -> None:
-        """Look, and park: the key of an entry that is there already may never be set."""
+        """Look, and park: the key of an entry that is there already may never be set.
+
+        What was found is reacted to first: it may be that rank 0 leaves, and its store with it.
+        """
         self._client.ask(log.fetch, None)
         if was_called and log.count == self._slot:
             self._clear_key()
+        elif log.has_unheard:
+            self._next = Deadline.after(0.0)
         elif self._client.has_own and not self._client.cut_off:
             self._slot, self._look = log.count, Deadline.after(FALLBACK)
             self._wait.park(park_key(self._slot, self._node))

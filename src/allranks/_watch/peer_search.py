@@ -65,7 +65,8 @@ class PeerSearch:
         """
         if record.rank == 0 and not self._config.external_store:
             # To ask would have torch print a stack of its own on each rank.
-            self._client.lost = "rank 0's process has ended, and its store with it"
+            gone = "rank 0's process has ended, and its store with it"
+            self._client.lost = self._client.lost or gone  # It may have said that it leaves.
         note = left_note(record.rank)
         told: bool | None = None
         told = self._client.ask(lambda store: store.check([note]), told)

@@ -149,9 +149,9 @@ class StallJudge:
 
     def _verdict_alone(self) -> str:
         """What this rank knows by itself, where the store does not answer."""
-        external_store, lost = self._config.external_store, bool(self._client.lost)
+        external_store, condition = self._config.external_store, self._local_peers.condition(0)
         fates = status_answers.fates_unasked(
-            self._config.world_size, external_store, self._local_peers.condition(0), lost=lost
+            self._config.world_size, external_store, condition, self._client.lost
         )
         held = self._local_peers.held().items()
         fates.update({rank: how for rank, how in held if rank or external_store})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from allranks._rendezvous.roll_call import record_of
 from allranks._system.typed_json import MalformedError, parsed, written
 from allranks._watch.diagnosis import RankStatus
-from allranks._watch.event_log import DepartureNote, left_note
+from allranks._watch.event_log import CLOSED, DepartureNote, left_note
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -157,7 +157,7 @@ def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
 
 
 def fates_unasked(
-    world_size: int, external_store: str, of_rank_0: str, *, lost: bool
+    world_size: int, external_store: str, of_rank_0: str, lost: str
 ) -> dict[int, str]:
     """What can be said of ranks that nobody can ask, since the store does not answer.
 
@@ -165,12 +165,14 @@ def fates_unasked(
         world_size: how many ranks there are.
         external_store: names the store where no rank serves it; else "".
         of_rank_0: what is seen of rank 0's process; "" if nothing.
-        lost: whether the store is gone.
+        lost: how the store was lost; "" where it only does not answer.
     """
     if external_store:
         gone = "is gone" if lost else "does not answer"
         return dict.fromkeys(range(world_size), f"cannot be asked, since {external_store} {gone}")
     fates = dict.fromkeys(range(world_size), "cannot be asked, without the store")
+    if lost == CLOSED:
+        return {**fates, 0: "has left, and its store with it, and so the others cannot be asked"}
     gone = "is gone, and so the others cannot be asked" if lost else "does not answer"
     return {**fates, 0: f"its store {gone}{f'; {of_rank_0}' if of_rank_0 else ''}"}
 

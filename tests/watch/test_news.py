@@ -11,6 +11,7 @@ import torch.distributed as dist
 from allranks._system import host_sockets
 from allranks._system.host_sockets import SWITCH
 from allranks._watch import host_news, news, store_client
+from allranks._watch.event_log import CLOSED, LogEntry
 from allranks._watch.host_news import Followers, Message
 from allranks._watch.local_peers import LocalPeers
 from allranks._watch.store_client import StoreClient
@@ -107,6 +108,15 @@ def test_a_failure_costs_each_host_a_few_operations(world: World) -> None:
     reads = {"check": 2 * HOSTS - 1 + HOSTS - 1, "get": HOSTS - 1}
     assert calls == {**reads, "add": HOSTS, "wait": HOSTS}
     assert world.store.add("watch/heard", 0) == RANKS - 1
+
+
+def test_nobody_waits_in_a_store_that_closes(world: World) -> None:
+    """Else torch would print a stack on each host when rank 0 has left."""
+    last = world.ranks[LAST]
+    closing = LogEntry("closing", last.config.me.rank)
+    world.hosts[-1].order(lambda: last.log_client.post(closing, unless="closing"))
+    wait_until(lambda: all(one.client.lost == CLOSED for one in world.ranks))
+    wait_until(lambda: world.store.under_way["wait"] == 0)
 
 
 def test_an_inquiry_costs_each_rank_two_operations(world: World) -> None:

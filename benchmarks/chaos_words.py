@@ -121,7 +121,7 @@ def is_pythons_own(odd: str) -> bool:
     return odd.startswith("Exception ignored") and "/allranks/" not in odd
 
 
-PREFIX = re.compile(r"^(\d+)│ ?(.*)$")
+PREFIX = re.compile(r"^ *(\d+)│ ?(.*)$")
 
 
 def lines_by_rank(output: str) -> list[tuple[int, str]]:

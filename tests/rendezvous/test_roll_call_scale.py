@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from allranks._rendezvous import host_meeting
-from allranks._rendezvous.batches import INDEXED
+from allranks._rendezvous.batches import BATCHES, INDEXED
 from allranks._rendezvous.gathering import call_the_roll
 from allranks._rendezvous.host_meeting import AgentWord
 from allranks._rendezvous.meeting import Meeting
@@ -25,7 +25,7 @@ from allranks._system.typed_json import written
 from allranks._system.waiting import Deadline
 from allranks.errors import DuplicateRankError, MissingRanksError, RendezvousError
 from counting_store import CountingStore
-from harness import PATIENCE
+from harness import PATIENCE, wait_until
 
 A_HOST = 8
 
@@ -57,21 +57,28 @@ class Heard:
     bytes: int = 0
 
 
-def called_up(records: list[RankRecord], seconds: float = PATIENCE) -> tuple[dist.Store, list]:
-    """What each rank of a roll call hears, with an agent for those of each host."""
+def called_up(
+    records: list[RankRecord], seconds: float = PATIENCE, last: str = ""
+) -> tuple[dist.Store, list]:
+    """What each rank of a roll call hears, with an agent for those of each host.
+
+    Where a host is named, it comes when all others have come.
+    """
     store = dist.HashStore()
     plan = RendezvousPlan(hosts=(uuid.uuid4().hex,), ports=(1,))
     by_host: dict[str, list[int]] = {}
     for position, one in enumerate(records):
         by_host.setdefault(one.host_key if one.rank else "rank 0", []).append(position)
     heard = [Heard() for _ in records]
-    threads = [
-        threading.Thread(target=a_host, args=(store, plan, records, ranks, heard, seconds))
-        for ranks in by_host.values()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    threads = {
+        key: threading.Thread(target=a_host, args=(store, plan, records, ranks, heard, seconds))
+        for key, ranks in by_host.items()
+    }
+    for key in sorted(threads, key=lambda key: key == last):
+        if key == last:
+            wait_until(lambda: store.add(BATCHES, 0) == len(threads) - 1)
+        threads[key].start()
+    for thread in threads.values():
         thread.join()
     return store, heard
 
@@ -172,7 +179,7 @@ def test_ranks_without_such_sockets_go_by_themselves(monkeypatch) -> None:
 def test_a_rank_that_two_processes_claim_is_named_to_all() -> None:
     records = world(16, "block")
     for twin in (replace(records[9], pid=5), replace(records[9], pid=5, host_key="h7")):
-        _, heard = called_up([*records, twin])
+        _, heard = called_up([*records, twin], last="h0")
         for one in heard:
             told = str(getattr(one.error, "message", one.error))
             assert "rank 9 is claimed twice: by rank 9 (pid " in told

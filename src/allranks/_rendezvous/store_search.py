@@ -125,11 +125,10 @@ class StoreSearch:
         wait = f"{self._me} did not find rank 0 within {self._deadline.seconds:g} s"
         if not self._found:
             return MissingRanksError(f"{wait}: {self._no_address()}.", missing=[0])
-        reasons = self._what_was_found()
-        for error in self._found.values():
-            if isinstance(error, WrongJobError):
-                return WrongJobError(f"{wait}. {reasons}. {TWO_JOBS}")
-        if all(isinstance(error, ConnectionRefusedError) for error in self._found.values()):
+        found, reasons = self._found_where_it_was_named().values(), self._what_was_found()
+        if any(isinstance(error, WrongJobError) for error in found):
+            return WrongJobError(f"{wait}. {reasons}. {TWO_JOBS}")
+        if all(isinstance(error, ConnectionRefusedError) for error in found):
             return MissingRanksError(f"{wait}. {reasons}; rank 0 is missing.", missing=[0])
         return RendezvousError(f"{wait}. {reasons}{self._local_holder()}.")
 
@@ -139,9 +138,16 @@ class StoreSearch:
     def _what_was_found(self) -> str:
         return "; ".join(
             f"{address}: {error if isinstance(error, RendezvousError) else reason(error)}"
+            for address, error in self._found_where_it_was_named().items()
+        )
+
+    def _found_where_it_was_named(self) -> dict[StoreAddress, Exception]:
+        """Without this host's other names, unless a store of ours was there."""
+        return {
+            address: error
             for address, error in self._found.items()
             if address.host not in self._other_names or isinstance(error, RendezvousError)
-        )
+        }
 
     def _local_holder(self) -> str:
         here = self._plan.one_host or self._plan.near_first

@@ -1,4 +1,4 @@
-"""The command line: ``allranks run``, ``allranks env`` and ``allranks migrate``."""
+"""The command line: ``allranks run``, ``env``, ``migrate`` and ``status``."""
 
 from __future__ import annotations
 
@@ -309,6 +309,29 @@ def _exported(world: World) -> str:
             err=True,
         )
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
+@main.command()
+@click.option("--follow", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--stacks", is_flag=True, help="Show where each program stands, line by line.")
+@click.option("--verdict", is_flag=True, help="Tell why ranks wait, as after a stall.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(follow: bool, stacks: bool, verdict: bool, as_json: bool) -> None:
+    """Show where each rank stands, of your jobs that have ranks on this host.
+
+    It asks one rank of a job, which asks the others; nothing has to be set up in the program.
+    Ranks that stand alike are one row. ALLRANKS_STATUS=0 around a job keeps it from answering.
+    """
+    from allranks._status.command import follow_jobs, print_jobs, print_json
+
+    if follow and as_json:
+        raise click.UsageError("--follow draws a table, and --json prints none: choose one")
+    if as_json:
+        print_json(verdict=verdict)
+    elif follow:
+        follow_jobs(stacks=stacks, verdict=verdict)
+    else:
+        print_jobs(stacks=stacks, verdict=verdict)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ RESTARTED = (str(HERE / "restarted.py"),)
 COMPANY = (str(HERE / "company.py"),)
 ADOPTED = (str(HERE / "adopted.py"),)
 ENDLESS = (str(HERE / "endless.py"),)
+WAITING = (str(HERE / "waiting.py"),)
 DYING = (str(HERE / "dying.py"),)
 DIGITS = (str(HERE.parents[1] / "examples" / "digits.py"),)
 

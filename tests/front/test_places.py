@@ -20,6 +20,7 @@ PLACES = (
     "_launchers",
     "_rendezvous",
     "_watch",
+    "_status",
     "_transport",
     "_collectives",
     "_process_group",

@@ -27,6 +27,21 @@ def process_at(connection: socket.socket) -> int | None:
     """
     if sys.platform != "linux":
         return None
+    pid, user = _credentials(connection)
+    return pid if user == os.getuid() else None
+
+
+def user_at(connection: socket.socket) -> int | None:
+    """The user at the other end, by its id; None where that cannot be seen."""
+    return _credentials(connection)[1] if sys.platform == "linux" else None
+
+
+def listener_at(connection: socket.socket) -> int:
+    """The process that listens at the other end of what this one has connected, by its id."""
+    return _credentials(connection)[0]
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int]:
     told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     pid, user, _ = CREDENTIALS.unpack(told)
-    return int(pid) if user == os.getuid() else None
+    return pid, user

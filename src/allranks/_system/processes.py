@@ -74,6 +74,14 @@ def opened(pid: int) -> int | None:
     return descriptor
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds; 0 where that cannot be seen."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def how_it_ended(pid: int, descriptor: int | None) -> int | None:
     """The exit code of a process that has ended, or minus a signal's number; None if unknown."""
     for look in (_reaped_status, _zombies_status, _reaped_status):  # It may be reaped meanwhile.

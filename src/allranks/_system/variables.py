@@ -18,6 +18,7 @@ OF_USERS = (
     "ALLRANKS_PEER_MEMORY",
     "ALLRANKS_PORT_RANGE",
     "ALLRANKS_STALL_AFTER",
+    "ALLRANKS_STATUS",
     "ALLRANKS_WATCH",
 )
 """What a user may set."""

@@ -62,6 +62,8 @@ class RankStatus:
         recent: the last collectives that it made, of all groups, oldest first.
         made: how many collectives it has made, by the group's name.
         stack: where its main thread stands, innermost first.
+        rate: collectives in a second, lately.
+        memory: MiB of its process.
     """
 
     rank: int
@@ -75,6 +77,8 @@ class RankStatus:
     recent: tuple[ReportedCollective, ...] = ()
     made: dict[str, int] = field(default_factory=dict)
     stack: tuple[str, ...] = ()
+    rate: float = 0.0
+    memory: float = 0.0
 
     @property
     def waits(self) -> bool:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from allranks._system import stacks
+from allranks._system import processes, stacks
 from allranks._watch import failures, flight_recorder, torch_groups
 from allranks._watch.diagnosis import RankStatus, ReportedCollective
 from allranks._watch.flight_recorder import FlightRecord, HostExchange, RecordedCollective
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import TypeAlias
 
     CallKey: TypeAlias = tuple[object, ...]
     """Tells a call from others: its group, and how many were begun; of torch's, the oldest open."""
+
+EVERY, LOOKS = 0.9, 10
+"""Seconds between two counts of all calls, at least, and how many are kept: for the rate."""
 
 RECENT = 50
 """How many of its last collectives a rank tells."""
@@ -57,6 +60,7 @@ class CollectiveProgress:
         self._names: dict[str, str] = {}
         self._counts: object = None
         self._changed = time.monotonic()
+        self._totals = deque([(self._changed, 0)], maxlen=LOOKS)
         self._since: dict[CallKey, float] = {}
         self._open: dict[CallKey, float] = {}
         self._over: set[CallKey] = set()
@@ -106,6 +110,8 @@ class CollectiveProgress:
         begun = {} if self._blind else torch_groups.begun_calls()
         if (exchanges, begun) != self._counts:
             self._counts, self._changed = (exchanges, begun), now
+        if now - self._totals[-1][0] >= EVERY:
+            self._totals.append((now, _total(exchanges, begun)))
         if torch_groups.number_unusable() != self._number_unusable:
             self._number_unusable = torch_groups.number_unusable()
             self._abandoned |= {(one.group_id, one.number) for one in self._incomplete()}
@@ -172,12 +178,25 @@ class CollectiveProgress:
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
             stack=tuple(map(str, lines)),
+            rate=self._rate(),
+            memory=processes.resident() / 2**20,
         )
+
+    def _rate(self) -> float:
+        """Collectives in a second, over the last looks."""
+        (since, before), (at, after) = self._totals[0], self._totals[-1]
+        return (after - before) / (at - since) if at > since else 0.0
 
     def _seconds(self, stuck: StuckCollective | None, here: RecordedCollective | None) -> float:
         if here and not failures.waiting:
             return max(0.0, time.time() - here.at)
         return time.monotonic() - (stuck.since if stuck else self._changed)
+
+
+def _total(exchanges: Sequence[tuple[object, int, bool]], begun: Mapping[str, int]) -> int:
+    """How many calls were made in all: torch counts those that gloo or NCCL make."""
+    apart = {name: number for name, number, _ in exchanges}
+    return sum(apart.values()) + sum(begun.values())
 
 
 def _exchanging() -> set[CallKey]:

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._rendezvous.roll_call import record_of
 from allranks._system.typed_json import MalformedError, parsed, written
@@ -80,7 +80,8 @@ class Inquiry:
         digest = self._tell_shared(told.status)
         if told.held:
             self._add_line("held", rank, written(told.held))
-        self._add_line("told", rank, f"{rank} {seconds:.3f} {digest}")
+        own = f"{told.status.rate:.3g} {told.status.memory:.0f}"
+        self._add_line("told", rank, f"{rank} {seconds:.3f} {digest} {own}")
         if not self._appends:
             self._store.add(f"{self._at}/count", 1)
 
@@ -93,11 +94,11 @@ class Inquiry:
     def answers(self) -> Answers:
         """What the ranks have told that can be read."""
         lines = [*filter(None, map(_read_line, self._lines("told")))]
-        shared = self._read_shared({digest for _, _, digest in lines})
+        shared = self._read_shared({line.digest for line in lines})
         statuses = {
-            rank: replace(shared[digest], rank=rank, who=f"rank {rank}", seconds=seconds)
-            for rank, seconds, digest in lines
-            if digest in shared and 0 <= rank < self._world_size
+            line.rank: line.on(shared[line.digest])
+            for line in lines
+            if line.digest in shared and 0 <= line.rank < self._world_size
         }
         held: dict[int, str] = {}
         for line in self._lines("held"):
@@ -107,7 +108,7 @@ class Inquiry:
 
     def _tell_shared(self, status: RankStatus) -> str:
         """Tell what other ranks may share, unless one has; its digest."""
-        shared = replace(status, rank=0, who="", seconds=0.0, members=())
+        shared = replace(status, rank=0, who="", seconds=0.0, members=(), rate=0.0, memory=0.0)
         digest = blake2b(repr(shared).encode(errors="replace"), digest_size=8).hexdigest()
         if self._store.add(f"{self._at}/first/{digest}", 1) == 1:
             if self._store.add(f"{self._at}/kinds", 1) > KINDS:
@@ -143,11 +144,33 @@ class Inquiry:
         return b"".join(self._values(there)).decode(errors="replace").splitlines()
 
 
-def _read_line(line: str) -> tuple[int, float, str] | None:
-    """A rank, its seconds, and its digest; None if it is something else."""
+class _Line(NamedTuple):
+    """What a rank tells beside what it shares with others."""
+
+    rank: int
+    seconds: float
+    digest: str
+    rate: float
+    memory: float
+
+    def on(self, shared: RankStatus) -> RankStatus:
+        """Where this rank stands."""
+        who = f"rank {self.rank}"
+        return replace(
+            shared,
+            rank=self.rank,
+            who=who,
+            seconds=self.seconds,
+            rate=self.rate,
+            memory=self.memory,
+        )
+
+
+def _read_line(line: str) -> _Line | None:
+    """What a rank tells; None if it is something else."""
     with suppress(ValueError):
-        rank, seconds, digest = line.split()
-        return int(rank), float(seconds), digest
+        rank, seconds, digest, rate, memory = line.split()
+        return _Line(int(rank), float(seconds), digest, float(rate), float(memory))
     return None
 
 

@@ -25,7 +25,9 @@ from allranks._watch.local_peers import LocalPeers
 from allranks._watch.news import News
 from allranks._watch.peer_search import PeerSearch
 from allranks._watch.progress import CollectiveProgress
+from allranks._watch.reporter import Reporter
 from allranks._watch.stall_judge import StallJudge
+from allranks._watch.status_door import StatusDoor
 from allranks._watch.status_inquiry import StatusInquiry
 from allranks._watch.store_client import StoreClient
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from allranks._watch.config import WatchConfig
     from allranks._watch.failures import Failure
+    from allranks._watch.status_report import JobReport, Question
 
 FIRST = 0.1
 """Seconds to the first look."""
@@ -66,6 +69,8 @@ class WatchThread:
         self._news = News(config, client, peers, inquiry)
         self._log_client = EventLogClient(config, client, self._news, handlers)
         self._search = PeerSearch(config, client, self._log_client, inquiry, peers)
+        self._reporter = Reporter(config, client, inquiry, peers)
+        self._door = StatusDoor(config, peers)
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._is_up = False
         self._has_looked = False
@@ -139,7 +144,11 @@ class WatchThread:
         except Exception:  # noqa: BLE001 - nobody else would hear of it
             tell(f"the watch of {self._config.me} has ended:\n{traceback.format_exc()}")
         finally:
+            self._door.close()
             self._news.close()
+
+    def _report(self, question: Question) -> JobReport:
+        return self._reporter.report(question, self._log_client)
 
     def _pause(self) -> float:
         """Seconds to the next look, if nothing wakes it before."""
@@ -148,6 +157,7 @@ class WatchThread:
     def _look(self) -> None:
         self._judge.follow(self._log_client)
         self._hear_news()
+        self._door.let_in(self.request, self._report)
         while not self._requests.empty():
             self._requests.get()()
         self._blocked.exit_if_blocked()

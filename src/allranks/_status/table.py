@@ -1,0 +1,109 @@
+"""A job as a table: ranks that stand alike are one row."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from allranks._system.printable import printable
+from allranks._system.words import ranges
+from allranks._watch.status_report import GONE, LEFT, RUNNING, SILENT, STOPPED, WAITING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from allranks._watch.status_report import JobReport, RankRow
+
+HEAD = ("ranks", "state", "at", "for", "calls/s", "memory", "host", "pid", "device")
+
+NARROW, IN_NARROW = 110, 7
+"""Below so many columns only the first of these are shown; `--json` has them all."""
+
+COLOURS = {WAITING: "yellow", STOPPED: "red", GONE: "red", SILENT: "red", LEFT: "dim", RUNNING: ""}
+
+FEW = 3
+"""How many hosts or processes of a row are listed; more are counted."""
+
+
+def shown(job: JobReport, width: int, *, stacks: bool) -> RenderableType:
+    """A job for the terminal.
+
+    Args:
+        job: the job.
+        width: columns of the terminal.
+        stacks: whether to show where each program stands, line by line.
+    """
+    many = len(HEAD) if width >= NARROW else IN_NARROW
+    table = Table(box=SIMPLE_HEAD, title=_headline(job), title_justify="left", pad_edge=False)
+    for name in HEAD[:many]:
+        table.add_column(name, no_wrap=name not in ("ranks", "at"), overflow="fold")
+    for alike in _alike(job.rows, stacks=stacks):
+        table.add_row(*map(Text, _cells(alike)[:many]), style=COLOURS[alike[0].state])
+        if stacks and alike[0].stack:
+            table.add_row("", "", Text("\n".join(alike[0].stack), style="dim"))
+    told = [Text.assemble((f"{label}: ", "bold"), text) for label, text in _below(job) if text]
+    return Group(table, *told)
+
+
+def _below(job: JobReport) -> tuple[tuple[str, str], ...]:
+    missing = f"{job.trouble}; only what this host knows is shown" if job.trouble else ""
+    return ("verdict", printable(job.verdict)), ("note", printable(missing))
+
+
+def _headline(job: JobReport) -> Text:
+    if job.told_by < 0:
+        return Text("a job whose ranks give no answer", style="bold")
+    up = _duration(max(0.0, time.time() - job.since))
+    many = "rank" if job.world_size == 1 else "ranks"
+    name = f"job {job.job} ({job.launcher})" if job.launcher not in job.job else f"job {job.job}"
+    return Text(printable(f"{name}: {job.world_size} {many}, up for {up}"), style="bold")
+
+
+def _alike(rows: Sequence[RankRow], *, stacks: bool) -> list[list[RankRow]]:
+    """The rows, those that say the same together."""
+    found: dict[object, list[RankRow]] = {}
+    for row in rows:
+        found.setdefault((row.state, row.doing, row.stack if stacks else ()), []).append(row)
+    return list(found.values())
+
+
+def _cells(alike: Sequence[RankRow]) -> tuple[str, ...]:
+    first = alike[0]
+    seconds = [row.seconds for row in alike if row.seconds]
+    return (
+        ranges([row.rank for row in alike]),
+        first.state,
+        printable(first.doing),
+        _duration(max(seconds)) if seconds else "",
+        _span([row.rate for row in alike if row.state in (RUNNING, WAITING)], "{:.1f}"),
+        _span([row.memory for row in alike if row.memory], "{:.0f} MiB"),
+        _few([row.host for row in alike if row.host], "hosts"),
+        _few([str(row.pid) for row in alike if row.pid], "processes"),
+        _few([row.device for row in alike if row.device], "devices"),
+    )
+
+
+def _few(texts: Sequence[str], many: str) -> str:
+    different = list(dict.fromkeys(texts))
+    return ", ".join(different) if len(different) <= FEW else f"{len(different)} {many}"
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
+    least, most = form.format(min(values)), form.format(max(values))
+    return least if least == most else f"{least.split()[0]} to {most}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

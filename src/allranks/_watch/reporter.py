@@ -1,0 +1,105 @@
+"""What a rank tells ``allranks status``: of itself, or of all ranks, which it asks first."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from allranks._rendezvous.roll_call import all_records
+from allranks._watch import status_answers
+from allranks._watch.diagnosis import verdict
+from allranks._watch.status_report import JobReport, row_of, row_without
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from allranks._rendezvous.record import RankRecord
+    from allranks._watch.config import WatchConfig
+    from allranks._watch.event_log_client import EventLogClient
+    from allranks._watch.local_peers import LocalPeers
+    from allranks._watch.status_answers import Answers
+    from allranks._watch.status_inquiry import StatusInquiry
+    from allranks._watch.status_report import Question, RankRow
+    from allranks._watch.store_client import StoreClient
+
+
+class Reporter:
+    """One rank's knowledge of its job, for those who ask from outside."""
+
+    def __init__(
+        self,
+        config: WatchConfig,
+        client: StoreClient,
+        inquiry: StatusInquiry,
+        local_peers: LocalPeers,
+    ) -> None:
+        """Ask nobody yet.
+
+        Args:
+            config: what the watch was given.
+            client: leads to the store.
+            inquiry: asks all ranks.
+            local_peers: the processes of this host.
+        """
+        self._config = config
+        self._client = client
+        self._inquiry = inquiry
+        self._local_peers = local_peers
+        self._since = time.time()
+        self._records: dict[int, RankRecord] = {}
+
+    def report(self, question: Question, log_client: EventLogClient) -> JobReport:
+        """Answer a question; takes as long as an inquiry where it is of everybody."""
+        if not question.everybody or self._client.cut_off:
+            return self._alone(self._client.lost if question.everybody else "")
+        own = self._inquiry.status()
+        group = (own.group or "WORLD") if question.verdict else ""
+        is_ours = self._inquiry.start(log_client, group)
+        told = self._inquiry.answers(log_client)
+        if is_ours:
+            self._inquiry.conclude()
+        if not told.statuses:
+            return self._alone(self._client.lost or "the store does not answer")
+        fates = self._fates(told)
+        return self._report(
+            self._rows(told, fates), verdict=_verdict(told, fates) if question.verdict else ""
+        )
+
+    def _alone(self, trouble: str) -> JobReport:
+        return self._report((row_of(self._inquiry.status(), self._config.me),), trouble=trouble)
+
+    def _report(
+        self, rows: tuple[RankRow, ...], *, verdict: str = "", trouble: str = ""
+    ) -> JobReport:
+        me = self._config.me
+        return JobReport(
+            me.job, me.launcher, me.world_size, self._since, me.rank, rows, verdict, trouble
+        )
+
+    def _fates(self, told: Answers) -> dict[int, str]:
+        """What is known of the ranks that did not tell."""
+        silent = [rank for rank in range(self._config.world_size) if rank not in told.statuses]
+        unknown = dict.fromkeys(silent, "no answer")
+        known: dict[int, str] = {}
+        known = self._client.ask(lambda store: status_answers.fates(store, silent), known)
+        for rank in silent:
+            how = told.held.get(rank) or self._local_peers.condition(rank)
+            if how and "has left" not in known.get(rank, ""):
+                known[rank] = f"{known.get(rank, 'no answer')}; {how}"
+        return unknown | known
+
+    def _rows(self, told: Answers, fates: Mapping[int, str]) -> tuple[RankRow, ...]:
+        if not self._records:
+            self._records = self._client.ask(all_records, {}, self._config.patience)
+        records = self._records
+        rows = [row_of(status, records.get(rank)) for rank, status in told.statuses.items()]
+        rows += [row_without(rank, fate, records.get(rank)) for rank, fate in fates.items()]
+        return tuple(sorted(rows, key=lambda row: row.rank))
+
+
+def _verdict(told: Answers, fates: Mapping[int, str]) -> str:
+    """Why the rank waits that has waited longest; "" where none does."""
+    waiting = [status for status in told.statuses.values() if status.waits]
+    if not waiting:
+        return ""
+    return verdict(max(waiting, key=lambda status: status.seconds), told.statuses, fates)

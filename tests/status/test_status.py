@@ -1,0 +1,235 @@
+"""``allranks status`` beside real jobs: each rank is shown as it stands, from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import allranks
+from allranks._status import jobs as jobs_
+from allranks._status import local_ranks
+from allranks._status.table import shown
+from allranks._system import host_sockets
+from allranks._watch.status_report import JobReport, Question, RankRow, row_without
+from harness import PATIENCE, Ranks, env_environs, free_port, wait_until
+
+pytestmark = pytest.mark.skipif(not host_sockets.allowed(), reason="needs abstract unix sockets")
+
+STRANGE = (b"", b"\n", b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 100_000, b"[1]\n", b"{" * 4000)
+
+LONG = timedelta(seconds=4 * PATIENCE)
+
+
+def sleeping() -> None:
+    time.sleep(2 * PATIENCE)
+
+
+def stopped() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deep_in_c() -> None:
+    """In code that holds the interpreter's lock for longer than anybody waits."""
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def waiting_for_one(place: str, culprit: int, fault) -> None:
+    with allranks.session(cpu=True, timeout=LONG, stall_after=2 * PATIENCE) as world:
+        allranks.all_reduce(1)
+        Path(place, f"up{world.rank}").touch()
+        if world.rank == culprit:
+            fault()
+        allranks.all_reduce({"loss": 1.0})
+
+
+def all_asleep_but_one(place: str, culprit: int, fault) -> None:
+    with allranks.session(cpu=True, timeout=LONG, stall_after=2 * PATIENCE) as world:
+        allranks.all_reduce(1)
+        Path(place, f"up{world.rank}").touch()
+        (fault if world.rank == culprit else sleeping)()
+
+
+@contextlib.contextmanager
+def a_job(place: Path, function, *arguments, ranks: int = 4, **more: str):
+    """Its name, while it runs."""
+    name = uuid.uuid4().hex
+    environs = env_environs(ranks, free_port(), ALLRANKS_JOB=name, **more)
+    started = Ranks(function, environs, str(place), *arguments)
+    try:
+        wait_until(lambda: all((place / f"up{rank}").exists() for rank in range(ranks)))
+        yield name, started
+    finally:
+        for process in started.processes:
+            process.kill()
+            process.join()
+
+
+def report(name: str, *, verdict: bool = False) -> JobReport | None:
+    return next((one for one in jobs_.jobs(verdict=verdict) if name in one.job), None)
+
+
+def seen(name: str, looks_right, *, verdict: bool = False) -> JobReport:
+    """The report, once it looks right: a rank takes a moment to come where it will stay."""
+    found: list[JobReport] = []
+
+    def is_right() -> bool:
+        found[:] = [one for one in [report(name, verdict=verdict)] if one]
+        return bool(found) and looks_right(found[0])
+
+    wait_until(is_right)
+    return found[0]
+
+
+def states(job: JobReport) -> list[str]:
+    return [row.state for row in job.rows]
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "told"),
+    [
+        (sleeping, "running", r"test_status\.py:\d+"),
+        (stopped, "stopped", "its process is stopped"),
+        (deep_in_c, "silent", "deep in code that holds the interpreter's lock"),
+    ],
+)
+def test_who_holds_the_others_up_is_shown(tmp_path: Path, fault, state: str, told: str) -> None:
+    with a_job(tmp_path, waiting_for_one, 3, fault) as (name, _):
+        job = seen(name, lambda job: states(job) == ["waiting"] * 3 + [state], verdict=True)
+    assert job.world_size == 4
+    assert re.search(told, job.rows[3].doing), job.rows[3]
+    for row in job.rows:
+        assert row.host == socket.gethostname()
+        assert row.pid
+    for row in job.rows[:3]:
+        assert row.doing.startswith("all_reduce"), row
+        assert row.memory > 10
+        assert any("test_status.py" in line for line in row.stack)
+    assert re.search(r"Ranks 0-2: in all_reduce.*Rank 3: ", job.verdict)
+    assert not job.trouble
+
+
+def test_a_rank_that_was_killed_is_gone(tmp_path: Path) -> None:
+    with a_job(tmp_path, all_asleep_but_one, 2, killed) as (name, _):
+        job = seen(name, lambda job: states(job) == ["running", "running", "gone", "running"])
+    assert "its process is gone" in job.rows[2].doing
+
+
+def test_without_rank_0_each_rank_of_this_host_tells_of_itself(tmp_path: Path) -> None:
+    with a_job(tmp_path, all_asleep_but_one, 0, killed) as (name, _):
+        job = seen(name, lambda job: bool(job.trouble))
+    assert [row.rank for row in job.rows] == [1, 2, 3]
+    assert "its store with it" in job.trouble
+
+
+def test_a_job_may_be_kept_from_answering(tmp_path: Path) -> None:
+    with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2, ALLRANKS_STATUS="0") as (name, _):
+        assert report(name) is None
+
+
+def test_a_strangers_bytes_do_no_harm(tmp_path: Path) -> None:
+    with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2) as (name, started):
+        seen(name, lambda job: states(job) == ["waiting", "running"])
+        pids = {process.pid for process in started.processes}
+        asked = {door: local_ranks.ask(door, Question(), 9.0) for door in local_ranks.doors()}
+        doors = [door for door, answer in asked.items() if answer.pid in pids]
+        assert len(doors) == 2
+        for said in STRANGE:
+            for door in doors:
+                with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+                    connection.connect(f"\0{door.name}")
+                    connection.sendall(said)
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for one in silent:
+            one.connect(f"\0{doors[0].name}")
+        assert states(seen(name, lambda job: len(job.rows) == 2)) == ["waiting", "running"]
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_another_user_is_told_nothing(tmp_path: Path) -> None:
+    with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2) as (name, _):
+        seen(name, lambda job: states(job) == ["waiting", "running"])
+        doors = local_ranks.doors()
+        pid = os.fork()
+        if pid == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+            told = [local_ranks.ask(door, Question(everybody=True), 9).report for door in doors]
+            os._exit(bool(local_ranks.doors()) + 2 * any(told))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "allranks", "status", *arguments],
+        env={**os.environ, "COLUMNS": "150"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
+    with a_job(tmp_path, waiting_for_one, 3, sleeping) as (name, _):
+        seen(name, lambda job: states(job) == ["waiting"] * 3 + ["running"])
+        table, as_json = command("--stacks", "--verdict"), command("--json")
+    assert table.returncode == as_json.returncode == 0, table.stderr + as_json.stderr
+    assert re.search(rf"job .*{name}.*: 4 ranks, up for ", table.stdout)
+    assert re.search(r"^ 0-2 +waiting +all_reduce", table.stdout, re.MULTILINE)
+    assert re.search(r"^ 3 +running +test_status\.py:\d+", table.stdout, re.MULTILINE)
+    assert "verdict: all_reduce" in table.stdout
+    (job,) = [one for one in json.loads(as_json.stdout) if name in one["job"]]
+    assert [row["state"] for row in job["rows"]] == ["waiting"] * 3 + ["running"]
+
+
+def test_the_command_says_what_to_do_where_there_is_no_job(monkeypatch, capsys) -> None:
+    from allranks._status import command as command_
+
+    monkeypatch.setattr(command_, "jobs", lambda **_: [])
+    with pytest.raises(SystemExit, match="1"):
+        command_.print_jobs(stacks=False, verdict=False)
+    assert "No job of yours answers on this host" in capsys.readouterr().err
+
+
+def test_thousands_of_ranks_are_few_rows() -> None:
+    rows = [
+        RankRow(rank, f"node{rank // 8}", 100 + rank, "cuda:0", "waiting", "all_reduce #7", 60.0)
+        for rank in range(16383)
+    ]
+    last = row_without(16383, "no answer from node2047; its process is stopped", None)
+    job = JobReport("slurm/7", "slurm", 16384, time.time() - 7260, 0, (*rows, last))
+    text = _printed(partial(shown, job, 150, stacks=False))
+    assert re.search(r"^ 0-16382 +waiting +all_reduce #7 +60 s ", text, re.MULTILINE)
+    assert re.search(r" 2048 hosts +16383 processes +cuda:0 *$", text, re.MULTILINE)
+    assert re.search(r"^ 16383 +stopped", text, re.MULTILINE)
+    assert "up for 2 h 1 min" in text
+    assert len(text.splitlines()) < 10
+
+
+def _printed(make) -> str:
+    import io
+
+    from rich.console import Console
+
+    into = io.StringIO()
+    Console(file=into, width=150).print(make())
+    return into.getvalue()

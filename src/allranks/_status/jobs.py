@@ -56,10 +56,7 @@ def _of_this_host(answers: Sequence[Answer], trouble: str) -> JobReport:
     """What the ranks of this host tell, each of itself."""
     told = [answer.report for answer in answers if answer.report]
     rows = {row.rank: row for report in told for row in report.rows}
-    silent = [answer for answer in answers if not answer.report]
-    rows |= {
-        one.rank: replace(row_without(one.rank, one.condition, None), pid=one.pid) for one in silent
-    }
+    rows |= {one.rank: _mute_row(one) for one in answers if not one.report}
     return replace(told[0], rows=tuple(rows[rank] for rank in sorted(rows)), trouble=trouble)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from geometries import PYTHON
@@ -9,6 +11,9 @@ from hosts import all_ended
 from jobs import DYING, told_by
 
 pytestmark = pytest.mark.timeout(120)
+
+STALLED = r"(PeerFailedError: rank \d .* failed: )?StalledError: split did not complete within 12 s"
+"""What the ranks raise: whoever's clock is late hears it of the other one."""
 
 
 def test_a_rank_that_dies_on_another_host_between_two_phases_is_named(net) -> None:
@@ -26,5 +31,5 @@ def test_a_rank_that_dies_on_another_host_between_two_phases_is_named(net) -> No
         assert "rank 2 (pid " in error
         assert "on h3) does not answer: died, or cut off" in error
     for error in in_split.values():
-        assert error.startswith("StalledError: split did not complete within 12 s"), error
+        assert re.match(STALLED, error), error
         assert "Rank 2: no answer from h3" in error

@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import socket
 import statistics
 import sys
 import time
-from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
+
+from forked_ranks import cpu_of_children, sockets, told_by_all
 
 WAYS: dict[str, dict[str, str]] = {
     "eager": {},
@@ -60,42 +59,15 @@ def rank(number: int, size: int, listener: socket.socket) -> dict[str, float]:
     return told
 
 
-def sockets() -> int:
-    """How many this process has."""
-    count = 0
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # It may be closed by now.
-            count += descriptor.is_socket()
-    return count
-
-
 def job(size: int, way: str) -> dict[str, float]:
     """A job of so many ranks that connect in this way."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = cpu_of_children()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        children = [forked(number, size, listener, way) for number in range(size)]
-    told = []
-    for pid, pipe in children:
-        with os.fdopen(pipe) as answers:
-            told.append(json.loads(answers.read()))
-        os.waitpid(pid, 0)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        environs = [{**WAYS[way], "GLOO_SOCKET_IFNAME": "lo"}] * size
+        told = told_by_all(environs, lambda number: rank(number, size, listener))
     slowest = {name: max(one[name] for one in told) for name in told[0]}
     slowest["sockets"] = max(one["sockets"] for one in told[1:])  # The first one hosts the store.
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {**slowest, "cpu": cpu}
-
-
-def forked(number: int, size: int, listener: socket.socket, way: str) -> tuple[int, int]:
-    """A rank's process id, and where it tells what it measured."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.environ.update(WAYS[way], GLOO_SOCKET_IFNAME="lo")
-        os.write(writer, json.dumps(rank(number, size, listener)).encode())
-        os._exit(0)
-    os.close(writer)
-    return pid, reader
+    return {**slowest, "cpu": cpu_of_children() - before}
 
 
 def measured(sizes: list[int], repeat: int) -> list[dict[str, Any]]:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allranks._launch.template import preload
 from allranks._system import descriptors, sockets
+from forked_ranks import cpu_of_children, told_by_all
 from scale_worker import PARTS
 
 if TYPE_CHECKING:
@@ -66,34 +65,18 @@ def job(part: str, size: int) -> list[dict[str, Any]]:
     """What each rank of a job tells of a part."""
     descriptors.make_room(3 * size)
     port = sockets.free_port()
-    children = [_forked(part, number, size, port) for number in range(size)]
-    told = []
-    for pid, pipe in children:
-        with os.fdopen(pipe) as answers:
-            told.append(json.loads(answers.read() or "{}"))
-        os.waitpid(pid, 0)
-    return told
-
-
-def _forked(part: str, number: int, size: int, port: int) -> tuple[int, int]:
-    """A rank's process id, and where it tells what it has found."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.environ.update(
-            RANK=str(number),
-            WORLD_SIZE=str(size),
-            LOCAL_RANK=str(number),
-            LOCAL_WORLD_SIZE=str(size),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        with os.fdopen(writer, "w") as told:
-            told.write(json.dumps(_tell(part)))
-        os._exit(0)
-    os.close(writer)
-    return pid, reader
+    environs = [
+        {
+            "RANK": str(number),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(number),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for number in range(size)
+    ]
+    return told_by_all(environs, lambda _: _tell(part), quiet=True)
 
 
 def _tell(part: str) -> dict[str, Any]:
@@ -109,7 +92,7 @@ def command(script: str, size: int) -> Command:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "train.py"
         path.write_text(script)
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        before, began = cpu_of_children(), time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", "allranks", "run", "-n", str(size), str(path)],
             stdout=subprocess.PIPE,
@@ -118,8 +101,7 @@ def command(script: str, size: int) -> Command:
             timeout=LIMIT,
             check=False,
         )
-        seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu, seconds = cpu_of_children() - before, time.monotonic() - began
     return Command(len(done.stdout.splitlines()), seconds, cpu, done.returncode)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from allranks._transport import process_groups
 from allranks._transport.socket_channel import SocketChannel
 from allranks._watch import store_client
 from counting_store import CountingStore
+from forked_ranks import sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ def steady() -> dict[str, Any]:
         before = sum(one.operations for one in stores)
         time.sleep(QUIET)
         told["quiet"] = sum(one.operations for one in stores) - before
-        told["sockets"] = sum(_is_socket(one) for one in Path("/proc/self/fd").iterdir())
+        told["sockets"] = sockets()
         dist.barrier()
         told["quiet until"] = time.time()
     return {**told, "down": time.time()}
@@ -115,13 +115,6 @@ def _count_the_watch() -> list[CountingStore]:
 
     store_client.StoreClient.__init__ = counting  # type: ignore[method-assign]
     return stores
-
-
-def _is_socket(descriptor: Path) -> bool:
-    try:
-        return descriptor.is_socket()
-    except OSError:
-        return False  # It is closed by now.
 
 
 def failing() -> dict[str, Any]:

@@ -8,13 +8,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from allranks._status.local_ranks import ask, doors
-from allranks._watch.status_report import JobReport, Question, row_without
+from allranks._watch.status_report import SILENT, JobReport, Question, row_without
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from allranks._status.local_ranks import Answer, Door
-    from allranks._watch.status_report import RankRow
+    from allranks._status.local_ranks import Answer
+    from allranks._watch.status_report import Door, RankRow
 
 SOON = 1.0
 """Seconds in which a rank tells of itself; one that does not is not asked for the others."""
@@ -76,7 +76,7 @@ def _with_conditions(rows: Sequence[RankRow], answers: Sequence[Answer]) -> tupl
     """The rows; of those that told nothing, with what is seen of their processes from here."""
     seen = {one.rank: one for one in answers if not one.report and one.condition}
     return tuple(
-        _seen_from_here(row, seen[row.rank]) if row.rank in seen and row.state == "silent" else row
+        _seen_from_here(row, seen[row.rank]) if row.rank in seen and row.state == SILENT else row
         for row in rows
     )
 

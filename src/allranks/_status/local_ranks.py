@@ -8,11 +8,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from allranks._system import host_sockets, processes
 from allranks._system.typed_json import MalformedError, parsed, written
-from allranks._watch.status_report import PREFIX, JobReport
+from allranks._watch.status_report import Door, JobReport
 
 if TYPE_CHECKING:
     from allranks._watch.status_report import Question
@@ -22,25 +22,6 @@ SOCKETS = Path("/proc/net/unix")
 
 LISTENS = 0x10000
 """The flag of a socket that listens, in that list."""
-
-
-class Door(NamedTuple):
-    """The socket of a rank.
-
-    Attributes:
-        user: whose job it is.
-        job: tells the sockets of one job from those of others.
-        rank: the rank.
-    """
-
-    user: int
-    job: str
-    rank: int
-
-    @property
-    def name(self) -> str:
-        """The name of the socket."""
-        return f"{PREFIX}-{self.user}-{self.job}-{self.rank}"
 
 
 @dataclass(frozen=True)
@@ -73,9 +54,8 @@ def _door(line: str) -> Door | None:
     """A rank's socket, of a line of the list; None if it is another one."""
     fields = line.split()
     with suppress(ValueError, IndexError):
-        if int(fields[3], 16) & LISTENS and fields[7].startswith(f"@{PREFIX}-"):
-            user, job, rank = fields[7].removeprefix(f"@{PREFIX}-").split("-")
-            return Door(int(user), job, int(rank))
+        if int(fields[3], 16) & LISTENS:
+            return Door.named(fields[7].removeprefix("@"))
     return None
 
 

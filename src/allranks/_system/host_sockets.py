@@ -7,6 +7,8 @@ import socket
 import struct
 import sys
 
+from allranks._system import variables
+
 SWITCH = "ALLRANKS_HOST_SOCKETS"
 """The variable that turns their use off, on any one rank or on all: 0."""
 
@@ -16,8 +18,7 @@ CREDENTIALS = struct.Struct("3i")
 
 def allowed() -> bool:
     """Whether ranks of a host may talk over them: on Linux, unless the user forbids it."""
-    off = os.environ.get(SWITCH, "").lower() in ("0", "false")
-    return sys.platform == "linux" and not off
+    return sys.platform == "linux" and not variables.is_off(SWITCH)
 
 
 def process_at(connection: socket.socket) -> int | None:

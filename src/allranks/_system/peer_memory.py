@@ -16,6 +16,8 @@ import sys
 from functools import cache
 from typing import Any, NamedTuple
 
+from allranks._system import variables
+
 SWITCH = "ALLRANKS_PEER_MEMORY"
 """The variable that turns it off, on any one rank or on all: 0."""
 
@@ -75,7 +77,7 @@ def readable(probe: MemoryProbe, where: str) -> bool:
 
 
 def _is_on() -> bool:
-    return os.environ.get(SWITCH, "").lower() not in ("0", "false") and _readv() is not None
+    return not variables.is_off(SWITCH) and _readv() is not None
 
 
 def read(pid: int, address: int, into: int, length: int) -> None:

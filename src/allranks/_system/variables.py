@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ OF_RANKS = (
     "ALLRANKS_WORLD_SIZE",
 )
 """What a rank gets from whoever starts it, and leaves to its children."""
+
+
+def is_off(name: str) -> bool:
+    """Whether a variable that turns something off does so: 0, or false."""
+    return os.environ.get(name, "").lower() in ("0", "false")
 
 
 def misspelt(names: Iterable[str]) -> Iterator[str]:

@@ -78,15 +78,10 @@ class Reporter:
 
     def _fates(self, told: Answers) -> dict[int, str]:
         """What is known of the ranks that did not tell."""
-        silent = [rank for rank in range(self._config.world_size) if rank not in told.statuses]
-        unknown = dict.fromkeys(silent, "no answer")
-        known: dict[int, str] = {}
+        silent, known = told.silent(self._config.world_size), dict[int, str]()
         known = self._client.ask(lambda store: status_answers.fates(store, silent), known)
-        for rank in silent:
-            how = told.held.get(rank) or self._local_peers.condition(rank)
-            if how and "has left" not in known.get(rank, ""):
-                known[rank] = f"{known.get(rank, 'no answer')}; {how}"
-        return unknown | known
+        all_silent = dict.fromkeys(silent, "no answer") | known
+        return status_answers.with_conditions(all_silent, told.held, self._local_peers.condition)
 
     def _rows(self, told: Answers, fates: Mapping[int, str]) -> tuple[RankRow, ...]:
         if not self._records:

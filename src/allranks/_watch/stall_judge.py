@@ -138,13 +138,9 @@ class StallJudge:
 
         Of a rank that did not answer, it tells what the store knows and how its process fares.
         """
-        silent = [rank for rank in range(self._config.world_size) if rank not in told.statuses]
-        fates: dict[int, str] = {}
-        fates = self._client.ask(lambda store: status_answers.fates(store, silent), fates)
-        for rank in silent[: status_answers.NAMED]:
-            how = told.held.get(rank) or self._local_peers.condition(rank)
-            if how and rank in fates and "has left" not in fates[rank]:
-                fates[rank] += f"; {how}"
+        silent, known = told.silent(self._config.world_size), dict[int, str]()
+        known = self._client.ask(lambda store: status_answers.fates(store, silent), known)
+        fates = status_answers.with_conditions(known, told.held, self._local_peers.condition)
         return verdict(self._inquiry.status(), told.statuses, fates)
 
     def _verdict_alone(self) -> str:

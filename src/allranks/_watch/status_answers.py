@@ -18,7 +18,7 @@ from allranks._watch.diagnosis import RankStatus
 from allranks._watch.event_log import CLOSED, DepartureNote, left_note
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import torch.distributed as dist
 
@@ -53,6 +53,10 @@ class Answers:
 
     statuses: dict[int, RankStatus] = field(default_factory=dict)
     held: dict[int, str] = field(default_factory=dict)
+
+    def silent(self, world_size: int) -> list[int]:
+        """The ranks that have not told."""
+        return [rank for rank in range(world_size) if rank not in self.statuses]
 
 
 class Inquiry:
@@ -177,6 +181,24 @@ def _read_line(line: str) -> _Line | None:
 def fates(store: dist.Store, silent: Sequence[int]) -> dict[int, str]:
     """What the store knows of ranks that did not tell."""
     return {rank: _fate(store, rank) for rank in silent[:NAMED]}
+
+
+def with_conditions(
+    fates: Mapping[int, str], held: Mapping[int, str], condition: Callable[[int], str]
+) -> dict[int, str]:
+    """What is known of some ranks, and how the processes fare of those that have not left.
+
+    Args:
+        fates: what is known, by rank.
+        held: what ranks have told of the processes of their hosts.
+        condition: what this rank sees of a process; "" if nothing.
+    """
+    found = dict(fates)
+    for rank, fate in fates.items():
+        how = held.get(rank) or condition(rank)
+        if how and "has left" not in fate:
+            found[rank] += f"; {how}"
+    return found
 
 
 def fates_unasked(

@@ -12,9 +12,9 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from allranks._system import host_sockets
+from allranks._system import host_sockets, variables
 from allranks._system.typed_json import MalformedError, parsed, written
-from allranks._watch.status_report import Question, name_of_socket
+from allranks._watch.status_report import Door, Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,18 +112,13 @@ class _Guest:
             self._places.release()
 
 
-def is_off() -> bool:
-    """Whether the user has turned this off."""
-    return os.environ.get(SWITCH, "").lower() in ("0", "false")
-
-
 def _listening(config: WatchConfig) -> socket.socket | None:
-    if is_off() or not host_sockets.allowed():
+    if variables.is_off(SWITCH) or not host_sockets.allowed():
         return None
-    name = name_of_socket(os.getuid(), config.me, config.rank_0 or config.me)
+    door = Door.of(config.me, config.rank_0 or config.me)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        listener.bind(f"\0{name}")
+        listener.bind(f"\0{door.name}")
         listener.listen(GUESTS)
     except OSError:
         listener.close()

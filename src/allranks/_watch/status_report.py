@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from allranks._rendezvous.record import RankRecord
@@ -22,6 +24,48 @@ RUNNING, WAITING, STOPPED, GONE, LEFT, SILENT = (
     "silent",
 )
 """What a rank can be seen to do: the first two tell it themselves."""
+
+
+class Door(NamedTuple):
+    """The socket of a rank.
+
+    Attributes:
+        user: whose job it is.
+        job: tells the sockets of one job from those of others.
+        rank: the rank.
+    """
+
+    user: int
+    job: str
+    rank: int
+
+    @property
+    def name(self) -> str:
+        """The name of the socket, among the abstract ones of the host."""
+        return f"{PREFIX}-{self.user}-{self.job}-{self.rank}"
+
+    @classmethod
+    def of(cls, me: RankRecord, first: RankRecord) -> Door:
+        """A rank's own.
+
+        Args:
+            me: the rank.
+            first: rank 0 of its job.
+        """
+        identity = (first.job, first.world_size, first.pid, first.host_key)
+        key = blake2b(repr(identity).encode(errors="replace"), digest_size=8).hexdigest()
+        return cls(os.getuid(), key, me.rank)
+
+    @classmethod
+    def named(cls, name: str) -> Door | None:
+        """The one of a name; None if it is another socket's."""
+        start, *fields = name.rsplit("-", 3)
+        if start != PREFIX:
+            return None
+        with suppress(ValueError):
+            user, job, rank = fields
+            return cls(int(user), job, int(rank))
+        return None
 
 
 @dataclass(frozen=True)
@@ -89,19 +133,6 @@ class JobReport:
     rows: tuple[RankRow, ...] = ()
     verdict: str = ""
     trouble: str = ""
-
-
-def name_of_socket(user: int, me: RankRecord, first: RankRecord) -> str:
-    """The name under which a rank listens: all of a job share its beginning.
-
-    Args:
-        user: who runs the job.
-        me: the rank.
-        first: rank 0 of its job.
-    """
-    identity = (first.job, first.world_size, first.pid, first.host_key)
-    key = blake2b(repr(identity).encode(errors="replace"), digest_size=8).hexdigest()
-    return f"{PREFIX}-{user}-{key}-{me.rank}"
 
 
 def row_of(status: RankStatus, record: RankRecord | None) -> RankRow:

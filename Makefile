@@ -59,6 +59,7 @@ bench: .venv/dev .venv/demo
 	$(BIN)/python benchmarks/testing.py
 	$(BIN)/python benchmarks/collectives.py
 	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/stragglers.py
 	$(BIN)/python benchmarks/dist_utils.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py

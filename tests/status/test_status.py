@@ -137,6 +137,21 @@ def test_without_rank_0_each_rank_of_this_host_tells_of_itself(tmp_path: Path) -
     assert "its store with it" in job.trouble
 
 
+def often_waited_for(place: str, culprit: int) -> None:
+    with allranks.session(cpu=True, timeout=LONG) as world:
+        Path(place, f"up{world.rank}").touch()
+        while True:
+            if world.rank == culprit:
+                time.sleep(0.03)
+            allranks.all_reduce(1)
+
+
+def test_a_rank_that_is_late_again_and_again_is_seen(tmp_path: Path) -> None:
+    with a_job(tmp_path, often_waited_for, 1, ranks=3) as (name, _):
+        job = seen(name, lambda job: any(row.late > 0.015 for row in job.rows))
+    assert max(job.rows, key=lambda row: row.late).rank == 1
+
+
 def test_a_job_may_be_kept_from_answering(tmp_path: Path) -> None:
     with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2, ALLRANKS_STATUS="0") as (name, _):
         assert report(name) is None

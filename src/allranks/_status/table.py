@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from allranks._watch.status_report import JobReport, RankRow
 
-HEAD = ("ranks", "state", "at", "for", "calls/s", "memory", "host", "pid", "device")
+HEAD = ("ranks", "state", "at", "for", "calls/s", "late by", "memory", "host", "pid", "device")
 
-NARROW, IN_NARROW = 110, 7
+NARROW, IN_NARROW = 120, 8
 """Below so many columns only the first of these are shown; `--json` has them all."""
 
 COLOURS = {WAITING: "yellow", STOPPED: "red", GONE: "red", SILENT: "red", LEFT: "dim", RUNNING: ""}
@@ -83,6 +83,7 @@ def _cells(alike: Sequence[RankRow]) -> tuple[str, ...]:
         printable(first.doing),
         _duration(max(seconds)) if seconds else "",
         _span([row.rate for row in alike if row.state in (RUNNING, WAITING)], "{:.1f}"),
+        _span([1e3 * row.late for row in alike if row.state in (RUNNING, WAITING)], "{:.0f} ms"),
         _span([row.memory for row in alike if row.memory], "{:.0f} MiB"),
         _few([row.host for row in alike if row.host], "hosts"),
         _few([str(row.pid) for row in alike if row.pid], "processes"),

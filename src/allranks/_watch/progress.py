@@ -7,8 +7,8 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system import processes, stacks
-from allranks._watch import failures, flight_recorder, torch_groups
-from allranks._watch.diagnosis import RankStatus, ReportedCollective
+from allranks._watch import failures, flight_recorder, torch_groups, waits
+from allranks._watch.diagnosis import Measures, RankStatus, ReportedCollective
 from allranks._watch.flight_recorder import FlightRecord, HostExchange, RecordedCollective
 
 if TYPE_CHECKING:
@@ -178,8 +178,7 @@ class CollectiveProgress:
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
             stack=tuple(map(str, lines)),
-            rate=self._rate(),
-            memory=processes.resident() / 2**20,
+            measures=Measures(self._rate(), processes.resident() / 2**20, waits.mean_of("WORLD")),
         )
 
     def _rate(self) -> float:

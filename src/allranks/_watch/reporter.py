@@ -87,7 +87,8 @@ class Reporter:
         if not self._records:
             self._records = self._client.ask(all_records, {}, self._config.patience)
         records = self._records
-        rows = [row_of(status, records.get(rank)) for rank, status in told.statuses.items()]
+        longest = max(status.measures.stay for status in told.statuses.values())
+        rows = [row_of(one, records.get(rank), longest) for rank, one in told.statuses.items()]
         rows += [row_without(rank, fate, records.get(rank)) for rank, fate in fates.items()]
         return tuple(sorted(rows, key=lambda row: row.rank))
 

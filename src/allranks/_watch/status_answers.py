@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._rendezvous.roll_call import record_of
 from allranks._system.typed_json import MalformedError, parsed, written
-from allranks._watch.diagnosis import RankStatus
+from allranks._watch.diagnosis import Measures, RankStatus
 from allranks._watch.event_log import CLOSED, DepartureNote, left_note
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Inquiry:
         digest = self._tell_shared(told.status)
         if told.held:
             self._add_line("held", rank, written(told.held))
-        own = f"{told.status.rate:.3g} {told.status.memory:.0f}"
+        own = " ".join(f"{measure:.4g}" for measure in told.status.measures)
         self._add_line("told", rank, f"{rank} {seconds:.3f} {digest} {own}")
         if not self._appends:
             self._store.add(f"{self._at}/count", 1)
@@ -112,7 +112,7 @@ class Inquiry:
 
     def _tell_shared(self, status: RankStatus) -> str:
         """Tell what other ranks may share, unless one has; its digest."""
-        shared = replace(status, rank=0, who="", seconds=0.0, members=(), rate=0.0, memory=0.0)
+        shared = replace(status, rank=0, who="", seconds=0.0, members=(), measures=Measures())
         digest = blake2b(repr(shared).encode(errors="replace"), digest_size=8).hexdigest()
         if self._store.add(f"{self._at}/first/{digest}", 1) == 1:
             if self._store.add(f"{self._at}/kinds", 1) > KINDS:
@@ -154,8 +154,7 @@ class _Line(NamedTuple):
     rank: int
     seconds: float
     digest: str
-    rate: float
-    memory: float
+    measures: Measures
 
     def on(self, shared: RankStatus) -> RankStatus:
         """Where this rank stands."""
@@ -165,16 +164,16 @@ class _Line(NamedTuple):
             rank=self.rank,
             who=who,
             seconds=self.seconds,
-            rate=self.rate,
-            memory=self.memory,
+            measures=self.measures,
         )
 
 
 def _read_line(line: str) -> _Line | None:
     """What a rank tells; None if it is something else."""
     with suppress(ValueError):
-        rank, seconds, digest, rate, memory = line.split()
-        return _Line(int(rank), float(seconds), digest, float(rate), float(memory))
+        rank, seconds, digest, *own = line.split()
+        rate, memory, stay = map(float, own)
+        return _Line(int(rank), float(seconds), digest, Measures(rate, memory, stay))
     return None
 
 

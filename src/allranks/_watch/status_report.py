@@ -95,6 +95,7 @@ class RankRow:
         seconds: how long it has been there; 0.0 where that is not known.
         rate: collectives in a second, lately.
         memory: MiB of its process.
+        late: seconds that it comes after the first rank, to a call on WORLD, lately, on average.
         stack: where its program stands, innermost first.
     """
 
@@ -107,6 +108,7 @@ class RankRow:
     seconds: float = 0.0
     rate: float = 0.0
     memory: float = 0.0
+    late: float = 0.0
     stack: tuple[str, ...] = ()
 
 
@@ -135,8 +137,14 @@ class JobReport:
     trouble: str = ""
 
 
-def row_of(status: RankStatus, record: RankRecord | None) -> RankRow:
-    """What a rank tells of itself, with what the roll call knows of it."""
+def row_of(status: RankStatus, record: RankRecord | None, longest: float = 0.0) -> RankRow:
+    """What a rank tells of itself, with what the roll call knows of it.
+
+    Args:
+        status: what it tells.
+        record: what the roll call knows.
+        longest: the longest mean stay of all ranks in an exchange.
+    """
     what = status.ours or (str(status.call) if status.call else "")
     number = f" #{status.number}" if status.number else ""
     group = f" on {status.group}" if what and status.group else ""
@@ -147,8 +155,9 @@ def row_of(status: RankStatus, record: RankRecord | None) -> RankRow:
         WAITING if status.waits else RUNNING,
         where.removesuffix(", "),
         status.seconds,
-        status.rate,
-        status.memory,
+        status.measures.rate,
+        status.measures.memory,
+        max(0.0, longest - status.measures.stay),
         status.stack,
     )
 

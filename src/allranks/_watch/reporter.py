@@ -51,7 +51,7 @@ class Reporter:
     def report(self, question: Question, log_client: EventLogClient) -> JobReport:
         """Answer a question; takes as long as an inquiry where it is of everybody."""
         if not question.everybody or self._client.cut_off:
-            return self._alone(self._client.lost if question.everybody else "")
+            return self._alone(self._trouble() if question.everybody else "")
         own = self._inquiry.status()
         group = (own.group or "WORLD") if question.verdict else ""
         is_ours = self._inquiry.start(log_client, group)
@@ -59,7 +59,7 @@ class Reporter:
         if is_ours:
             self._inquiry.conclude()
         if not told.statuses:
-            return self._alone(self._client.lost or "the store does not answer")
+            return self._alone(self._trouble())
         fates = self._fates(told)
         return self._report(
             self._rows(told, fates), verdict=_verdict(told, fates) if question.verdict else ""
@@ -67,6 +67,14 @@ class Reporter:
 
     def _alone(self, trouble: str) -> JobReport:
         return self._report((row_of(self._inquiry.status(), self._config.me),), trouble=trouble)
+
+    def _trouble(self) -> str:
+        """Why no other rank can be asked."""
+        of_rank_0 = self._local_peers.condition(0)
+        fates = status_answers.fates_unasked(
+            1, self._config.external_store, of_rank_0, self._client.lost
+        )
+        return f"rank 0: {fates[0]}"
 
     def _report(
         self, rows: tuple[RankRow, ...], *, verdict: str = "", trouble: str = ""

@@ -33,10 +33,13 @@ slow: .venv/dev
 
 # Real launchers on hosts that are made for it: as root, on Debian.
 CLUSTER := slurm-wlm munge iproute2 nftables openmpi-bin mpich
+BROWSER := chromium fonts-dejavu-core
 
 test-cluster: .venv/dev .venv-ray/ready
 	dpkg -s $(CLUSTER) >/dev/null 2>&1 || \
 	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CLUSTER))
+	dpkg -s $(BROWSER) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $(BROWSER)
 	$(BIN)/python -m pytest tests/cluster
 
 # Ray brings many packages, and has an environment of its own.

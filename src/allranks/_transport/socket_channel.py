@@ -94,7 +94,8 @@ class SocketChannel:
                 self.close()  # Else a peer could take what was sent for a call that goes on.
             raise
         else:
-            self._waits.note(noted.at, time.time(), noted.line)
+            noted.ended = time.time()
+            self._waits.note(noted.at, noted.ended, noted.line)
             return answered
         finally:
             if noted:

@@ -7,5 +7,5 @@ and its parts: ``event_log_client``, ``status_inquiry``, ``peer_search``, ``stal
 ``status_answers``, through ``store_client``. ``news`` says from where a rank hears what is new: by
 ``parked_wait`` in the store, or by ``host_news`` from another rank. ``diagnosis`` makes the
 verdict, purely; ``evidence`` keeps it in files. ``status_door`` lets those in who ask from outside,
-and ``reporter`` tells them what ``status_report`` describes.
+and ``reporter`` tells them what ``status_report`` and ``rank_detail`` describe.
 """

@@ -63,6 +63,7 @@ class RecordedCollective(NamedTuple):
         line: the program's line, or "".
         at: when it was called, in seconds since the epoch.
         over: whether it has ended.
+        ended: when, on the same clock; 0.0 where that is not known.
         is_exchange: whether it is one of ours, which torch does not see, or carries a header.
     """
 
@@ -74,6 +75,7 @@ class RecordedCollective(NamedTuple):
     line: str
     at: float
     over: bool
+    ended: float = 0.0
     is_exchange: bool = False
 
 
@@ -88,6 +90,7 @@ class HostExchange:
         line: the program's line.
         at: when it was made, in seconds since the epoch.
         over: whether it has ended.
+        ended: when it had its answer, on the same clock; 0.0 before.
     """
 
     group: str
@@ -96,6 +99,7 @@ class HostExchange:
     line: SourceLine | None
     at: float
     over: bool = False
+    ended: float = 0.0
 
     @property
     def group_id(self) -> str:
@@ -114,6 +118,7 @@ class HostExchange:
             line,
             self.at,
             self.over,
+            self.ended,
             is_exchange=True,
         )
 
@@ -266,7 +271,7 @@ def _as_recorded(recorder: str, entry: dict[str, Any]) -> RecordedCollective:
         str(line or ""),
         entry["time_created_ns"] / 1e9,
         bool(entry.get("retired")) or entry.get("state") == "completed",
-        any(f["filename"].endswith(CARRIER) for f in frames[:NEAR]),
+        is_exchange=any(f["filename"].endswith(CARRIER) for f in frames[:NEAR]),
     )
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
+from allranks._rendezvous.record import RankRecord
+from allranks._watch.rank_detail import RankDetail
+
 if TYPE_CHECKING:
-    from allranks._rendezvous.record import RankRecord
     from allranks._watch.diagnosis import RankStatus
 
 PREFIX = "allranks-status"
@@ -75,10 +77,12 @@ class Question:
     Attributes:
         everybody: whether the rank asks all ranks of its job; else it tells of itself alone.
         verdict: whether a verdict is wanted, why ranks wait.
+        details: whether each rank's record, calls and threads are wanted.
     """
 
     everybody: bool = False
     verdict: bool = False
+    details: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class RankRow:
         memory: MiB of its process.
         late: seconds that it comes after the first rank, to a call on WORLD, lately, on average.
         stack: where its program stands, innermost first.
+        record: what it told in the roll call, where that is asked for.
+        detail: its calls and threads, where that is asked for.
     """
 
     rank: int
@@ -110,6 +116,8 @@ class RankRow:
     memory: float = 0.0
     late: float = 0.0
     stack: tuple[str, ...] = ()
+    record: RankRecord | None = None
+    detail: RankDetail | None = None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ SHOWN = 64
 """How many lanes are drawn; first those of ranks that have not come, and that come latest."""
 
 STEPS = (
-    (0.001, "#e8eef7", "within 1 ms of the first"),
-    (0.01, "#bcd4f0", "1 to 10 ms after it"),
+    (0.001, "#e8eef7", "within 1 ms of the first rank"),
+    (0.01, "#bcd4f0", "1 to 10 ms"),
     (0.1, "#f4c27a", "10 to 100 ms"),
     (1.0, "#e07b39", "0.1 to 1 s"),
     (float("inf"), "#9f2d12", "later"),
@@ -111,5 +111,5 @@ def _legend(y: int) -> str:
     for fill, edge, said in keys:
         box = f'x="{x}" y="{y}" width="14" height="14" fill="{fill}" stroke="{edge}"'
         parts.append(f'<rect {box}/><text x="{x + 20}" y="{y + 12}" fill="{DARK}">{said}</text>')
-        x += 36 + 7 * len(said)
+        x += 34 + 7 * len(said)
     return "".join(parts)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEAD = ("ranks", "state", "at", "for", "late by", "calls/s", "memory", "host", "pid", "device")
 
-FITTING = ((90, 5), (120, 8))
+FITTING = ((100, 5), (130, 8))
 """Below so many columns of the terminal only the first of these are shown; `--json` has all."""
 
 COLOURS = {WAITING: "yellow", STOPPED: "red", GONE: "red", SILENT: "red", LEFT: "dim", RUNNING: ""}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from allranks._transport.process_groups import Members
 
 FIRST, MOST = 16, 1024
-"""After so many exchanges they are counted, then after four times as many, and so on up to this."""
+"""After so many exchanges they are counted, then after twice as many, and so on up to this."""
 
 
 class Reports:
@@ -54,7 +54,7 @@ class Reports:
         due = self._counted.count_exchanges(due=self._tells and time.monotonic() >= self._next)
         if due or first:  # Torch takes milliseconds to tell.
             self._counted.count_recorded()
-        self._after = min(MOST, 4 * self._after)
+        self._after = min(MOST, 2 * self._after)
         if due:
             self._next = time.monotonic() + self._every
             self.tell()

@@ -27,7 +27,16 @@ STARTS = {
     "slurm": srun("-N2", "--ntasks-per-node=2", "-w", "h1,h2"),
 }
 
-STATES = {"sleep": "running", "stop": "stopped", "deep": "silent"}
+STATES = {
+    "sleep": "running",
+    "stop": "stopped",
+    "deep": "silent",
+    "torch": "running",
+    "batches": "running",
+}
+
+AT = {"sleep": "in <lambda>", "torch": "in multiply_for_ever", "batches": "in train"}
+"""Where the last rank stands, of one that runs."""
 
 
 def status(host: Host) -> list[dict[str, Any]]:
@@ -55,7 +64,7 @@ def states(job: dict[str, Any]) -> list[str]:
 
 def stands(job: dict[str, Any]) -> bool:
     """Whether all ranks but the last have come to the call in which they will wait."""
-    return all(row["doing"].startswith("all_reduce(sum)") for row in job["rows"][:3])
+    return all(row["doing"].startswith("all_reduce") for row in job["rows"][:3])
 
 
 def end_all(hosts: list[Host], jobs: list[dict[str, Any]]) -> None:
@@ -80,6 +89,7 @@ def test_each_host_shows_all_ranks(lab: Lab, launcher: str, fault: str) -> None:
             assert job["launcher"] == launcher
             assert [row["host"] for row in job["rows"]] == list(TWO)
             assert "Rank 3: " in job["verdict"]
+            assert AT.get(fault, "") in job["rows"][3]["doing"]
             assert not job["trouble"]
         assert not status(lab.net[2])
     finally:

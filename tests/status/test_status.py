@@ -219,6 +219,29 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     assert [row["state"] for row in job["rows"]] == ["waiting"] * 3 + ["running"]
 
 
+def test_a_followed_job_is_drawn_again_until_ctrl_c(tmp_path: Path) -> None:
+    with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2) as (name, _):
+        ours, theirs = os.openpty()
+        line = [sys.executable, "-m", "allranks", "status", "--follow"]
+        following = subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        drawn = b""
+        try:
+            while drawn.count(name.encode()) < 3:  # Whoever asks three times has drawn it twice.
+                drawn += os.read(ours, 65536)
+            following.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # The end of a terminal.
+                while piece := os.read(ours, 65536):
+                    drawn += piece
+            assert following.wait(PATIENCE) == 0
+        finally:
+            following.kill()
+            following.wait()
+            os.close(ours)
+    assert b"Traceback" not in drawn
+    assert re.search(rb"\x1b\[\d*A", drawn), "it is drawn in place of the last one"
+
+
 def test_the_command_says_what_to_do_where_there_is_no_job(monkeypatch, capsys) -> None:
     from allranks._status import command as command_
 

@@ -10,7 +10,7 @@ from allranks._system import processes, stacks
 from allranks._watch import failures, flight_recorder, torch_groups, waits
 from allranks._watch.diagnosis import Measures, RankStatus, ReportedCollective
 from allranks._watch.flight_recorder import FlightRecord, HostExchange, RecordedCollective
-from allranks._watch.rank_detail import TOLD, PastCall, RankDetail
+from allranks._watch.rank_detail import PastCall, RankDetail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -182,15 +182,20 @@ class CollectiveProgress:
             measures=Measures(self._rate(), processes.resident() / 2**20, waits.mean_of("WORLD")),
         )
 
-    def detail(self, rank: int) -> RankDetail:
-        """What this rank has done and does, call by call and thread by thread."""
+    def detail(self, rank: int, told: int) -> RankDetail:
+        """What this rank has done and does, call by call and thread by thread.
+
+        Args:
+            rank: the rank.
+            told: how many of its last calls it tells.
+        """
         seen, by_id = self._remembered()
         numbered = _numbered(seen, self._made(by_id), flight_recorder.horizon())
         calls = [_past(one, it.number) for one, it in zip(seen, numbered, strict=True)]
         here = next(iter(self._not_over(seen)), None)
         group = failures.waiting.group if failures.waiting else here.group if here else "WORLD"
         members = () if group == "WORLD" else torch_groups.ranks_of(group)
-        return RankDetail(rank, tuple(calls[-TOLD:]), members, stacks.all_threads())
+        return RankDetail(rank, tuple(calls[-told:]), members, stacks.all_threads())
 
     def _rate(self) -> float:
         """Collectives in a second, over the last looks."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TOLD = 100
-"""How many of its last calls a rank tells."""
+TOLD, TOLD_BY_ALL = 100, 100_000
+"""How many of its last calls a rank tells, and all ranks together, at most."""
+
+
+def told_calls(world_size: int) -> int:
+    """How many of its last calls each rank of a world tells."""
+    return min(TOLD, TOLD_BY_ALL // world_size)
 
 
 @dataclass(frozen=True)

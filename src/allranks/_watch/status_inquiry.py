@@ -11,6 +11,7 @@ from allranks._system.waiting import Deadline
 from allranks._watch import evidence
 from allranks._watch.diagnosis import on_group
 from allranks._watch.event_log import LogEntry
+from allranks._watch.rank_detail import told_calls
 from allranks._watch.status_answers import Answers, Inquiry, RankAnswer
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class StatusInquiry:
 
     def detail(self) -> RankDetail:
         """What this rank has done and does, call by call and thread by thread."""
-        return self._progress.detail(self._config.me.rank)
+        return self._progress.detail(self._config.me.rank, told_calls(self._config.world_size))
 
     def keep(self, why: str, **more: Any) -> None:
         """Keep where this rank stands, for those who come later, where that is wanted."""

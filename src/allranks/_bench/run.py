@@ -1,0 +1,81 @@
+"""A run: which calls there are to time, one after the other, and then the pairs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from allranks._bench import units
+from allranks._bench.cases import CASES
+from allranks._bench.measure import measured
+from allranks._bench.memory import available_to_rank, fitting
+from allranks._bench.pairs import MOST_STEPS, large_message, measured_pairs
+from allranks._bench.progress import bar
+from allranks._bench.results import Report
+from allranks._bench.schedule import number_of_steps, steps, thinned
+from allranks._collectives.all_reduce import all_reduce
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from allranks._bench.plan import Plan
+    from allranks._bench.results import Row, Setting
+    from allranks._launchers.world import World
+
+
+def measured_run(plan: Plan, setting: Setting, device: torch.device, world: World) -> Report:
+    """All figures. Collective.
+
+    Args:
+        plan: what to measure.
+        setting: where.
+        device: this rank's.
+        world: this rank's, after ``setup``.
+    """
+    began = time.time()
+    ranks = setting.world_size
+    sizes = _sizes(plan, device, world)
+    cases = [case for case in CASES if case.name in plan.collectives]
+    calls = [(case, size) for case in cases for size in case.sizes(sizes, ranks)]
+    hosts = thinned(setting.ranks_by_host(), MOST_STEPS) if plan.pairs else []
+    with bar(len(calls) + len(list(steps(hosts))), here=world.rank == 0) as shown:
+        rows = []
+        for case, size in calls:
+            shown.say(f"{case.name}, {units.size(size)}")
+            rows.append(measured(case, size, ranks, device, plan.seconds))
+            shown.advance()
+        shown.say("pairs")
+        large = large_message(sizes[-1], device)
+        pairs = hosts and measured_pairs(hosts, world.rank, large, device, shown.advance)
+    notes = (*_left_out(plan, sizes), *_thinned(setting, hosts), *_lacking(rows))
+    return Report(setting, began, tuple(rows), pairs or None, notes)
+
+
+def _sizes(plan: Plan, device: torch.device, world: World) -> list[int]:
+    """The sizes for which every rank has the memory; the least one in any case."""
+    own = available_to_rank(device, world.local_world_size or 1)
+    available = all_reduce(own, op="min")
+    return fitting(plan.sizes(), available) or plan.sizes()[:1]
+
+
+def _left_out(plan: Plan, sizes: Sequence[int]) -> Iterator[str]:
+    missing = [size for size in plan.sizes() if size not in sizes]
+    if missing:
+        largest = f"the largest that fits the memory of every rank is {units.size(sizes[-1])}"
+        yield f"sizes from {units.size(missing[0])} on were left out: {largest}"
+
+
+def _thinned(setting: Setting, hosts: Sequence[Sequence[int]]) -> Iterator[str]:
+    whole = setting.ranks_by_host()
+    count, all_steps = max(map(len, hosts), default=0), number_of_steps(whole)
+    if count and count < max(map(len, whole)):
+        taken = "the first rank" if count == 1 else f"the first {count} ranks"
+        yield f"of each host only {taken} stand in the pairs: all ranks need {all_steps:,} steps"
+
+
+def _lacking(rows: Sequence[Row]) -> Iterator[str]:
+    """What the backend said, once for each collective."""
+    for name, note in dict.fromkeys((row.collective, row.note) for row in rows if row.note):
+        yield f"torch's {name} is not there: {note}"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from allranks._bench.results import Row, Timing
 
@@ -20,6 +21,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 SMALL = 64 * 2**10
 """Bytes up to which a call's time tells its latency."""
+
+LEADER = {"arrowstyle": "-", "lw": 0.6, "shrinkB": 4, "relpos": (0, 0.5)}
+"""The line from a label to its curve."""
 
 APART = 0.065
 """How far apart labels stand, as a share of the height."""
@@ -30,6 +34,9 @@ def draw_bandwidths(axis: Axes, rows: Sequence[Row]) -> None:
     _draw(axis, rows, lambda timing: timing.busbw)
     axis.set_title("Bus bandwidth, as nccl-tests define it", loc="left")
     axis.set_ylabel("bus bandwidth (GB/s)")
+    axis.plot([], [], "-", color="0.35", label="allranks")
+    axis.plot([], [], "--", color="0.35", label="torch.distributed")
+    axis.legend(frameon=False, loc="upper left")  # Bandwidths rise to the right.
 
 
 def draw_times(axis: Axes, rows: Sequence[Row]) -> None:
@@ -58,6 +65,20 @@ def spread(places: Sequence[float], apart: float) -> list[float]:
     return moved
 
 
+def label_in_full(axis: Axis, *, few: bool) -> None:
+    """Label a logarithmic axis with numbers written in full.
+
+    Args:
+        axis: one of an Axes, or of a colour bar.
+        few: whether it covers so little that 2 and 5 are labelled, too.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=20))
+    axis.set_major_formatter(lambda value, _: f"{value:,.9f}".rstrip("0").rstrip("."))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _draw(axis: Axes, rows: Sequence[Row], figure: Callable[[Timing], float]) -> None:
     names = list(dict.fromkeys(row.collective for row in rows))
     ends: dict[str, tuple[float, float]] = {}
@@ -73,20 +94,18 @@ def _draw(axis: Axes, rows: Sequence[Row], figure: Callable[[Timing], float]) ->
 
 
 def _dress(axis: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.xaxis.set_major_locator(LogLocator(base=16))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.size(value)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_major_formatter(lambda value, _: units.size(value))
+    low, high = axis.get_ylim()
+    label_in_full(axis.yaxis, few=high < low * 1000)
     axis.set_xlabel("size of the call")
     axis.grid(alpha=0.3, lw=0.5)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.plot([], [], "-", color="0.35", label="allranks")
-    axis.plot([], [], "--", color="0.35", label="torch.distributed")
-    axis.legend(frameon=False, loc="upper left")
 
 
 def _label(axis: Axes, ends: dict[str, tuple[float, float]]) -> None:
@@ -102,5 +121,5 @@ def _label(axis: Axes, ends: dict[str, tuple[float, float]]) -> None:
             textcoords="axes fraction",
             color=colour,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkB": 4},
+            arrowprops={**LEADER, "color": colour},
         )

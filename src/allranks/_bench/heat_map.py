@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from allranks._bench import units
+from allranks._bench.curves import label_in_full
+from allranks._system.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from allranks._bench.results import Pair, PairMatrix, Setting
 
@@ -20,8 +23,20 @@ NARROWEST = 4.0
 WRITTEN = 10
 """Up to so many ranks, each cell says its figure, and each rank has its number."""
 
+FRAMED = 24
+"""Up to so many ranks, a cell has room for a frame."""
+
 NAMED = 24
 """How many hosts have their names at the axes, at most."""
+
+UPRIGHT = 4
+"""How many hosts have room for their names side by side."""
+
+AWAY = 14.0
+"""Points between the ranks' numbers and the hosts' names."""
+
+THIN = 50.0
+"""Points that all lines between ranks may take together."""
 
 MARK = "#D55E00"
 
@@ -43,10 +58,13 @@ class _Kind:
     colours: str
 
 
+_Span: TypeAlias = tuple[int, int, str]
+
+
 def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> None:
     """The bandwidth of each pair."""
     slowest = matrix.slowest
-    told = f"slowest pair: {units.ends_of(slowest, setting)}, {units.bandwidth_of(slowest)}"
+    told = f"slowest pair, {units.bandwidth_of(slowest)}: {_two_lines(slowest, setting)}"
     title = f"Bandwidth of pairs, {units.size(matrix.large)}\n{told}"
     kind = _Kind(title, "GB/s", lambda pair: pair.bandwidth, "viridis")
     _draw(axis, matrix, setting, kind, slowest)
@@ -55,10 +73,14 @@ def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> No
 def draw_pair_latencies(axis: Axes, matrix: PairMatrix, setting: Setting) -> None:
     """The latency of each pair."""
     latest = matrix.latest
-    told = f"highest latency: {units.ends_of(latest, setting)}, {units.latency_of(latest)}"
+    told = f"highest latency, {units.latency_of(latest)}: {_two_lines(latest, setting)}"
     title = f"Latency of pairs, {units.size(matrix.small)}, half of a round trip\n{told}"
     kind = _Kind(title, "µs", lambda pair: pair.latency * 1e6, "viridis_r")
     _draw(axis, matrix, setting, kind, latest)
+
+
+def _two_lines(pair: Pair, setting: Setting) -> str:
+    return units.ends_of(pair, setting, between="\n")
 
 
 def _draw(axis: Axes, matrix: PairMatrix, setting: Setting, kind: _Kind, worst: Pair) -> None:
@@ -76,9 +98,10 @@ def _draw(axis: Axes, matrix: PairMatrix, setting: Setting, kind: _Kind, worst: 
         least = min(least, most / NARROWEST)
     image = axis.imshow(cells, cmap=kind.colours, norm=LogNorm(least, most))
     axis.set_facecolor("0.92")
-    axis.figure.colorbar(image, ax=axis, label=kind.unit, shrink=0.8, format="%g")
+    bar = axis.figure.colorbar(image, ax=axis, label=kind.unit, shrink=0.8)
+    label_in_full(bar.ax.yaxis, few=most < least * 1000)
     axis.set_title(kind.title, loc="left")
-    _frame(axis, (places[worst.target] - 0.5, places[worst.source] - 0.5))
+    _mark(axis, places[worst.target], places[worst.source], frame=len(places) <= FRAMED)
     _name_ranks(axis, list(places), setting)
     if len(places) <= WRITTEN:
         _write(axis, cells, image)
@@ -90,33 +113,45 @@ def _places(matrix: PairMatrix, setting: Setting) -> dict[int, int]:
     return {rank: place for place, rank in enumerate(r for r in by_host if r in {*matrix.ranks})}
 
 
-def _frame(axis: Axes, corner: tuple[float, float]) -> None:
+def _mark(axis: Axes, column: int, row: int, *, frame: bool) -> None:
+    """A frame around a cell, or a ring around one that is too small for it."""
     from matplotlib.patches import Rectangle
 
-    axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=MARK, lw=2.5, clip_on=False, zorder=3))
+    if frame:
+        cell = (column - 0.5, row - 0.5)
+        axis.add_patch(Rectangle(cell, 1, 1, fill=False, ec=MARK, lw=2.5, clip_on=False, zorder=3))
+    else:
+        axis.plot(column, row, "o", ms=13, mfc="none", mec=MARK, mew=2, clip_on=False)
 
 
 def _name_ranks(axis: Axes, ranks: list[int], setting: Setting) -> None:
     """Lines between hosts; the ranks' numbers where they are few, and the hosts' names."""
-    axis.set_xlabel("to")
-    axis.set_ylabel("from")
+    axis.set_xlabel("to rank, by host")
+    axis.set_ylabel("from rank, by host")
     hosts = list(_spans(ranks, setting))
     for begin, _, _ in hosts[1:]:
-        axis.axhline(begin - 0.5, color="white", lw=2)
-        axis.axvline(begin - 0.5, color="white", lw=2)
+        axis.axhline(begin - 0.5, color="white", lw=min(2, THIN / len(ranks)))
+        axis.axvline(begin - 0.5, color="white", lw=min(2, THIN / len(ranks)))
+    few = len(ranks) <= WRITTEN
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_ticks(range(len(ranks)) if few else [])
+        one.set_ticklabels(list(map(str, ranks)) if few else [])
+        one.set_tick_params(length=0)
+        turned = few if one is axis.yaxis else len(hosts) > UPRIGHT
+        _name_hosts(one, hosts, turned=turned, beyond=AWAY if few else 0)
+
+
+def _name_hosts(axis: Axis, hosts: list[_Span], *, turned: bool, beyond: float) -> None:
+    """Write the hosts' names, beyond the ranks' numbers where these are shown."""
     shown = hosts[:: -(-len(hosts) // NAMED)]
-    middles, names = [(b + e - 1) / 2 for b, e, _ in shown], [name for _, _, name in shown]
-    if len(ranks) <= WRITTEN:
-        told = [f"{rank}\n{setting.hosts[rank]}" for rank in ranks]
-        axis.set_xticks(range(len(ranks)), told)
-        axis.set_yticks(range(len(ranks)), [one.replace("\n", " on ") for one in told])
-    else:
-        axis.set_xticks(middles, names, rotation=90)
-        axis.set_yticks(middles, names)
-    axis.tick_params(length=0)
+    axis.remove_overlapping_locs = False  # A host's middle may be a rank's place.
+    axis.set_ticks([(begin + end - 1) / 2 for begin, end, _ in shown], minor=True)
+    names = [printable(name.partition(".")[0]) for _, _, name in shown]
+    axis.set_ticklabels(names, minor=True, rotation=90 * turned)
+    axis.set_tick_params(which="minor", length=0, pad=4 + beyond)
 
 
-def _spans(ranks: list[int], setting: Setting) -> Iterator[tuple[int, int, str]]:
+def _spans(ranks: list[int], setting: Setting) -> Iterator[_Span]:
     """Each host's first place, the place after its last one, and its name."""
     begin = 0
     for end in range(1, len(ranks) + 1):
@@ -128,7 +163,8 @@ def _spans(ranks: list[int], setting: Setting) -> Iterator[tuple[int, int, str]]
 def _write(axis: Axes, cells: Any, image: Any) -> None:
     """Write each cell's figure, dark on bright cells and bright on dark ones."""
     for (row, column), value in _known(cells):
-        bright = sum(image.cmap(image.norm(value))[:3]) > 1.5
+        red, green, blue, _ = image.cmap(image.norm(value))
+        bright = 0.3 * red + 0.6 * green + 0.1 * blue > 0.45
         told = f"{value:.3g}"
         axis.text(column, row, told, ha="center", va="center", color="k" if bright else "w")
 

@@ -24,6 +24,9 @@ STYLE: Any = {
 }
 """Text stays text in the SVG, and equal figures make equal files."""
 
+WIDTHS, HEIGHT = (7.6, 5.2), 8.8
+"""Inches of the curves and of the matrix, and of the picture."""
+
 NEEDED = "no picture is drawn: it needs matplotlib; `pip install 'allranks[plot]'`"
 
 
@@ -52,9 +55,9 @@ def draw(report: Report, stem: Path) -> None:
 def _figure(report: Report) -> Figure:
     from matplotlib.figure import Figure
 
-    columns = 2 if report.pairs else 1
-    figure = Figure(figsize=(7.2 * columns, 8.4), layout="constrained")
-    axes = figure.subplots(2, columns, squeeze=False)
+    widths = WIDTHS if report.pairs else WIDTHS[:1]
+    figure = Figure(figsize=(sum(widths), HEIGHT), layout="constrained")
+    axes = figure.subplots(2, len(widths), squeeze=False, width_ratios=widths)
     figure.suptitle(f"allranks bench: {units.headline(report.setting)}", fontsize=12)
     draw_bandwidths(axes[0][0], report.rows)
     draw_times(axes[1][0], report.rows)

@@ -42,10 +42,16 @@ def bandwidth_of(pair: Pair) -> str:
     return f"{gigabytes(pair.bandwidth)} GB/s"
 
 
-def ends_of(pair: Pair, setting: Setting) -> str:
-    """A pair by its ranks and hosts: ``rank 0 on a to rank 3 on b``."""
-    named = (f"rank {rank} on {setting.hosts[rank]}" for rank in (pair.source, pair.target))
-    return printable(" to ".join(named))
+def ends_of(pair: Pair, setting: Setting, *, between: str = " ") -> str:
+    """A pair by its ranks and hosts: ``rank 0 on a to rank 3 on b``.
+
+    Args:
+        pair: the pair.
+        setting: where it was measured.
+        between: what stands between both ends, such as the end of a line.
+    """
+    one, other = (f"rank {rank} on {setting.hosts[rank]}" for rank in (pair.source, pair.target))
+    return printable(f"{one}{between}to {other}")
 
 
 def headline(setting: Setting) -> str:

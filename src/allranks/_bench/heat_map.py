@@ -64,8 +64,8 @@ _Span: TypeAlias = tuple[int, int, str]
 def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> None:
     """The bandwidth of each pair."""
     slowest = matrix.slowest
-    told = f"slowest pair, {units.bandwidth_of(slowest)}: {_two_lines(slowest, setting)}"
-    title = f"Bandwidth of pairs, {units.size(matrix.large)}\n{told}"
+    told = f"Bandwidth of pairs, {units.size(matrix.large)}; slowest pair"
+    title = f"{told}, {units.bandwidth_of(slowest)}:\n{_two_lines(slowest, setting)}"
     kind = _Kind(title, "GB/s", lambda pair: pair.bandwidth, "viridis")
     _draw(axis, matrix, setting, kind, slowest)
 
@@ -73,8 +73,8 @@ def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> No
 def draw_pair_latencies(axis: Axes, matrix: PairMatrix, setting: Setting) -> None:
     """The latency of each pair."""
     latest = matrix.latest
-    told = f"highest latency, {units.latency_of(latest)}: {_two_lines(latest, setting)}"
-    title = f"Latency of pairs, {units.size(matrix.small)}, half of a round trip\n{told}"
+    told = f"Latency of pairs, {units.size(matrix.small)}; highest latency"
+    title = f"{told}, {units.latency_of(latest)}:\n{_two_lines(latest, setting)}"
     kind = _Kind(title, "µs", lambda pair: pair.latency * 1e6, "viridis_r")
     _draw(axis, matrix, setting, kind, latest)
 
@@ -165,7 +165,7 @@ def _write(axis: Axes, cells: Any, image: Any) -> None:
     for (row, column), value in _known(cells):
         red, green, blue, _ = image.cmap(image.norm(value))
         bright = 0.3 * red + 0.6 * green + 0.1 * blue > 0.45
-        told = f"{value:.3g}"
+        told = f"{value:.3g}" if value < 100 else f"{value:,.0f}"
         axis.text(column, row, told, ha="center", va="center", color="k" if bright else "w")
 
 

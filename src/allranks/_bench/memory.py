@@ -60,9 +60,14 @@ def _of_meminfo() -> list[int]:
 
 def _of_cgroup() -> list[int]:
     """What is left in this process's control group, where it has a limit, as in a Slurm step."""
-    with suppress(OSError, ValueError):
-        name = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-        group = Path("/sys/fs/cgroup", name)
+    with suppress(OSError, ValueError):  # The limit may be the word "max".
+        group = own_cgroup()
         limit = int((group / "memory.max").read_text())
         return [limit - int((group / "memory.current").read_text())]
     return []
+
+
+def own_cgroup() -> Path:
+    """The directory of this process's control group."""
+    name = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    return Path("/sys/fs/cgroup", name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from allranks._bench import units
@@ -31,8 +30,12 @@ NEEDED = "no picture is drawn: it needs matplotlib; `pip install 'allranks[plot]
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
+    """Whether matplotlib can be imported."""
+    try:
+        import matplotlib.figure  # noqa: F401 - asked for, not used
+    except ImportError:
+        return False
+    return True
 
 
 def files(stem: Path) -> list[Path]:

@@ -34,6 +34,8 @@ a world of one has no other rank to send to. Start it as you start the job, for 
   torchrun --nproc-per-node 4 -m allranks bench
   srun -N 2 --ntasks-per-node 4 allranks bench"""
 
+ELSEWHERE = "--picture and --json name other places, and --no-picture draws none"
+
 WIDTH_OF_A_FILE = 120
 """Columns of the table where there is no terminal."""
 
@@ -92,7 +94,7 @@ def _refusal(outputs: Outputs, setting: Setting) -> str:
     """Why a run would be in vain, or "": asked before anything is measured."""
     for file in outputs.files():
         if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-            return f"{file} cannot be written"
+            return f"{file} cannot be written; {ELSEWHERE}"
     if outputs.compare is None:
         return ""
     try:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from allranks._bench.cases import Call, Case
 
-WARM_UP = 2
-"""Calls before those that count: the first ones make connections and buffers."""
+WARM_UP = 3
+"""Turns before those that count: in the first ones, connections and buffers are made."""
 
 BATCH = 2e-3
 """Seconds that the calls of a turn take together, at least: the ranks do not begin at one moment,
@@ -33,7 +33,8 @@ and a turn must be long beside that."""
 MOST_CALLS = 200
 """Calls of a turn, at most."""
 
-LEAST_TURNS, MOST_TURNS = 5, 200
+LEAST_TURNS = 5
+"""Turns that count, at least, however long they take."""
 
 LACKING = re.compile(r"not (\w+ )?(support|implement)|unsupported", re.IGNORECASE)
 """How torch's backends say that they do not have a call."""
@@ -91,12 +92,16 @@ def in_turns(calls: Sequence[Call], seconds: float, device: torch.device) -> NDA
         seconds: how long it may take in all.
         device: what the calls leave work on.
     """
-    for call in calls:
-        _timed(call, WARM_UP, device)
-    first = _slowest([[_timed(call, 1, device) for call in calls]])[0]
-    many = _between(1, BATCH / min(first), MOST_CALLS)
-    turns = _between(LEAST_TURNS, seconds / (many * sum(first)), MOST_TURNS)
-    return _slowest([[_timed(call, many, device) for call in calls] for _ in range(turns)])
+    fastest = _turns(calls, 1, WARM_UP, device).min(axis=0)
+    many = min(math.ceil(BATCH / min(fastest)), MOST_CALLS)
+    turns = max(math.ceil(seconds / (many * sum(fastest))), LEAST_TURNS)
+    return _turns(calls, many, turns, device)
+
+
+def _turns(calls: Sequence[Call], many: int, turns: int, device: torch.device) -> NDArray[Any]:
+    """Seconds of a call, where each turn makes each of the calls so often; the slowest rank's."""
+    mine = [[_timed(call, many, device) for call in calls] for _ in range(turns)]
+    return all_reduce(np.array(mine), op="max")
 
 
 def _timed(call: Call, many: int, device: torch.device) -> float:
@@ -117,11 +122,3 @@ def finish(device: torch.device) -> None:
 
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _slowest(seconds: list[list[float]]) -> NDArray[Any]:
-    return all_reduce(np.array(seconds), op="max")
-
-
-def _between(least: int, wanted: float, most: int) -> int:
-    return max(least, min(math.ceil(wanted), most))

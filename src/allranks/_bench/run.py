@@ -14,6 +14,7 @@ from allranks._bench.progress import bar
 from allranks._bench.results import Report
 from allranks._bench.schedule import number_of_steps, steps, thinned
 from allranks._collectives.all_reduce import all_reduce
+from allranks._system.words import tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +41,11 @@ def measured_run(plan: Plan, setting: Setting, device: torch.device, world: Worl
     cases = [case for case in CASES if case.name in plan.collectives]
     calls = [(case, size) for case in cases for size in case.sizes(sizes, ranks)]
     hosts = thinned(setting.ranks_by_host(), MOST_STEPS) if plan.pairs else []
-    with bar(len(calls) + len(list(steps(hosts))), here=world.rank == 0) as shown:
+    pair_steps = len(list(steps(hosts)))
+    if world.rank == 0:
+        least = f"{len(calls) * plan.seconds:.0f} s"
+        tell(f"measuring {len(calls)} calls, {least} at least, and {pair_steps} steps of pairs")
+    with bar(len(calls) + pair_steps, here=world.rank == 0) as shown:
         rows = []
         for case, size in calls:
             shown.say(f"{case.name}, {units.size(size)}")

@@ -179,4 +179,4 @@ def test_a_comparison_says_what_has_changed(capsys) -> None:
     assert "300" in changed
     assert "1 of the calls are in one of the runs only" in out
     assert "1.00x the bandwidth of before in the median" in out
-    assert "rank 0 on left to rank 3 on right has lost most, with 0.10x" in out
+    assert "0.10x from rank 0 on left to rank 3 on right" in out

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HEAD = ("collective", "size", "ours", "before, µs", "now, µs", "torch's", "before, µs", "now, µs")
 
 LEGEND = (
-    "Time now by the time before: below 1x it is faster now. It says slower or faster where the "
-    "middle halves of both runs' turns do not meet."
+    "Time now by the time before: below 1x it is faster now.\n"
+    "It says slower or faster where the middle halves of both runs' turns do not meet."
 )
 
 
@@ -82,7 +82,7 @@ def _differences(old: Report, new: Report) -> Iterator[str]:
 
 
 def _pairs(old: Report, new: Report) -> Iterator[str]:
-    """How the pairs' bandwidths have changed."""
+    """How the pairs' bandwidths have changed: in the median, at worst and at best."""
     if not (old.pairs and new.pairs) or old.pairs.large != new.pairs.large:
         return
     before = {(pair.source, pair.target): pair.bandwidth for pair in old.pairs.pairs}
@@ -92,8 +92,6 @@ def _pairs(old: Report, new: Report) -> Iterator[str]:
         if (pair.source, pair.target) in before
     }
     if changed:
-        worst = min(changed, key=lambda pair: changed[pair])
-        yield (
-            f"Pairs: {median(changed.values()):.2f}x the bandwidth of before in the median; "
-            f"{units.ends_of(worst, new.setting)} has lost most, with {changed[worst]:.2f}x"
-        )
+        yield f"Pairs: {median(changed.values()):.2f}x the bandwidth of before in the median;"
+        for pair in (min(changed, key=changed.__getitem__), max(changed, key=changed.__getitem__)):
+            yield f"  {changed[pair]:.2f}x from {units.ends_of(pair, new.setting)}"

@@ -32,6 +32,9 @@ NAMED = 24
 UPRIGHT = 4
 """How many hosts have room for their names side by side."""
 
+LINE = 50
+"""Letters that have room in a line above a map."""
+
 AWAY = 14.0
 """Points between the ranks' numbers and the hosts' names."""
 
@@ -65,7 +68,7 @@ def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> No
     """The bandwidth of each pair."""
     slowest = matrix.slowest
     told = f"Bandwidth of pairs, {units.size(matrix.large)}; slowest pair"
-    title = f"{told}, {units.bandwidth_of(slowest)}:\n{_two_lines(slowest, setting)}"
+    title = f"{told}, {units.bandwidth_of(slowest)}:\n{_ends(slowest, setting)}"
     kind = _Kind(title, "GB/s", lambda pair: pair.bandwidth, "viridis")
     _draw(axis, matrix, setting, kind, slowest)
 
@@ -74,13 +77,15 @@ def draw_pair_latencies(axis: Axes, matrix: PairMatrix, setting: Setting) -> Non
     """The latency of each pair."""
     latest = matrix.latest
     told = f"Latency of pairs, {units.size(matrix.small)}; highest latency"
-    title = f"{told}, {units.latency_of(latest)}:\n{_two_lines(latest, setting)}"
+    title = f"{told}, {units.latency_of(latest)}:\n{_ends(latest, setting)}"
     kind = _Kind(title, "µs", lambda pair: pair.latency * 1e6, "viridis_r")
     _draw(axis, matrix, setting, kind, latest)
 
 
-def _two_lines(pair: Pair, setting: Setting) -> str:
-    return units.ends_of(pair, setting, between="\n")
+def _ends(pair: Pair, setting: Setting) -> str:
+    """A pair in a line where that is short enough, else in two."""
+    line = units.ends_of(pair, setting)
+    return line if len(line) <= LINE else units.ends_of(pair, setting, between="\n")
 
 
 def _draw(axis: Axes, matrix: PairMatrix, setting: Setting, kind: _Kind, worst: Pair) -> None:

@@ -26,7 +26,7 @@ from allranks._system import interpreter, streams, variables
 from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
-from allranks.errors import AllranksError, ConfigError, DetectionError
+from allranks.errors import AllranksError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -419,7 +419,7 @@ def bench(
     )
     try:
         measure_and_tell(plan, outputs, cpu=cpu)
-    except (ConfigError, DetectionError) as error:
+    except AllranksError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

@@ -53,9 +53,11 @@ def measured_run(plan: Plan, setting: Setting, device: torch.device, world: Worl
             shown.advance()
         shown.say("pairs")
         large = large_message(sizes[-1], device)
-        pairs = hosts and measured_pairs(hosts, world.rank, large, device, shown.advance)
+        pairs = None
+        if hosts:
+            pairs = measured_pairs(hosts, world.rank, large, device, shown.advance)
     notes = (*_left_out(plan, sizes), *_thinned(setting, hosts), *_lacking(rows))
-    return Report(setting, began, tuple(rows), pairs or None, notes)
+    return Report(setting, began, tuple(rows), pairs, notes)
 
 
 def _sizes(plan: Plan, device: torch.device, world: World) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -80,14 +79,11 @@ def bench(plan: Plan, outputs: Outputs, *, cpu: bool) -> None:
         device = own_device()
         setting = setting_of(here, device)
         refusal = on_master(partial(_refusal, outputs, setting))
-        if not refusal:
-            report = measured_run(plan, setting, device, here)
-            if here.rank == 0:
-                _tell(report, outputs)
-    if refusal and here.rank == 0:
-        raise ConfigError(refusal)
-    if refusal:
-        raise SystemExit(1)  # Rank 0 says why.
+        report = None if refusal else measured_run(plan, setting, device, here)
+    if report is None:
+        raise ConfigError(refusal) if here.rank == 0 else SystemExit(1)  # Rank 0 says why.
+    if here.rank == 0:
+        _tell(report, outputs)
 
 
 def _refusal(outputs: Outputs, setting: Setting) -> str:
@@ -119,7 +115,7 @@ def _tell(report: Report, outputs: Outputs) -> None:
     elif outputs.picture:
         tell(picture.NEEDED)
     if files := outputs.files():
-        print(f"written: {', '.join(map(str, files))}", file=sys.stderr)  # noqa: T201 - the same
+        tell(f"written: {', '.join(map(str, files))}")
 
 
 def _print(part: RenderableType, outputs: Outputs) -> None:

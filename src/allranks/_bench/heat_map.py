@@ -10,7 +10,7 @@ from allranks._bench.curves import label_in_full
 from allranks._system.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -52,13 +52,13 @@ class _Kind:
         title: what stands above it.
         unit: at its scale.
         figure: of a pair.
-        colours: the name of the colour map, in which bright is good.
+        less: whether less is good; what is good is bright.
     """
 
     title: str
     unit: str
     figure: Callable[[Pair], float]
-    colours: str
+    less: bool
 
 
 _Span: TypeAlias = tuple[int, int, str]
@@ -69,7 +69,7 @@ def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> No
     slowest = matrix.slowest
     told = f"Bandwidth of pairs, {units.size(matrix.large)}; slowest pair"
     title = f"{told}, {units.bandwidth_of(slowest)}:\n{_ends(slowest, setting)}"
-    kind = _Kind(title, "GB/s", lambda pair: pair.bandwidth, "viridis")
+    kind = _Kind(title, "GB/s", lambda pair: pair.bandwidth, less=False)
     _draw(axis, matrix, setting, kind, slowest)
 
 
@@ -78,7 +78,7 @@ def draw_pair_latencies(axis: Axes, matrix: PairMatrix, setting: Setting) -> Non
     latest = matrix.latest
     told = f"Latency of pairs, {units.size(matrix.small)}; highest latency"
     title = f"{told}, {units.latency_of(latest)}:\n{_ends(latest, setting)}"
-    kind = _Kind(title, "µs", lambda pair: pair.latency * 1e6, "viridis_r")
+    kind = _Kind(title, "µs", lambda pair: pair.latency * 1e6, less=True)
     _draw(axis, matrix, setting, kind, latest)
 
 
@@ -96,12 +96,9 @@ def _draw(axis: Axes, matrix: PairMatrix, setting: Setting, kind: _Kind, worst: 
     cells = np.full((len(places), len(places)), np.nan)
     for pair in matrix.pairs:
         cells[places[pair.source], places[pair.target]] = kind.figure(pair)
-    least, most = float(np.nanmin(cells)), float(np.nanmax(cells))
-    if kind.colours.endswith("_r"):
-        most = max(most, least * NARROWEST)
-    else:
-        least = min(least, most / NARROWEST)
-    image = axis.imshow(cells, cmap=kind.colours, norm=LogNorm(least, most))
+    least, most = _limits([kind.figure(pair) for pair in matrix.pairs], less_is_good=kind.less)
+    colours = "viridis_r" if kind.less else "viridis"
+    image = axis.imshow(cells, cmap=colours, norm=LogNorm(least, most))
     axis.set_facecolor("0.92")
     bar = axis.figure.colorbar(image, ax=axis, label=kind.unit, shrink=0.8)
     label_in_full(bar.ax.yaxis, few=most < least * 1000)
@@ -110,6 +107,14 @@ def _draw(axis: Axes, matrix: PairMatrix, setting: Setting, kind: _Kind, worst: 
     _name_ranks(axis, list(places), setting)
     if len(places) <= WRITTEN:
         _write(axis, cells, image)
+
+
+def _limits(figures: Sequence[float], *, less_is_good: bool) -> tuple[float, float]:
+    """Where the colours begin and end; the good end stays where it is."""
+    least, most = min(figures), max(figures)
+    if less_is_good:
+        return least, max(most, least * NARROWEST)
+    return min(least, most / NARROWEST), most
 
 
 def _places(matrix: PairMatrix, setting: Setting) -> dict[int, int]:

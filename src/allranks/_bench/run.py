@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     import torch
 
+    from allranks._bench.cases import Case
     from allranks._bench.plan import Plan
+    from allranks._bench.progress import Bar
     from allranks._bench.results import Row, Setting
     from allranks._launchers.world import World
 
@@ -36,28 +38,36 @@ def measured_run(plan: Plan, setting: Setting, device: torch.device, world: Worl
         world: this rank's, after ``setup``.
     """
     began = time.time()
-    ranks = setting.world_size
     sizes = _sizes(plan, device, world)
-    cases = [case for case in CASES if case.name in plan.collectives]
-    calls = [(case, size) for case in cases for size in case.sizes(sizes, ranks)]
+    calls = _calls(plan, sizes, setting.world_size)
     hosts = thinned(setting.ranks_by_host(), MOST_STEPS) if plan.pairs else []
     pair_steps = len(list(steps(hosts)))
     if world.rank == 0:
         least = f"{len(calls) * plan.seconds:.0f} s"
         tell(f"measuring {len(calls)} calls, {least} at least, and {pair_steps} steps of pairs")
     with bar(len(calls) + pair_steps, here=world.rank == 0) as shown:
-        rows = []
-        for case, size in calls:
-            shown.say(f"{case.name}, {units.size(size)}")
-            rows.append(measured(case, size, ranks, device, plan.seconds))
-            shown.advance()
+        rows = tuple(_rows(calls, setting.world_size, device, plan.seconds, shown))
         shown.say("pairs")
         large = large_message(sizes[-1], device)
-        pairs = None
-        if hosts:
-            pairs = measured_pairs(hosts, world.rank, large, device, shown.advance)
+        pairs = measured_pairs(hosts, world.rank, large, device, shown.advance) if hosts else None
     notes = (*_left_out(plan, sizes), *_thinned(setting, hosts), *_lacking(rows))
-    return Report(setting, began, tuple(rows), pairs, notes)
+    return Report(setting, began, rows, pairs, notes)
+
+
+def _calls(plan: Plan, sizes: Sequence[int], ranks: int) -> list[tuple[Case, int]]:
+    """Each collective at each of the sizes that it can have."""
+    cases = [case for case in CASES if case.name in plan.collectives]
+    return [(case, size) for case in cases for size in case.sizes(sizes, ranks)]
+
+
+def _rows(
+    calls: Sequence[tuple[Case, int]], ranks: int, device: torch.device, seconds: float, shown: Bar
+) -> Iterator[Row]:
+    """What each call takes."""
+    for case, size in calls:
+        shown.say(f"{case.name}, {units.size(size)}")
+        yield measured(case, size, ranks, device, seconds)
+        shown.advance()
 
 
 def _sizes(plan: Plan, device: torch.device, world: World) -> list[int]:

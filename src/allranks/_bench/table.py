@@ -79,7 +79,8 @@ def _pairs(matrix: PairMatrix, setting: Setting) -> Iterator[str]:
     fastest = max(matrix.pairs, key=lambda pair: pair.bandwidth)
     nearest = min(matrix.pairs, key=lambda pair: pair.latency)
     slowest, latest = matrix.slowest, matrix.latest
-    yield f"Pairs of ranks {ranges(matrix.ranks)}, {len(matrix.pairs)} of them, each alone:"
+    told = f"Pairs of ranks {ranges(matrix.ranks)}, {len(matrix.pairs)} of them"
+    yield f"{told}; no host was in two at a time:"
     yield (
         f"  slowest pair: {units.ends_of(slowest, setting)}, {units.bandwidth_of(slowest)} with "
         f"{units.size(matrix.large)}; the fastest has {units.bandwidth_of(fastest)}"

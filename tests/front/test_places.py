@@ -25,6 +25,7 @@ PLACES = (
     "_collectives",
     "_stragglers",
     "_process_group",
+    "_bench",
     "_training",
     "_launch",
     "_pytest",

@@ -51,7 +51,8 @@ def escape_what_cannot_be_encoded() -> None:
     """From now on, standard streams take every text, as ``show`` does."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # A file that has become a pipe cannot be asked its place.
+                stream.reconfigure(errors="backslashreplace")
 
 
 def open_closed_streams() -> None:

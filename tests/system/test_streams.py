@@ -162,3 +162,20 @@ def test_of_progress_that_ends_in_a_carriage_return_the_last_state_is_kept(capfd
     output.write(0, 1, b"\n")
     sys.stdout.flush()
     assert capfdbinary.readouterr().out.endswith(b" step 2\n")
+
+
+def test_ranks_whose_output_goes_to_a_file_may_set_their_streams(tmp_path: Path) -> None:
+    """The command's own output is a file, which has a place in it; a rank's is a pipe."""
+    script = tmp_path / "sets.py"
+    script.write_text(
+        "import sys\n"
+        "for stream in (sys.stdout, sys.stderr, sys.__stdout__):\n"
+        "    assert not stream.seekable()\n"
+        "    stream.reconfigure(errors='replace')\n"
+        "print(sys.stdout.name, sys.stderr.name, sys.stdout.encoding)\n"
+    )
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        line = [sys.executable, "-m", "allranks", "run", "-n", "2", str(script)]
+        ended = subprocess.run(line, stdout=out, stderr=err, timeout=PATIENCE, check=False)
+    assert ended.returncode == 0, (tmp_path / "err").read_text()
+    assert (tmp_path / "out").read_text().startswith("0-1│ <stdout> <stderr> utf-8")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from allranks._launch.rank_process import die_with_parent
 from allranks._system import blas_threads, huge_pages, processes
 from allranks._system.cpus import usable_cpus
+from allranks._system.streams import opened_anew
 from allranks.errors import AllranksError
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def become_a_fresh_process(ranks: int, streams: Sequence[int], *, keep_stdin: bo
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream, number)
-    for text in (sys.stdout, sys.stderr):
-        text.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
+    sys.stdout = sys.__stdout__ = opened_anew(sys.stdout)  # type: ignore[misc]  # typed as final
+    sys.stderr = sys.__stderr__ = opened_anew(sys.stderr)  # type: ignore[misc]
     np.random.seed()  # noqa: NPY002 - the global state, which all ranks would share
     torch.default_generator.seed()  # Python's own is sown anew at each fork.
     threads = threads_each(ranks)

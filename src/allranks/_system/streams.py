@@ -51,8 +51,20 @@ def escape_what_cannot_be_encoded() -> None:
     """From now on, standard streams take every text, as ``show`` does."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # A file that has become a pipe cannot be asked its place.
-                stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")
+
+
+def opened_anew(stream: TextIO) -> io.TextIOWrapper:
+    """A standard stream whose descriptor has become another file's, by lines.
+
+    The old one remembers whether its file had a place in it, and would ask a pipe for that.
+    """
+    stream.flush()
+    raw = io.FileIO(stream.fileno(), "w", closefd=False)
+    raw.name = stream.name
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True
+    )
 
 
 def open_closed_streams() -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``allranks run``, ``env``, ``migrate`` and ``status``."""
+"""The command line: ``allranks run``, ``env``, ``migrate``, ``status`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -332,6 +332,30 @@ def status(follow: bool, stacks: bool, verdict: bool, as_json: bool) -> None:
         follow_jobs(stacks=stacks, verdict=verdict)
     else:
         print_jobs(stacks=stacks, verdict=verdict)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=10),
+    default=60.0,
+    show_default=True,
+    help="Seconds that it may take.",
+)
+def doctor(as_json: bool, timeout: float) -> None:
+    """Look at a job before it runs: what would end it, and what to type against that.
+
+    Start it as the job is started; rank 0 prints one table for all ranks, and the exit code is 1
+    if the job would fail:
+
+    \b
+        srun -N2 --ntasks-per-node=4 allranks doctor
+        torchrun --nproc-per-node=4 -m allranks doctor
+    """  # noqa: D301 - click looks for this character
+    from allranks._doctor.command import run_doctor
+
+    run_doctor(timeout, json=as_json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,311 @@
+"""The way of the doctor on each rank: detect, meet, tell the facts, try the routes, make a trial.
+
+The ranks meet as they do in ``setup``, and tell each other in that store what they find, so that
+rank 0 can say all of it once. Each stage ends by a deadline of its own, whoever is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from allranks._doctor import start
+from allranks._doctor.board import Board
+from allranks._doctor.checks import FAILURE, OK, Check, Place, fails, merged
+from allranks._doctor.facts import Facts, own_facts, rows_of
+from allranks._doctor.neighbours import looked_at
+from allranks._doctor.report import Report
+from allranks._doctor.routes import Endpoint, answering, tried
+from allranks._doctor.trial import collective_rows, group_row
+from allranks._process_group.bring_up import completed, gather_ranks, plan_meeting
+from allranks._process_group.init_group import prepare_gloo
+from allranks._process_group.intended_world import detected
+from allranks._process_group.lifecycle import cleanup
+from allranks._process_group.own_record import assign_device, own_record
+from allranks._process_group.settings import Settings
+from allranks._rendezvous import ports
+from allranks._rendezvous.record import HostLayout
+from allranks._system import peer_memory, processes
+from allranks._system.typed_json import MalformedError
+from allranks._system.waiting import Deadline
+from allranks._system.words import counted, named
+from allranks.errors import AllranksError, DetectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from allranks._launchers.world import World
+    from allranks._rendezvous.meeting import Meeting
+    from allranks._rendezvous.plan import RendezvousPlan
+    from allranks._rendezvous.record import RankRecord
+
+    Show = Callable[[Report], None]
+
+TO_MEET = 0.5
+"""The part of all time in which the ranks must have met; the rest begins for all at once then."""
+
+STEP, FACTS, TRIAL = 0.15, 0.7, 0.9
+"""Parts of the rest: for a step of a route, until all facts are told, until the trial is over."""
+
+LINGER = 2.0
+"""Seconds by which others leave later than who speaks: a launcher ends all once one has failed."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What rank 0 tells the others.
+
+    Attributes:
+        fails: whether the job would fail, as far as is known.
+    """
+
+    fails: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a rank's trial."""
+
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Company:
+    """What a rank knows once it has met the others.
+
+    Attributes:
+        world: its world.
+        me: its record.
+        layout: who shares its host.
+        meeting: where they met; None in a world of one.
+        deadline: when all must be over.
+    """
+
+    world: World
+    me: RankRecord
+    layout: HostLayout
+    meeting: Meeting | None
+    deadline: Deadline
+
+    @property
+    def place(self) -> Place:
+        """Where this rank is."""
+        return Place(self.world.rank, self.me.host, self.layout.node_rank)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the first of its host."""
+        return self.layout.local_rank == 0
+
+    def by(self, part: float) -> Deadline:
+        """When a part of the time is over."""
+        return Deadline.after(max(0.0, self.deadline.left - (1 - part) * self.deadline.seconds))
+
+
+def examine(seconds: float, show: Show) -> int:
+    """Look at the job of which this process is a rank. Collective.
+
+    Args:
+        seconds: the time that it may take.
+        show: shows a report; called on rank 0, or on each host where rank 0 is out of reach.
+
+    Returns:
+        The exit code, the same on all ranks that have met: 1 if the job would fail.
+    """
+    meet = Deadline.after(TO_MEET * seconds)
+    wanted = _settings(seconds)
+    try:
+        world = detected(wanted)
+    except DetectionError as error:
+        report = Report("this process", (start.undetected(error),))
+        return _alone(report, show, speaks=start.looks_first())
+    with ExitStack() as undo:
+        undo.callback(cleanup)
+        plan = None
+        try:
+            world, plan = plan_meeting(wanted, meet)
+            me = own_record(wanted, world)
+            began = time.monotonic()
+            me, meeting, layout = gather_ranks(plan, me, wanted, world, meet, undo)
+        except AllranksError as error:
+            return _apart(error, world, plan, wanted, show)
+        rest = Deadline.after((1 - TO_MEET) * seconds)
+        company = Company(completed(world, layout), me, layout, meeting, rest)
+        row = start.met(company.world, meeting, time.monotonic() - began)
+        return _together(company, row, wanted, show)
+
+
+def _settings(seconds: float) -> Settings:
+    patience = timedelta(seconds=(1 - TO_MEET) * seconds * TRIAL)
+    return Settings(timeout=patience, rendezvous_timeout=timedelta(seconds=TO_MEET * seconds))
+
+
+def _apart(
+    error: AllranksError, world: World, plan: RendezvousPlan | None, wanted: Settings, show: Show
+) -> int:
+    """The ranks did not meet: rank 0 says what it knows; each host's first one, what is wrong."""
+    place = Place(world.rank, socket.gethostname())
+    rows = rows_of([own_facts(place, world, wanted)])
+    if world.rank == 0 or not start.is_rank_0_s_word(error):
+        rows.append(start.unmet(error, world, plan))
+    if world.rank:
+        rows = [row for row in rows if row.status != OK]
+    whose = f"rank {world.rank} of {world.world_size}, on {place.host}"
+    report = Report(
+        whose, tuple(rows), "Not tried, since the ranks did not meet: all that follows."
+    )
+    speaks = world.rank == 0 or (not world.local_rank and bool(rows))
+    return _alone(report, show, speaks=speaks)
+
+
+def _alone(report: Report, show: Show, *, speaks: bool) -> int:
+    """Speak, or leave it to the one who does."""
+    if speaks:
+        show(report)
+    else:
+        time.sleep(LINGER)
+    return 1
+
+
+def _together(company: Company, row: Check, wanted: Settings, show: Show) -> int:
+    """The ranks have met, and have a board between them."""
+    import torch.distributed as dist
+
+    board = Board(company.meeting.store if company.meeting else dist.HashStore())
+    facts = None
+    try:
+        facts = _told_facts(company, board, wanted)
+        if company.world.rank == 0:
+            return _judged(company, board, row, wanted, show)
+        return _followed(company, board, wanted)
+    except (RuntimeError, OSError, MalformedError) as error:
+        return _lost(company, facts, error, show)
+
+
+def _told_facts(company: Company, board: Board, wanted: Settings) -> Facts:
+    """Find all facts of this rank, with those that take another one, and tell them."""
+    layout = company.layout
+    gpu, address = company.me.device_uuid or "", layout.address
+    facts = own_facts(company.place, company.world, wanted, gpu=gpu, address=address)
+    facts = _with_neighbour(facts, company, board)
+    if company.leads and layout.num_nodes > 1:
+        facts = _with_routes(facts, company, board)
+    board.tell(f"facts/{company.world.rank}", facts)
+    return facts
+
+
+def _with_neighbour(facts: Facts, company: Company, board: Board) -> Facts:
+    """Each rank tries the next one of its host; its secret must live until that one has tried."""
+    here, rank = company.layout.here, company.world.rank
+    if len(here) == 1:
+        return facts
+    where = processes.pid_space()
+    probe, secret = peer_memory.present(where)
+    board.tell(f"probe/{rank}", probe)
+    following = here[(here.index(rank) + 1) % len(here)]
+    theirs = board.hear_one(peer_memory.MemoryProbe, f"probe/{following}", company.by(FACTS))
+    facts = replace(facts, neighbour=looked_at(theirs, where))
+    board.tell(f"tried/{rank}", True)  # noqa: FBT003 - a value
+    board.hear_one(bool, f"tried/{here[here.index(rank) - 1]}", company.by(FACTS))
+    del secret
+    return facts
+
+
+def _with_routes(facts: Facts, company: Company, board: Board) -> Facts:
+    """Go to the other hosts, and stay until they have been here."""
+    layout = company.layout
+    node, hosts = layout.node_rank, range(layout.num_nodes)
+    interface = next((one for one in facts.network.interfaces if one.addresses), None)
+    address = interface.addresses[0] if interface else layout.address or ""
+    with answering(node, "", ports.allowed(os.environ)) as port:
+        own = Endpoint(node, facts.place.host, address, port, interface.name if interface else "")
+        board.tell(f"host/{node}", own)
+        told = board.hear(Endpoint, [f"host/{one}" for one in hosts], company.by(FACTS))
+        everybody = [one for one in told if one]
+        found = tried(node, everybody, STEP * company.deadline.seconds)
+        board.tell(f"been/{node}", True)  # noqa: FBT003 - a value
+        board.hear(bool, [f"been/{one}" for one in hosts], company.by(FACTS))
+    return replace(facts, routes=found)
+
+
+def _judged(company: Company, board: Board, row: Check, wanted: Settings, show: Show) -> int:
+    """Rank 0: hear all, decide whether to go on, and say it."""
+    everybody = range(company.world.world_size)
+    told = board.hear(Facts, [f"facts/{rank}" for rank in everybody], company.by(FACTS))
+    rows = [row, *rows_of([one for one in told if one])]
+    if silent := [rank for rank in everybody if told[rank] is None]:
+        rows.append(_silence(silent))
+    stops = fails(rows)
+    board.tell("word", Word(stops))
+    if not stops:
+        places = [one.place for one in told if one]
+        rows += _tried_by_all(company, board, wanted, places)
+    not_tried = "Not tried, since the job would fail before: its group and collectives." * stops
+    report = Report(_whole(company), tuple(rows), not_tried)
+    show(report)
+    board.tell("end", Word(report.fails))
+    board.hear(bool, [f"left/{rank}" for rank in everybody[1:]], Deadline.after(LINGER))
+    return int(report.fails)
+
+
+def _tried_by_all(
+    company: Company, board: Board, wanted: Settings, places: Sequence[Place]
+) -> list[Check]:
+    """The trial's rows of all ranks, each thing said once."""
+    own = _trial(company, wanted)
+    others = places[1:]
+    told = board.hear(Trial, [f"trial/{place.rank}" for place in others], company.by(1.0))
+    heard = {place: one.checks for place, one in zip(others, told, strict=True) if one}
+    silent = [place.rank for place in others if place not in heard]
+    return [*merged({places[0]: own, **heard}), *([_silence(silent)] if silent else [])]
+
+
+def _trial(company: Company, wanted: Settings) -> tuple[Check, ...]:
+    """Bring the group up and use it, as the job will."""
+    if company.me.device is None:
+        assign_device(wanted, company.world)
+    prepare_gloo(company.layout, company.world.world_size)
+    end = company.by(TRIAL)
+    group = group_row(wanted, company.world, company.meeting, end)
+    calls = collective_rows(company.world, end) if group.status == OK else ()
+    return (group, *calls)
+
+
+def _silence(ranks: Sequence[int]) -> Check:
+    seen = f"no word from {named(ranks)} in time"
+    return Check("ranks", FAILURE, seen, "allranks doctor --timeout 300")
+
+
+def _whole(company: Company) -> str:
+    ranks = counted(company.world.world_size, "rank")
+    return f"{ranks} on {counted(company.layout.num_nodes, 'host')}, as rank 0 sees them"
+
+
+def _followed(company: Company, board: Board, wanted: Settings) -> int:
+    """Another rank than 0: do as that one says."""
+    rank = company.world.rank
+    word = board.hear_one(Word, "word", company.by(1.0))
+    if word and not word.fails:
+        board.tell(f"trial/{rank}", Trial(_trial(company, wanted)))
+    end = board.hear_one(Word, "end", company.by(1.0)) if word else None
+    if end is None:
+        raise ConnectionError("rank 0 says nothing any more")
+    board.tell(f"left/{rank}", True)  # noqa: FBT003 - a value
+    return int(end.fails)
+
+
+def _lost(company: Company, facts: Facts | None, error: Exception, show: Show) -> int:
+    """The board is gone: what this rank knows, if it is the first of its host."""
+    seen = (
+        f"the store of the ranks at {company.meeting.place if company.meeting else 'home'} is lost"
+    )
+    row = Check("rank 0", FAILURE, f"{seen}: {error}", "allranks doctor --timeout 300")
+    known = [one for one in rows_of([facts]) if one.status != OK] if facts else []
+    place = company.place
+    report = Report(f"rank {place.rank}, on {place.host}", (*known, row))
+    return _alone(report, show, speaks=company.leads)

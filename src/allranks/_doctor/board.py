@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from allranks._system.typed_json import parsed, written
-from allranks._system.waiting import BackgroundCall
+from allranks._system.typed_json import MalformedError, parsed, written
+from allranks._system.waiting import BackgroundCall, StillRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch.distributed as dist
 
@@ -24,32 +24,56 @@ PAUSE = 0.02
 """Seconds between two looks."""
 
 
+class BoardLostError(ConnectionError):
+    """The store answers no more, or holds something that no rank has written."""
+
+
 class Board:
-    """The store, under a name of its own; each call may raise what torch raises of a lost store."""
+    """The store, under a name of its own."""
 
     def __init__(self, store: dist.Store) -> None:
         """Take the store in which the ranks have met."""
         self._store = store
 
     def tell(self, key: str, value: object) -> None:
-        """Let all ranks read a value."""
-        BackgroundCall(lambda: self._store.set(f"doctor/{key}", written(value))).result(PATIENCE)
+        """Let all ranks read a value.
+
+        Raises:
+            BoardLostError: the store does not take it.
+        """
+        text = written(value)
+        _in_time(lambda: self._store.set(f"doctor/{key}", text), 0.0)
 
     def hear(self, kind: type[T], keys: Sequence[str], deadline: Deadline) -> list[T | None]:
-        """Values that others tell; None for each that does not come in time."""
-        call = BackgroundCall(lambda: self._heard(kind, keys, deadline))
-        return call.result(deadline.left + PATIENCE)
+        """Values that others tell; None for each that does not come in time.
+
+        Args:
+            kind: the type of all of them.
+            keys: under which they are told.
+            deadline: for all of them.
+
+        Raises:
+            BoardLostError: the store does not answer.
+        """
+        return _in_time(lambda: [self._heard(kind, key, deadline) for key in keys], deadline.left)
 
     def hear_one(self, kind: type[T], key: str, deadline: Deadline) -> T | None:
-        """A value that another one tells; None if it does not come in time."""
+        """A value that another one tells, as ``hear``."""
         return self.hear(kind, (key,), deadline)[0]
 
-    def _heard(self, kind: type[T], keys: Sequence[str], deadline: Deadline) -> list[T | None]:
-        return [self._one(kind, f"doctor/{key}", deadline) for key in keys]
-
-    def _one(self, kind: type[T], key: str, deadline: Deadline) -> T | None:
-        while not self._store.check([key]):
+    def _heard(self, kind: type[T], key: str, deadline: Deadline) -> T | None:
+        while not self._store.check([f"doctor/{key}"]):
             if deadline.passed:
                 return None
             time.sleep(PAUSE)
-        return parsed(kind, self._store.get(key))
+        return parsed(kind, self._store.get(f"doctor/{key}"))
+
+
+def _in_time(call: Callable[[], T], seconds: float) -> T:
+    """What a call to the store gives, within these seconds and some more."""
+    try:
+        return BackgroundCall(call).result(seconds + PATIENCE)
+    except StillRunning:
+        raise BoardLostError("it does not answer") from None
+    except (RuntimeError, MalformedError) as error:  # torch's errors of stores are RuntimeErrors.
+        raise BoardLostError(str(error)) from error

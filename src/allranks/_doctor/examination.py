@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from allranks._doctor import start
-from allranks._doctor.board import Board
+from allranks._doctor.board import Board, BoardLostError
 from allranks._doctor.checks import FAILURE, OK, Check, Place, fails, merged
 from allranks._doctor.facts import Facts, own_facts, rows_of
 from allranks._doctor.neighbours import looked_at
@@ -31,7 +31,6 @@ from allranks._process_group.settings import Settings
 from allranks._rendezvous import ports
 from allranks._rendezvous.record import HostLayout
 from allranks._system import peer_memory, processes
-from allranks._system.typed_json import MalformedError
 from allranks._system.waiting import Deadline
 from allranks._system.words import counted, named
 from allranks.errors import AllranksError, DetectionError
@@ -177,26 +176,27 @@ def _together(company: Company, row: Check, wanted: Settings, show: Show) -> int
     import torch.distributed as dist
 
     board = Board(company.meeting.store if company.meeting else dist.HashStore())
-    facts = None
+    facts = _own_facts(company, wanted)
     try:
-        facts = _told_facts(company, board, wanted)
+        _tell_facts(facts, company, board)
         if company.world.rank == 0:
             return _judged(company, board, row, wanted, show)
         return _followed(company, board, wanted)
-    except (RuntimeError, OSError, MalformedError) as error:
+    except BoardLostError as error:
         return _lost(company, facts, error, show)
 
 
-def _told_facts(company: Company, board: Board, wanted: Settings) -> Facts:
-    """Find all facts of this rank, with those that take another one, and tell them."""
-    layout = company.layout
-    gpu, address = company.me.device_uuid or "", layout.address
-    facts = own_facts(company.place, company.world, wanted, gpu=gpu, address=address)
+def _own_facts(company: Company, wanted: Settings) -> Facts:
+    gpu, address = company.me.device_uuid or "", company.layout.address
+    return own_facts(company.place, company.world, wanted, gpu=gpu, address=address)
+
+
+def _tell_facts(facts: Facts, company: Company, board: Board) -> None:
+    """Tell this rank's facts, with those that take another rank."""
     facts = _with_neighbour(facts, company, board)
-    if company.leads and layout.num_nodes > 1:
+    if company.leads and company.layout.num_nodes > 1:
         facts = _with_routes(facts, company, board)
     board.tell(f"facts/{company.world.rank}", facts)
-    return facts
 
 
 def _with_neighbour(facts: Facts, company: Company, board: Board) -> Facts:
@@ -294,18 +294,18 @@ def _followed(company: Company, board: Board, wanted: Settings) -> int:
         board.tell(f"trial/{rank}", Trial(_trial(company, wanted)))
     end = board.hear_one(Word, "end", company.by(1.0)) if word else None
     if end is None:
-        raise ConnectionError("rank 0 says nothing any more")
+        raise BoardLostError("rank 0 says nothing any more")
     board.tell(f"left/{rank}", True)  # noqa: FBT003 - a value
     return int(end.fails)
 
 
-def _lost(company: Company, facts: Facts | None, error: Exception, show: Show) -> int:
+def _lost(company: Company, facts: Facts, error: BoardLostError, show: Show) -> int:
     """The board is gone: what this rank knows, if it is the first of its host."""
     seen = (
         f"the store of the ranks at {company.meeting.place if company.meeting else 'home'} is lost"
     )
     row = Check("rank 0", FAILURE, f"{seen}: {error}", "allranks doctor --timeout 300")
-    known = [one for one in rows_of([facts]) if one.status != OK] if facts else []
+    known = [one for one in rows_of([facts]) if one.status != OK]
     place = company.place
     report = Report(f"rank {place.rank}, on {place.host}", (*known, row))
     return _alone(report, show, speaks=company.leads)

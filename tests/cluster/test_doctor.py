@@ -235,7 +235,7 @@ FAULTS = {
         "^export GLOO_SOCKET_IFNAME=eth0",
     ),
     "an MTU": Fault(
-        small_packets, "routes", "failure", "h1 to h3 .* at most 1280 bytes", "mtu 1280"
+        small_packets, "routes", "failure", "^h1, h2 to h3 .* at most 1280 bytes", "mtu 1280"
     ),
     "no ptrace": Fault(
         no_ptrace, "peer memory", "warning", "by a filter of system calls", "SYS_PTRACE"
@@ -264,6 +264,19 @@ def test_it_finds(net, tmp_path, name) -> None:
     fails = fault.status == "failure"
     assert [one.code for one in ended] == [int(fails)] * len(WHERE)
     assert any(report["fails"] for report in reports(ended)) == fails
+
+
+def test_a_firewall_before_rank_0(net, tmp_path) -> None:
+    """Nobody can say it but the host that is kept out."""
+    with filtered(net[0], f"ip saddr {net[2].address} drop", tmp_path):
+        ended = examined(net, 40)
+    told = {report["of"]: report["checks"] for report in reports(ended)}
+    row = told["rank 3 of 4, on h3"][-1]
+    assert (row["what"], row["status"]) == ("rendezvous", "failure")
+    assert re.search(r"did not find rank 0.* h1:\d+", row["seen"])
+    assert re.match(r"iptables -I INPUT -p tcp --dport \d+ -j ACCEPT  # on h1", row["remedy"])
+    assert "1 of 4 ranks did not come" in told["rank 0 of 4, on h1"][-1]["seen"]
+    assert len(told) == 2
 
 
 HEALTHY = {

@@ -20,8 +20,8 @@ T = TypeVar("T")
 PATIENCE = 2.0
 """Seconds that the store may take beyond a deadline, before the call is left behind."""
 
-PAUSE = 0.02
-"""Seconds between two looks."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
+"""Seconds between two looks: all ranks look, and one store answers them."""
 
 
 class BoardLostError(ConnectionError):
@@ -62,10 +62,12 @@ class Board:
         return self.hear(kind, (key,), deadline)[0]
 
     def _heard(self, kind: type[T], key: str, deadline: Deadline) -> T | None:
+        pause = FIRST_PAUSE
         while not self._store.check([f"doctor/{key}"]):
             if deadline.passed:
                 return None
-            time.sleep(PAUSE)
+            time.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE)
         return parsed(kind, self._store.get(f"doctor/{key}"))
 
 
@@ -75,5 +77,7 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
         return BackgroundCall(call).result(seconds + PATIENCE)
     except StillRunning:
         raise BoardLostError("it does not answer") from None
-    except (RuntimeError, MalformedError) as error:  # torch's errors of stores are RuntimeErrors.
+    except RuntimeError as error:  # As torch's errors of stores are.
         raise BoardLostError(str(error)) from error
+    except MalformedError as error:
+        raise BoardLostError(f"another release of allranks has written there: {error}") from error

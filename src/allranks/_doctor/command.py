@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,6 +35,8 @@ def run_doctor(seconds: float, *, json: bool) -> NoReturn:
     show = _print_json if json else _print_table
     try:
         code = BackgroundCall(lambda: examine(seconds, show)).result(seconds + GRACE)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     except StillRunning:
         code = _cut_short(seconds, show)
     sys.stdout.flush()

@@ -31,6 +31,7 @@ from allranks._process_group.settings import Settings
 from allranks._rendezvous import ports
 from allranks._rendezvous.record import HostLayout
 from allranks._system import peer_memory, processes
+from allranks._system.sockets import LOOPBACK
 from allranks._system.waiting import Deadline
 from allranks._system.words import counted, named
 from allranks.errors import AllranksError, DetectionError
@@ -124,7 +125,6 @@ def examine(seconds: float, show: Show) -> int:
         report = Report("this process", (start.undetected(error),))
         return _alone(report, show, speaks=start.looks_first())
     with ExitStack() as undo:
-        undo.callback(cleanup)
         plan = None
         try:
             world, plan = plan_meeting(wanted, meet)
@@ -149,15 +149,14 @@ def _apart(
 ) -> int:
     """The ranks did not meet: rank 0 says what it knows; each host's first one, what is wrong."""
     place = Place(world.rank, socket.gethostname())
-    rows = rows_of([own_facts(place, world, wanted)])
+    facts = own_facts(place, world, wanted, leads=not world.local_rank)
+    rows = rows_of([facts], whole=world.world_size == 1)
     if world.rank == 0 or not start.is_rank_0_s_word(error):
         rows.append(start.unmet(error, world, plan))
     if world.rank:
         rows = [row for row in rows if row.status != OK]
     whose = f"rank {world.rank} of {world.world_size}, on {place.host}"
-    report = Report(
-        whose, tuple(rows), "Not tried, since the ranks did not meet: all that follows."
-    )
+    report = Report(whose, tuple(rows), "Not tried, as the ranks did not meet: all that takes two.")
     speaks = world.rank == 0 or (not world.local_rank and bool(rows))
     return _alone(report, show, speaks=speaks)
 
@@ -187,8 +186,14 @@ def _together(company: Company, row: Check, wanted: Settings, show: Show) -> int
 
 
 def _own_facts(company: Company, wanted: Settings) -> Facts:
-    gpu, address = company.me.device_uuid or "", company.layout.address
-    return own_facts(company.place, company.world, wanted, gpu=gpu, address=address)
+    return own_facts(
+        company.place,
+        company.world,
+        wanted,
+        leads=company.leads,
+        gpu=company.me.device_uuid or "",
+        address=LOOPBACK if company.layout.num_nodes == 1 else company.layout.address,
+    )
 
 
 def _tell_facts(facts: Facts, company: Company, board: Board) -> None:
@@ -237,14 +242,14 @@ def _judged(company: Company, board: Board, row: Check, wanted: Settings, show: 
     """Rank 0: hear all, decide whether to go on, and say it."""
     everybody = range(company.world.world_size)
     told = board.hear(Facts, [f"facts/{rank}" for rank in everybody], company.by(FACTS))
-    rows = [row, *rows_of([one for one in told if one])]
+    heard = [one for one in told if one]
+    rows = [*rows_of(heard, whole=len(heard) == len(everybody)), row]
     if silent := [rank for rank in everybody if told[rank] is None]:
         rows.append(_silence(silent))
     stops = fails(rows)
     board.tell("word", Word(stops))
     if not stops:
-        places = [one.place for one in told if one]
-        rows += _tried_by_all(company, board, wanted, places)
+        rows += _tried_by_all(company, board, wanted, [one.place for one in heard])
     not_tried = "Not tried, since the job would fail before: its group and collectives." * stops
     report = Report(_whole(company), tuple(rows), not_tried)
     show(report)
@@ -273,7 +278,10 @@ def _trial(company: Company, wanted: Settings) -> tuple[Check, ...]:
     end = company.by(TRIAL)
     group = group_row(wanted, company.world, company.meeting, end)
     calls = collective_rows(company.world, end) if group.status == OK else ()
-    return (group, *calls)
+    rows = (group, *calls)
+    if not fails(rows):  # Else a call may be under way, and the end of the process ends it.
+        cleanup()
+    return rows
 
 
 def _silence(ranks: Sequence[int]) -> Check:
@@ -305,7 +313,7 @@ def _lost(company: Company, facts: Facts, error: BoardLostError, show: Show) -> 
         f"the store of the ranks at {company.meeting.place if company.meeting else 'home'} is lost"
     )
     row = Check("rank 0", FAILURE, f"{seen}: {error}", "allranks doctor --timeout 300")
-    known = [one for one in rows_of([facts]) if one.status != OK]
+    known = [one for one in rows_of([facts], whole=False) if one.status != OK]
     place = company.place
     report = Report(f"rank {place.rank}, on {place.host}", (*known, row))
     return _alone(report, show, speaks=company.leads)

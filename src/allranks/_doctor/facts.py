@@ -43,7 +43,13 @@ class Facts:
 
 
 def own_facts(
-    place: Place, world: World, wanted: Settings, *, gpu: str = "", address: str | None = None
+    place: Place,
+    world: World,
+    wanted: Settings,
+    *,
+    leads: bool,
+    gpu: str = "",
+    address: str | None = None,
 ) -> Facts:
     """What this rank finds without any other one.
 
@@ -51,15 +57,16 @@ def own_facts(
         place: where it is.
         world: its world.
         wanted: the settings of the trial.
+        leads: whether it is the first one of its host.
         gpu: the identity of its CUDA device, or "".
-        address: its host's address on the way to the others, or None.
+        address: its host's address on the way to the others, or None where it is not known.
     """
     must = descriptors_of_rank_0(wanted, world.world_size) if world.rank == 0 else 0
     gpus = own_gpus(gpu)
     return Facts(
         place,
         own_start(world),
-        own_network(world, address, counts_ports=not world.local_rank),
+        own_network(world, address, counts_ports=leads),
         own_limits(descriptors_of_rank(world.world_size), must),
         own_storage(world.local_world_size or 1, has_gpu=bool(gpus.visible)),
         own_capacity(),
@@ -68,8 +75,13 @@ def own_facts(
     )
 
 
-def rows_of(facts: Sequence[Facts]) -> list[Check]:
-    """All rows that follow from what these ranks have found. Pure."""
+def rows_of(facts: Sequence[Facts], *, whole: bool) -> list[Check]:
+    """All rows that follow from what these ranks have found. Pure.
+
+    Args:
+        facts: of one rank or several.
+        whole: whether these are all, so that it can be told what the ranks of a host share.
+    """
 
     def of(name: str) -> dict[Place, Any]:
         return {one.place: getattr(one, name) for one in facts}
@@ -80,7 +92,7 @@ def rows_of(facts: Sequence[Facts]) -> list[Check]:
         *network_rows(of("network")),
         *limit_rows(of("limits")),
         *storage_rows(of("storage")),
-        *capacity_rows(of("capacity")),
+        *(capacity_rows(of("capacity")) if whole else ()),
         *gpu_rows(of("gpus")),
         *neighbour_rows(of("neighbour")),
         *route_rows(of("routes")),

@@ -15,6 +15,7 @@ from allranks._process_group.connect_errors import GLOO_INTERFACE
 from allranks._rendezvous import ports
 from allranks._rendezvous.tcp_store import SLOW_NAMES
 from allranks._system import sockets
+from allranks._system.accelerator import accelerator_type
 from allranks._system.waiting import BackgroundCall, StillRunning
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from allranks._doctor.checks import Place
     from allranks._launchers.world import World
+
+NCCL_INTERFACE = "NCCL_SOCKET_IFNAME"
 
 INTERFACES = Path("/sys/class/net")
 
@@ -58,7 +61,7 @@ class Interface:
 
     Attributes:
         name: its name.
-        asked: whether GLOO_SOCKET_IFNAME names it; else it is the one on the way to rank 0.
+        asked_by: the variable that names it; "" of the one on the way to the other ranks.
         exists: whether this host has it.
         up: whether it is up.
         addresses: its numeric addresses.
@@ -66,7 +69,7 @@ class Interface:
     """
 
     name: str
-    asked: bool
+    asked_by: str
     exists: bool
     up: bool
     addresses: tuple[str, ...]
@@ -79,7 +82,8 @@ class Network:
 
     Attributes:
         names: that it must know.
-        interfaces: over which gloo is to talk; the first one's address is what it tells the others.
+        interfaces: over which gloo and NCCL are to talk; gloo tells the others an address of the
+            first one.
         others: interfaces of this host that have an address, but for loopback.
         port_range: what ALLRANKS_PORT_RANGE says; "" where it is not set.
         free_ports: how many of its ports are free, or ENOUGH_PORTS; None where nobody counted.
@@ -99,13 +103,13 @@ def own_network(world: World, address: str | None, *, counts_ports: bool) -> Net
 
     Args:
         world: its world.
-        address: this host's address on the way to the others, or None where there are none.
+        address: this host's address on the way to the others, or None where it is not known.
         counts_ports: whether it is the one of its host to look which ports are free.
     """
     among = ports.allowed(os.environ)
     return Network(
         tuple(_names(world)),
-        tuple(map(_interface, _asked() or _towards(address))),
+        tuple(_interfaces(address)),
         tuple(name for name in _all_names() if sockets.addresses_of_interface(name)),
         f"{among[0]}-{among[-1]}" if among else "",
         _free_ports(among) if among and counts_ports else None,
@@ -129,28 +133,42 @@ def _looked_up(name: str, *, of_rank_0: bool) -> Name:
     return Name(name, of_rank_0, tuple(found), time.monotonic() - began)
 
 
-def _asked() -> list[str]:
-    return [one for one in os.environ.get(GLOO_INTERFACE, "").split(",") if one]
+def _interfaces(address: str | None) -> Iterator[Interface]:
+    """What the variables name; else, for gloo, what ``prepare_gloo`` will choose."""
+    asked = [one for one in os.environ.get(GLOO_INTERFACE, "").split(",") if one]
+    chosen = sockets.interface_of(address) if address and not asked else None
+    for name in asked:
+        yield _interface(name, GLOO_INTERFACE)
+    if chosen:
+        yield _interface(chosen, "")
+    for name in _asked_of_nccl() if accelerator_type() == "cuda" else ():
+        yield _interface(name, NCCL_INTERFACE)
 
 
-def _towards(address: str | None) -> list[str]:
-    found = sockets.interface_of(address or sockets.LOOPBACK)
-    return [found] if found else []
+def _asked_of_nccl() -> list[str]:
+    """Those that NCCL would take: it reads beginnings of names, whole ones after "="."""
+    asked = os.environ.get(NCCL_INTERFACE, "")
+    if not asked or asked.startswith("^"):
+        return []
+    parts = asked.removeprefix("=").split(",")
+    names = [name for _, name in socket.if_nameindex()]
+    fits = str.__eq__ if asked.startswith("=") else str.startswith
+    return [name for name in names if any(fits(name, part) for part in parts)] or parts
 
 
 def _all_names() -> list[str]:
     return [name for _, name in socket.if_nameindex() if not name.startswith("lo")]
 
 
-def _interface(name: str) -> Interface:
+def _interface(name: str, asked_by: str) -> Interface:
     folder = INTERFACES / name
     with suppress(OSError, ValueError):
         flags, mtu = (folder / "flags").read_text(), int((folder / "mtu").read_text())
         up = bool(int(flags, 16) & IS_UP)
         addresses = tuple(sockets.addresses_of_interface(name))
-        return Interface(name, bool(_asked()), exists=True, up=up, addresses=addresses, mtu=mtu)
+        return Interface(name, asked_by, exists=True, up=up, addresses=addresses, mtu=mtu)
     exists = name in [known for _, known in socket.if_nameindex()]
-    return Interface(name, bool(_asked()), exists, up=exists, addresses=(), mtu=0)
+    return Interface(name, asked_by, exists, up=exists, addresses=(), mtu=0)
 
 
 def _free_ports(among: range) -> int:
@@ -197,17 +215,18 @@ def _line_of_hosts(address: str, name: str) -> str:
 
 
 def _interface_row(interface: Interface, one: Network) -> Check:
-    whose = f"{GLOO_INTERFACE}={interface.name}" if interface.asked else interface.name
+    variable = interface.asked_by or GLOO_INTERFACE
+    whose = f"{variable}={interface.name}" if interface.asked_by else interface.name
     there = ", ".join(one.others) or "none"
     fault = _fault_of(interface)
     if fault:
         another = next((name for name in one.others if name != interface.name), "")
-        remedy = f"export {GLOO_INTERFACE}={another}" if another else f"unset {GLOO_INTERFACE}"
+        remedy = f"export {variable}={another}" if another else f"unset {variable}"
         is_down = interface.exists and not interface.up
         up = f"ip link set dev {interface.name} up"
         seen = f"{whose}: {fault}; those with an address are {there}"
         return Check("interface", FAILURE, seen, up if is_down else remedy)
-    why = "is asked for" if interface.asked else "leads to the other ranks"
+    why = "is asked for" if interface.asked_by else "leads to the other ranks"
     seen = f"{whose} {why}: {', '.join(interface.addresses)}, MTU {interface.mtu}"
     return Check("interface", OK, seen)
 

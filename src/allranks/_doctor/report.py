@@ -13,6 +13,7 @@ from rich.text import Text
 
 from allranks._doctor.checks import FAILURE, OK, WARNING, Check, fails
 from allranks._system.printable import printable
+from allranks._system.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,6 +68,7 @@ def _cell(check: Check) -> Text:
 
 
 def _verdict(report: Report) -> str:
-    counts = {kind: [c.status for c in report.checks].count(kind) for kind in COLOURS}
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{told}: {'the job would fail' if report.fails else 'the job can run'}"
+    found = [check.status for check in report.checks]
+    told = [counted(found.count(kind), kind) for kind in (FAILURE, WARNING) if kind in found]
+    told += [f"{found.count(OK)} ok"] * (OK in found)
+    return f"{', '.join(told)}: {'the job would fail' if report.fails else 'the job can run'}"

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -227,18 +228,24 @@ def route_rows(of: Mapping[Place, Sequence[Route]]) -> list[Check]:
 
 def _routes(hosts: Iterable[Place], of: Mapping[Place, Sequence[Route]]) -> list[Check]:
     all_routes = [(place, route) for place in hosts for route in of[place]]
-    wrong = [_wrong(place, route) for place, route in all_routes if route.trouble]
+    alike: dict[tuple[int, bool, int], list[tuple[Place, Route]]] = defaultdict(list)
+    for place, route in all_routes:
+        if route.trouble:
+            alike[route.to.node, route.answered, route.passes].append((place, route))
     slowest = max(route.seconds for _, route in all_routes)
     told = counted(len(all_routes), "connection")
     seen = f"{told} between hosts, {LARGE // 1024} KiB over each, {1000 * slowest:.3g} ms at most"
-    return wrong or [Check("routes", OK, seen)]
+    return list(map(_wrong, alike.values())) or [Check("routes", OK, seen)]
 
 
-def _wrong(place: Place, route: Route) -> Check:
+def _wrong(alike: Sequence[tuple[Place, Route]]) -> Check:
+    """The row of routes to one host that fail in one way."""
+    route = alike[0][1]
     to = route.to
-    way = f"{place.host} to {to.host} ({to.address}:{to.port})"
+    way = f"{', '.join(place.host for place, _ in alike)} to {to.host} ({to.address}:{to.port})"
     if not route.answered:
-        remedy = f"iptables -I INPUT -p tcp -s {route.here} -j ACCEPT  # on {to.host}, as root"
+        sources = ",".join(one.here for _, one in alike)
+        remedy = f"iptables -I INPUT -p tcp -s {sources} -j ACCEPT  # on {to.host}, as root"
         return Check("routes", FAILURE, f"{way}: {route.trouble}", remedy)
     seen = f"{way}: a small message comes through, and one of {LARGE // 1024} KiB does not"
     if not route.passes:

@@ -12,6 +12,7 @@ from allranks._doctor.checks import FAILURE, OK, WARNING, Check
 from allranks._launchers import env
 from allranks._launchers.detect import told_by
 from allranks._rendezvous import ports
+from allranks._rendezvous.tcp_store import PATIENCE
 from allranks._system import sockets, variables
 from allranks._system.typed_json import plain
 from allranks._system.words import counted, named
@@ -135,9 +136,20 @@ def _remedy(error: AllranksError, world: World, plan: RendezvousPlan | None) -> 
         return next(iter(QUOTED.findall(str(error))), "allranks env")
     if world.rank == 0:
         return f"export MASTER_PORT={_free_port()}  # on all ranks"
-    return (
-        f"iptables -I INPUT -p tcp --dport {plan.ports[0]} -j ACCEPT  # on rank 0's host, as root"
-    )
+    return _on_the_way(plan.hosts[0], plan.ports[0])
+
+
+def _on_the_way(host: str, port: int) -> str:
+    """What stands between this rank and rank 0: a name, a firewall, or somebody at its port."""
+    if not sockets.addresses_of(host):
+        return "export MASTER_ADDR=...  # an address that `hostname -I` tells on rank 0's host"
+    try:
+        sockets.connect(host, port, PATIENCE).close()
+    except ConnectionRefusedError:
+        pass
+    except OSError:
+        return f"iptables -I INPUT -p tcp --dport {port} -j ACCEPT  # on {host}, as root"
+    return f"ss -ltnp 'sport = :{port}'  # on {host}: does rank 0 listen there, or another?"
 
 
 def _with_as_many(missing: Sequence[int], world: World) -> str:
@@ -145,9 +157,9 @@ def _with_as_many(missing: Sequence[int], world: World) -> str:
     there = world.world_size - len(missing)
     if world.launcher == "env" and min(missing) == there:
         return f"export WORLD_SIZE={there}  # or start {named(missing)}"
-    start = {"slurm": "srun -n {}", "torchrun": "torchrun --nproc-per-node={}"}.get(world.launcher)
-    again = start.format(world.world_size) if start else f"WORLD_SIZE={world.world_size}"
-    return f"{again} ...  # so that {named(missing)} starts, too"
+    if world.launcher == "slurm":
+        return f"srun -n {world.world_size} --kill-on-bad-exit=0 allranks doctor"
+    return f"RANK={min(missing)} WORLD_SIZE={world.world_size} ... allranks doctor  # on its host"
 
 
 def _free_port() -> int:

@@ -24,6 +24,7 @@ PLACES = (
     "_transport",
     "_collectives",
     "_process_group",
+    "_doctor",
     "_training",
     "_launch",
     "_pytest",

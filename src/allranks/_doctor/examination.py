@@ -151,10 +151,10 @@ def _apart(
     place = Place(world.rank, socket.gethostname())
     facts = own_facts(place, world, wanted, leads=not world.local_rank)
     rows = rows_of([facts], whole=world.world_size == 1)
-    if world.rank == 0 or not start.is_rank_0_s_word(error):
-        rows.append(start.unmet(error, world, plan))
     if world.rank:
         rows = [row for row in rows if row.status != OK]
+    if world.rank == 0 or rows or not start.is_rank_0_s_word(error):
+        rows.append(start.unmet(error, world, plan))
     whose = f"rank {world.rank} of {world.world_size}, on {place.host}"
     report = Report(whose, tuple(rows), "Not tried, as the ranks did not meet: all that takes two.")
     speaks = world.rank == 0 or (not world.local_rank and bool(rows))

@@ -215,7 +215,7 @@ FAULTS = {
         two_versions,
         "versions",
         "warning",
-        f"allranks {allranks.__version__} on ranks 0-2; 9.9.9 on ranks 3",
+        f"allranks {allranks.__version__} on ranks 0-2; 9.9.9 on rank 3",
         f"pip install allranks=={allranks.__version__}",
     ),
     "a clock": Fault(
@@ -297,6 +297,13 @@ def test_it_finds_nothing_on_healthy_hosts(lab: Lab, name: str) -> None:
     assert not [row for row in found if row["status"] != "ok"]
     assert not any(one.code for one in ended)
     assert {"rendezvous", "group", "all_reduce", "barrier", "CPUs"} <= {r["what"] for r in found}
+
+
+def test_hosts_without_ipv4(tmp_path) -> None:
+    """Where each interface has another address, which leads nowhere else."""
+    with network(tmp_path, numbered(3), ipv6_only=True) as hosts:
+        ended = examined(hosts)
+    assert not [row for row in rows(ended) if row["status"] != "ok"]
 
 
 def test_it_leaves_nothing_behind(tmp_path) -> None:

@@ -82,7 +82,7 @@ def test_gpus_that_torch_does_not_open(has_cuda, remedy) -> None:
 
 def test_two_versions_of_nccl_end_the_job() -> None:
     (row,) = version_rows({A: VERSIONS, C: {**VERSIONS, "NCCL": "2.26.2"}})
-    assert (row.status, row.seen) == (FAILURE, "NCCL 2.27.3 on ranks 0; 2.26.2 on ranks 2")
+    assert (row.status, row.seen) == (FAILURE, "NCCL 2.27.3 on rank 0; 2.26.2 on rank 2")
     assert row.remedy == "python -m pip install torch==2.13.0"
 
 

@@ -31,7 +31,7 @@ from allranks._process_group.settings import Settings
 from allranks._rendezvous import ports
 from allranks._rendezvous.record import HostLayout
 from allranks._system import peer_memory, processes
-from allranks._system.sockets import LOOPBACK
+from allranks._system.sockets import LINK_LOCAL, LOOPBACK
 from allranks._system.waiting import Deadline
 from allranks._system.words import counted, named
 from allranks.errors import AllranksError, DetectionError
@@ -39,6 +39,7 @@ from allranks.errors import AllranksError, DetectionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from allranks._doctor.network import Interface
     from allranks._launchers.world import World
     from allranks._rendezvous.meeting import Meeting
     from allranks._rendezvous.plan import RendezvousPlan
@@ -49,8 +50,13 @@ if TYPE_CHECKING:
 TO_MEET = 0.5
 """The part of all time in which the ranks must have met; the rest begins for all at once then."""
 
-STEP, FACTS, TRIAL = 0.15, 0.7, 0.9
-"""Parts of the rest: for a step of a route, until all facts are told, until the trial is over."""
+NEAR, HOSTS, BEEN, FACTS, TRIAL = 0.3, 0.35, 0.7, 0.75, 0.9
+"""The parts of the rest until ranks of a host have tried each other's memory, hosts have told where
+they listen, all have been there, all facts are told, and the trial is over. Who waits for one that
+is silent still tells its own facts in time."""
+
+STEP = 0.1
+"""The part of the rest for a step of a route; one that fails takes two and four halves."""
 
 LINGER = 2.0
 """Seconds by which others leave later than who speaks: a launcher ends all once one has failed."""
@@ -213,10 +219,10 @@ def _with_neighbour(facts: Facts, company: Company, board: Board) -> Facts:
     probe, secret = peer_memory.present(where)
     board.tell(f"probe/{rank}", probe)
     following = here[(here.index(rank) + 1) % len(here)]
-    theirs = board.hear_one(peer_memory.MemoryProbe, f"probe/{following}", company.by(FACTS))
+    theirs = board.hear_one(peer_memory.MemoryProbe, f"probe/{following}", company.by(NEAR))
     facts = replace(facts, neighbour=looked_at(theirs, where))
     board.tell(f"tried/{rank}", True)  # noqa: FBT003 - a value
-    board.hear_one(bool, f"tried/{here[here.index(rank) - 1]}", company.by(FACTS))
+    board.hear_one(bool, f"tried/{here[here.index(rank) - 1]}", company.by(NEAR))
     del secret
     return facts
 
@@ -225,17 +231,30 @@ def _with_routes(facts: Facts, company: Company, board: Board) -> Facts:
     """Go to the other hosts, and stay until they have been here."""
     layout = company.layout
     node, hosts = layout.node_rank, range(layout.num_nodes)
-    interface = next((one for one in facts.network.interfaces if one.addresses), None)
-    address = interface.addresses[0] if interface else layout.address or ""
-    with answering(node, "", ports.allowed(os.environ)) as port:
-        own = Endpoint(node, facts.place.host, address, port, interface.name if interface else "")
+    with answering(node, ports.allowed(os.environ)) as port:
+        interface, address = _address(facts.network.interfaces, layout.address)
+        own = Endpoint(node, facts.place.host, address, port, interface)
         board.tell(f"host/{node}", own)
-        told = board.hear(Endpoint, [f"host/{one}" for one in hosts], company.by(FACTS))
+        told = board.hear(Endpoint, [f"host/{one}" for one in hosts], company.by(HOSTS))
         everybody = [one for one in told if one]
         found = tried(node, everybody, STEP * company.deadline.seconds)
         board.tell(f"been/{node}", True)  # noqa: FBT003 - a value
-        board.hear(bool, [f"been/{one}" for one in hosts], company.by(FACTS))
+        board.hear(bool, [f"been/{one}" for one in hosts], company.by(BEEN))
     return replace(facts, routes=found)
+
+
+def _address(interfaces: Sequence[Interface], on_the_way: str | None) -> tuple[str, str]:
+    """The interface over which gloo will talk, and an address that others reach.
+
+    Args:
+        interfaces: those that are asked for.
+        on_the_way: the address that leads to rank 0, which is taken where no other was asked for.
+    """
+    for one in interfaces:
+        usable = [a for a in one.addresses if not a.startswith(LINK_LOCAL)]
+        if usable:
+            return one.name, on_the_way if on_the_way in usable else usable[0]
+    return "", on_the_way or ""
 
 
 def _judged(company: Company, board: Board, row: Check, wanted: Settings, show: Show) -> int:

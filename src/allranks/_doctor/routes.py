@@ -38,7 +38,7 @@ ANSWER = struct.Struct("!dI")
 SMALLER = (1450, 1400, 1280, 576)
 """Sizes of packets to try: within one tunnel, within two, and what IPv6 and IPv4 promise."""
 
-HEADERS = 40
+HEADERS = {socket.AF_INET: 40, socket.AF_INET6: 60}
 """Bytes of a packet beside TCP's data."""
 
 MOST = 64
@@ -93,18 +93,17 @@ class Route:
 
 
 @contextmanager
-def answering(node: int, host: str, among: range | None) -> Iterator[int]:
-    """Answer other hosts meanwhile.
+def answering(node: int, among: range | None) -> Iterator[int]:
+    """Answer other hosts meanwhile, at all addresses of this one.
 
     Args:
         node: this host's number.
-        host: the address to listen on; "" for all.
         among: the ports that may be listened on; None for any.
 
     Yields:
         The port.
     """
-    listener = ports.listen_on_any(host, among)
+    listener = ports.listen_on_any("", among)
     thread = threading.Thread(target=_answer_all, args=(listener, node), daemon=True)
     thread.start()
     try:
@@ -184,7 +183,7 @@ def _connected(to: Endpoint, patience: float, packet: int = 0) -> socket.socket:
     try:
         connection.settimeout(patience)
         if packet:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, packet - HEADERS)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, packet - HEADERS[family])
         connection.connect((to.address, to.port))
     except OSError:
         connection.close()

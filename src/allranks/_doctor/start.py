@@ -39,6 +39,11 @@ HAND_MADE = (*env.NAMES, "MASTER_ADDR", "MASTER_PORT")
 RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
 """Where a process that cannot tell its rank may still see that it is not the first one."""
 
+HELD, DEVICES = "is held by", "devices visible"
+"""Words of ours for a port that somebody has, and for ranks that are more than GPUs."""
+
+AS_MANY_AS_GPUS = "torchrun --nproc-per-node=gpu ..."
+
 QUOTED = re.compile(r"`([^`]+)`")
 """A command in a sentence of ours."""
 
@@ -128,14 +133,23 @@ def _remedy(error: AllranksError, world: World, plan: RendezvousPlan | None) -> 
     for kind, remedy in (
         (DuplicateRankError, f"export RANK=...  # another one of 0-{world.world_size - 1} in each"),
         (WorldMismatchError, f"export WORLD_SIZE={world.world_size}  # the same on all ranks"),
-        (DeviceError, "torchrun --nproc-per-node=gpu ..."),
+        (DeviceError, AS_MANY_AS_GPUS),
     ):
         if isinstance(error, kind):
             return remedy
-    if plan is None or not plan.ports:
-        return next(iter(QUOTED.findall(str(error))), "allranks env")
-    if world.rank == 0:
+    return _as_told(str(error), world, plan)
+
+
+def _as_told(text: str, world: World, plan: RendezvousPlan | None) -> str:
+    """What the words of an error of no kind of its own lead to."""
+    if DEVICES in text:
+        return AS_MANY_AS_GPUS
+    if HELD in text and world.rank == 0:
         return f"export MASTER_PORT={_free_port()}  # on all ranks"
+    if quoted := QUOTED.findall(text):
+        return str(quoted[0])
+    if plan is None or not plan.ports or world.rank == 0:
+        return "allranks env"
     return _on_the_way(plan.hosts[0], plan.ports[0])
 
 

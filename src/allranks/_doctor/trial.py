@@ -22,6 +22,7 @@ from allranks._doctor.checks import FAILURE, OK, Check
 from allranks._process_group import devices
 from allranks._process_group.connect_errors import GLOO_INTERFACE
 from allranks._process_group.init_group import init_process_group
+from allranks._system.accelerator import on_same_device
 from allranks._system.waiting import BackgroundCall, StillRunning
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def group_row(wanted: Settings, world: World, meeting: Meeting | None, deadline:
     began = time.monotonic()
     try:
         init_process_group(wanted, world, meeting, deadline)
-        BackgroundCall(synchronize).result(deadline.left)
+        BackgroundCall(on_same_device(synchronize)).result(deadline.left)
     except (RuntimeError, StillRunning, ValueError) as error:
         return Check("group", FAILURE, _in_words(error), _remedy())
     seen = f"{dist.get_backend_config()}, in {_milliseconds(began)}"
@@ -87,7 +88,7 @@ def collective_rows(world: World, deadline: Deadline) -> Iterator[Check]:
 def _row(call: Callable[[Rank], bool], caller: Rank, deadline: Deadline) -> Check:
     began, name = time.monotonic(), call.__name__.lstrip("_")
     try:
-        right = BackgroundCall(lambda: call(caller)).result(deadline.left)
+        right = BackgroundCall(on_same_device(lambda: call(caller))).result(deadline.left)
     except (RuntimeError, StillRunning, ValueError) as error:
         return Check(name, FAILURE, _in_words(error), _remedy())
     if not right:

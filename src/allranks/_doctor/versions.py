@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from allranks._doctor.checks import FAILURE, OK, WARNING, Check
 from allranks._system.version import __version__
-from allranks._system.words import ranges
+from allranks._system.words import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def _row(name: str, of: Mapping[Place, Mapping[str, str]]) -> Check | None:
         ranks.setdefault(of[place].get(name, ""), []).append(place.rank)
     if len(ranks) == 1:
         return None
-    seen = "; ".join(f"{version or 'none'} on ranks {ranges(on)}" for version, on in ranks.items())
+    seen = "; ".join(f"{version or 'none'} on {named(on)}" for version, on in ranks.items())
     status = FAILURE if name in REFUSED else WARNING
     return Check("versions", status, f"{name} {seen}", _remedy(name, of[min(of)]))
 

@@ -96,7 +96,7 @@ def test_rank_0_is_not_there() -> None:
     more = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     both = [
-        started(*DOCTOR, "--json", "--timeout=10", **{**more, **where, **other})
+        started(*DOCTOR, "--json", "--timeout=40", **{**more, **where, **other})
         for other in ({}, {"RANK": "3", "LOCAL_RANK": "1"})
     ]
     first, second = [rank.communicate(timeout=PATIENCE)[0] for rank in both]
@@ -106,6 +106,15 @@ def test_rank_0_is_not_there() -> None:
     assert row["remedy"].startswith("ss -ltnp")
     assert second == ""
     assert [rank.returncode for rank in both] == [1, 1]
+
+
+def test_a_range_of_ports_that_is_none() -> None:
+    process = started(*DOCTOR, "--json", ALLRANKS_PORT_RANGE="many")
+    out, _ = process.communicate(timeout=PATIENCE)
+    rows = {row["what"]: row for row in report(out)["checks"] if row["status"] != "ok"}
+    assert set(rows) == {"ports", "rendezvous"}
+    assert rows["ports"]["remedy"] == "export ALLRANKS_PORT_RANGE=20000-21000"
+    assert process.returncode == 1
 
 
 def test_half_an_environment() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -62,6 +62,10 @@ LINGER = 2.0
 """Seconds by which others leave later than who speaks: a launcher ends all once one has failed."""
 
 
+DONE = "done"
+"""What a rank tells of something that only has to be over."""
+
+
 @dataclass(frozen=True)
 class Word:
     """What rank 0 tells the others.
@@ -81,7 +85,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Company:
+class Member:
     """What a rank knows once it has met the others.
 
     Attributes:
@@ -140,9 +144,9 @@ def examine(seconds: float, show: Show) -> int:
         except AllranksError as error:
             return _apart(error, world, plan, wanted, show)
         rest = Deadline.after((1 - TO_MEET) * seconds)
-        company = Company(completed(world, layout), me, layout, meeting, rest)
-        row = start.met(company.world, meeting, time.monotonic() - began)
-        return _together(company, row, wanted, show)
+        member = Member(completed(world, layout), me, layout, meeting, rest)
+        row = start.met(member.world, meeting, time.monotonic() - began)
+        return _together(member, row, wanted, show)
 
 
 def _settings(seconds: float) -> Settings:
@@ -176,70 +180,70 @@ def _alone(report: Report, show: Show, *, speaks: bool) -> int:
     return 1
 
 
-def _together(company: Company, row: Check, wanted: Settings, show: Show) -> int:
+def _together(member: Member, row: Check, wanted: Settings, show: Show) -> int:
     """The ranks have met, and have a board between them."""
     import torch.distributed as dist
 
-    board = Board(company.meeting.store if company.meeting else dist.HashStore())
-    facts = _own_facts(company, wanted)
+    board = Board(member.meeting.store if member.meeting else dist.HashStore())
+    facts = _own_facts(member, wanted)
     try:
-        _tell_facts(facts, company, board)
-        if company.world.rank == 0:
-            return _judged(company, board, row, wanted, show)
-        return _followed(company, board, wanted)
+        _tell_facts(facts, member, board)
+        if member.world.rank == 0:
+            return _judged(member, board, row, wanted, show)
+        return _followed(member, board, wanted)
     except BoardLostError as error:
-        return _lost(company, facts, error, show)
+        return _lost(member, facts, error, show)
 
 
-def _own_facts(company: Company, wanted: Settings) -> Facts:
+def _own_facts(member: Member, wanted: Settings) -> Facts:
     return own_facts(
-        company.place,
-        company.world,
+        member.place,
+        member.world,
         wanted,
-        leads=company.leads,
-        gpu=company.me.device_uuid or "",
-        address=LOOPBACK if company.layout.num_nodes == 1 else company.layout.address,
+        leads=member.leads,
+        gpu=member.me.device_uuid or "",
+        address=LOOPBACK if member.layout.num_nodes == 1 else member.layout.address,
     )
 
 
-def _tell_facts(facts: Facts, company: Company, board: Board) -> None:
+def _tell_facts(facts: Facts, member: Member, board: Board) -> None:
     """Tell this rank's facts, with those that take another rank."""
-    facts = _with_neighbour(facts, company, board)
-    if company.leads and company.layout.num_nodes > 1:
-        facts = _with_routes(facts, company, board)
-    board.tell(f"facts/{company.world.rank}", facts)
+    facts = _with_neighbour(facts, member, board)
+    if member.leads and member.layout.num_nodes > 1:
+        facts = _with_routes(facts, member, board)
+    board.tell(f"facts/{member.world.rank}", facts)
 
 
-def _with_neighbour(facts: Facts, company: Company, board: Board) -> Facts:
+def _with_neighbour(facts: Facts, member: Member, board: Board) -> Facts:
     """Each rank tries the next one of its host; its secret must live until that one has tried."""
-    here, rank = company.layout.here, company.world.rank
+    here, rank = member.layout.here, member.world.rank
     if len(here) == 1:
         return facts
     where = processes.pid_space()
     probe, secret = peer_memory.present(where)
     board.tell(f"probe/{rank}", probe)
     following = here[(here.index(rank) + 1) % len(here)]
-    theirs = board.hear_one(peer_memory.MemoryProbe, f"probe/{following}", company.by(NEAR))
+    theirs = board.hear_one(peer_memory.MemoryProbe, f"probe/{following}", member.by(NEAR))
     facts = replace(facts, neighbour=looked_at(theirs, where))
-    board.tell(f"tried/{rank}", True)  # noqa: FBT003 - a value
-    board.hear_one(bool, f"tried/{here[here.index(rank) - 1]}", company.by(NEAR))
+    board.tell(f"tried/{rank}", DONE)
+    board.hear_one(str, f"tried/{here[here.index(rank) - 1]}", member.by(NEAR))
     del secret
     return facts
 
 
-def _with_routes(facts: Facts, company: Company, board: Board) -> Facts:
+def _with_routes(facts: Facts, member: Member, board: Board) -> Facts:
     """Go to the other hosts, and stay until they have been here."""
-    layout = company.layout
+    layout = member.layout
     node, hosts = layout.node_rank, range(layout.num_nodes)
     with answering(node, ports.allowed(os.environ)) as port:
         interface, address = _address(facts.network.interfaces, layout.address)
         own = Endpoint(node, facts.place.host, address, port, interface)
         board.tell(f"host/{node}", own)
-        told = board.hear(Endpoint, [f"host/{one}" for one in hosts], company.by(HOSTS))
+        told = board.hear(Endpoint, [f"host/{one}" for one in hosts], member.by(HOSTS))
         everybody = [one for one in told if one]
-        found = tried(node, everybody, STEP * company.deadline.seconds)
-        board.tell(f"been/{node}", True)  # noqa: FBT003 - a value
-        board.hear(bool, [f"been/{one}" for one in hosts], company.by(BEEN))
+        found = tried(node, everybody, STEP * member.deadline.seconds)
+        board.tell(f"been/{node}", DONE)
+        board.hear(str, [f"been/{one}" for one in hosts], member.by(BEEN))
     return replace(facts, routes=found)
 
 
@@ -257,10 +261,10 @@ def _address(interfaces: Sequence[Interface], on_the_way: str | None) -> tuple[s
     return "", on_the_way or ""
 
 
-def _judged(company: Company, board: Board, row: Check, wanted: Settings, show: Show) -> int:
+def _judged(member: Member, board: Board, row: Check, wanted: Settings, show: Show) -> int:
     """Rank 0: hear all, decide whether to go on, and say it."""
-    everybody = range(company.world.world_size)
-    told = board.hear(Facts, [f"facts/{rank}" for rank in everybody], company.by(FACTS))
+    everybody = range(member.world.world_size)
+    told = board.hear(Facts, [f"facts/{rank}" for rank in everybody], member.by(FACTS))
     heard = [one for one in told if one]
     rows = [*rows_of(heard, whole=len(heard) == len(everybody)), row]
     if silent := [rank for rank in everybody if told[rank] is None]:
@@ -268,35 +272,36 @@ def _judged(company: Company, board: Board, row: Check, wanted: Settings, show: 
     stops = fails(rows)
     board.tell("word", Word(stops))
     if not stops:
-        rows += _tried_by_all(company, board, wanted, [one.place for one in heard])
+        rows += _tried_by_all(member, board, wanted, [one.place for one in heard])
     not_tried = "Not tried, since the job would fail before: its group and collectives." * stops
-    report = Report(_whole(company), tuple(rows), not_tried)
+    report = Report(_whole(member), tuple(rows), not_tried)
     show(report)
-    board.tell("end", Word(report.fails))
-    board.hear(bool, [f"left/{rank}" for rank in everybody[1:]], Deadline.after(LINGER))
+    with suppress(BoardLostError):  # All is said.
+        board.tell("end", Word(report.fails))
+        board.hear(str, [f"left/{rank}" for rank in everybody[1:]], Deadline.after(LINGER))
     return int(report.fails)
 
 
 def _tried_by_all(
-    company: Company, board: Board, wanted: Settings, places: Sequence[Place]
+    member: Member, board: Board, wanted: Settings, places: Sequence[Place]
 ) -> list[Check]:
     """The trial's rows of all ranks, each thing said once."""
-    own = _trial(company, wanted)
+    own = _trial(member, wanted)
     others = places[1:]
-    told = board.hear(Trial, [f"trial/{place.rank}" for place in others], company.by(1.0))
+    told = board.hear(Trial, [f"trial/{place.rank}" for place in others], member.by(1.0))
     heard = {place: one.checks for place, one in zip(others, told, strict=True) if one}
     silent = [place.rank for place in others if place not in heard]
     return [*merged({places[0]: own, **heard}), *([_silence(silent)] if silent else [])]
 
 
-def _trial(company: Company, wanted: Settings) -> tuple[Check, ...]:
+def _trial(member: Member, wanted: Settings) -> tuple[Check, ...]:
     """Bring the group up and use it, as the job will."""
-    if company.me.device is None:
-        assign_device(wanted, company.world)
-    prepare_gloo(company.layout, company.world.world_size)
-    end = company.by(TRIAL)
-    group = group_row(wanted, company.world, company.meeting, end)
-    calls = collective_rows(company.world, end) if group.status == OK else ()
+    if member.me.device is None:
+        assign_device(wanted, member.world)
+    prepare_gloo(member.layout, member.world.world_size)
+    end = member.by(TRIAL)
+    group = group_row(wanted, member.world, member.meeting, end)
+    calls = collective_rows(member.world, end) if group.status == OK else ()
     rows = (group, *calls)
     if not fails(rows):  # Else a call may be under way, and the end of the process ends it.
         cleanup()
@@ -308,31 +313,29 @@ def _silence(ranks: Sequence[int]) -> Check:
     return Check("ranks", FAILURE, seen, "allranks doctor --timeout 300")
 
 
-def _whole(company: Company) -> str:
-    ranks = counted(company.world.world_size, "rank")
-    return f"{ranks} on {counted(company.layout.num_nodes, 'host')}, as rank 0 sees them"
+def _whole(member: Member) -> str:
+    ranks = counted(member.world.world_size, "rank")
+    return f"{ranks} on {counted(member.layout.num_nodes, 'host')}, as rank 0 sees them"
 
 
-def _followed(company: Company, board: Board, wanted: Settings) -> int:
+def _followed(member: Member, board: Board, wanted: Settings) -> int:
     """Another rank than 0: do as that one says."""
-    rank = company.world.rank
-    word = board.hear_one(Word, "word", company.by(1.0))
+    rank = member.world.rank
+    word = board.hear_one(Word, "word", member.by(1.0))
     if word and not word.fails:
-        board.tell(f"trial/{rank}", Trial(_trial(company, wanted)))
-    end = board.hear_one(Word, "end", company.by(1.0)) if word else None
+        board.tell(f"trial/{rank}", Trial(_trial(member, wanted)))
+    end = board.hear_one(Word, "end", member.by(1.0)) if word else None
     if end is None:
         raise BoardLostError("rank 0 says nothing any more")
-    board.tell(f"left/{rank}", True)  # noqa: FBT003 - a value
+    board.tell(f"left/{rank}", DONE)
     return int(end.fails)
 
 
-def _lost(company: Company, facts: Facts, error: BoardLostError, show: Show) -> int:
+def _lost(member: Member, facts: Facts, error: BoardLostError, show: Show) -> int:
     """The board is gone: what this rank knows, if it is the first of its host."""
-    seen = (
-        f"the store of the ranks at {company.meeting.place if company.meeting else 'home'} is lost"
-    )
-    row = Check("rank 0", FAILURE, f"{seen}: {error}", "allranks doctor --timeout 300")
+    seen = f"the store in which the ranks met is lost: {error}"
+    row = Check("rank 0", FAILURE, seen, "allranks doctor --timeout 300")
     known = [one for one in rows_of([facts], whole=False) if one.status != OK]
-    place = company.place
+    place = member.place
     report = Report(f"rank {place.rank}, on {place.host}", (*known, row))
-    return _alone(report, show, speaks=company.leads)
+    return _alone(report, show, speaks=member.leads)

@@ -17,6 +17,7 @@ from allranks._rendezvous.tcp_store import SLOW_NAMES
 from allranks._system import sockets
 from allranks._system.accelerator import accelerator_type
 from allranks._system.waiting import BackgroundCall, StillRunning
+from allranks.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,12 +107,12 @@ def own_network(world: World, address: str | None, *, counts_ports: bool) -> Net
         address: this host's address on the way to the others, or None where it is not known.
         counts_ports: whether it is the one of its host to look which ports are free.
     """
-    among = ports.allowed(os.environ)
+    among = _range()
     return Network(
         tuple(_names(world)),
         tuple(_interfaces(address)),
         tuple(name for name in _all_names() if sockets.addresses_of_interface(name)),
-        f"{among[0]}-{among[-1]}" if among else "",
+        os.environ.get(ports.PORT_RANGE, ""),
         _free_ports(among) if among and counts_ports else None,
         world.local_world_size or 1,
     )
@@ -169,6 +170,12 @@ def _interface(name: str, asked_by: str) -> Interface:
         return Interface(name, asked_by, exists=True, up=up, addresses=addresses, mtu=mtu)
     exists = name in [known for _, known in socket.if_nameindex()]
     return Interface(name, asked_by, exists, up=exists, addresses=(), mtu=0)
+
+
+def _range() -> range | None:
+    with suppress(ConfigError):  # Of which the row tells.
+        return ports.allowed(os.environ)
+    return None
 
 
 def _free_ports(among: range) -> int:
@@ -244,6 +251,11 @@ def _ports(one: Network) -> Check:
         kernels = ports.of_the_kernel()
         told = f", of {kernels[0]}-{kernels[-1]}" if kernels else ""
         return Check("ports", OK, f"{ports.PORT_RANGE} is not set: any that the kernel gives{told}")
+    remedy = f"export {ports.PORT_RANGE}=20000-21000"
+    try:
+        ports.allowed({ports.PORT_RANGE: one.port_range})
+    except ConfigError as error:
+        return Check("ports", FAILURE, str(error), remedy)
     whose = f"{ports.PORT_RANGE}={one.port_range}"
     if one.free_ports is None:
         return Check("ports", OK, whose)
@@ -251,7 +263,7 @@ def _ports(one: Network) -> Check:
     seen = f"{whose}: {one.free_ports} {most}free; {one.ports_needed} are needed"
     if one.free_ports >= one.ports_needed:
         return Check("ports", OK, seen)
-    return Check("ports", FAILURE, seen, f"export {ports.PORT_RANGE}=20000-21000")
+    return Check("ports", FAILURE, seen, remedy)
 
 
 def _mtus(of: Mapping[Place, Network]) -> list[Check]:

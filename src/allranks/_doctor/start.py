@@ -79,17 +79,20 @@ def own_start(world: World) -> Start:
 def start_rows(of: Mapping[Place, Start]) -> list[Check]:
     """Rows on the launcher, as the lowest rank knows it, and on variables."""
     first = of[min(of)]
-    why = (
-        f"as {', '.join(first.told_by)} tell" if first.told_by else "no launcher's variable is set"
-    )
+    told = ", ".join(first.told_by)
+    why = f"as {told} tell" if told else "no launcher's variable is set"
     row = Check("launcher", OK, f"{first.launcher}, {first.world}: {why}")
     if first.doubt:
-        command = next(iter(QUOTED.findall(first.doubt)), "").replace(
-            "python ...", "allranks doctor"
-        )
+        command = _quoted(first.doubt).replace("python ...", "allranks doctor")
         row = Check("launcher", WARNING, first.doubt, command)
     said = dict.fromkeys(line for start in of.values() for line in start.misspelt)
     return [row, *(Check("variables", WARNING, line, _unset(line)) for line in said)]
+
+
+def _quoted(text: str) -> str:
+    """The first command in a sentence of ours; "" if there is none."""
+    found = QUOTED.search(text)
+    return found[1] if found else ""
 
 
 def _unset(line: str) -> str:
@@ -100,7 +103,8 @@ def undetected(error: AllranksError) -> Check:
     """The row of a process that does not know who it is."""
     found = getattr(error, "variables", {}) if isinstance(error, DetectionError) else {}
     by_hand = [name for name in HAND_MADE if found.get(name) is not None]
-    return Check("launcher", FAILURE, str(error), f"unset {' '.join(by_hand or found)}")
+    remedy = f"unset {' '.join(by_hand or found)}" if found else "allranks env"
+    return Check("launcher", FAILURE, str(error), remedy)
 
 
 def looks_first() -> bool:
@@ -128,7 +132,7 @@ def unmet(error: AllranksError, world: World, plan: RendezvousPlan | None) -> Ch
 
 
 def _remedy(error: AllranksError, world: World, plan: RendezvousPlan | None) -> str:
-    if isinstance(error, MissingRanksError) and 0 not in error.missing:
+    if isinstance(error, MissingRanksError) and error.missing and 0 not in error.missing:
         return _with_as_many(error.missing, world)
     for kind, remedy in (
         (DuplicateRankError, f"export RANK=...  # another one of 0-{world.world_size - 1} in each"),
@@ -146,8 +150,8 @@ def _as_told(text: str, world: World, plan: RendezvousPlan | None) -> str:
         return AS_MANY_AS_GPUS
     if HELD in text and world.rank == 0:
         return f"export MASTER_PORT={_free_port()}  # on all ranks"
-    if quoted := QUOTED.findall(text):
-        return str(quoted[0])
+    if command := _quoted(text):
+        return command
     if plan is None or not plan.ports or world.rank == 0:
         return "allranks env"
     return _on_the_way(plan.hosts[0], plan.ports[0])
@@ -185,5 +189,6 @@ def _free_port() -> int:
 
 def is_rank_0_s_word(error: AllranksError) -> bool:
     """Whether rank 0 raises the same, and tells it."""
-    judged = isinstance(error, (MissingRanksError, WorldMismatchError, DuplicateRankError))
-    return judged and 0 not in getattr(error, "missing", ())
+    if isinstance(error, MissingRanksError):
+        return bool(error.missing) and 0 not in error.missing
+    return isinstance(error, (WorldMismatchError, DuplicateRankError))

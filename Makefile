@@ -33,10 +33,13 @@ slow: .venv/dev
 
 # Real launchers on hosts that are made for it: as root, on Debian.
 CLUSTER := slurm-wlm munge iproute2 nftables openmpi-bin mpich ethtool faketime
+BROWSER := chromium fonts-dejavu-core
 
 test-cluster: .venv/dev .venv-ray/ready
 	dpkg -s $(CLUSTER) >/dev/null 2>&1 || \
 	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CLUSTER))
+	dpkg -s $(BROWSER) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $(BROWSER)
 	$(BIN)/python -m pytest tests/cluster
 
 # Ray brings many packages, and has an environment of its own.
@@ -59,6 +62,7 @@ bench: .venv/dev .venv/demo
 	$(BIN)/python benchmarks/testing.py
 	$(BIN)/python benchmarks/collectives.py
 	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/stragglers.py
 	$(BIN)/python benchmarks/dist_utils.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from allranks._process_group.together import agree, master_first, on_master, should_stop
     from allranks._rendezvous.init_method import get_init_method
+    from allranks._stragglers.stragglers import stragglers
     from allranks._system.version import __version__
     from allranks._training.check_same import check_same
     from allranks._training.gather_shards import gather_shards
@@ -101,6 +102,7 @@ _NAMES = {
     ),
     "_process_group.together": "agree master_first on_master should_stop",
     "_rendezvous.init_method": "get_init_method",
+    "_stragglers.stragglers": "stragglers",
     "_system.version": "__version__",
     "_training.check_same": "check_same",
     "_training.gather_shards": "gather_shards",
@@ -200,6 +202,7 @@ __all__ = [
     "shared_seed",
     "should_stop",
     "split",
+    "stragglers",
     "sync_module",
     "synchronize",
     "worker_init_fn",

@@ -1,4 +1,4 @@
-"""The command line: ``allranks run``, ``env``, ``migrate``, ``status`` and ``doctor``."""
+"""The command line: ``allranks run``, ``env``, ``migrate``, ``status``, ``dump``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -332,6 +332,23 @@ def status(follow: bool, stacks: bool, verdict: bool, as_json: bool) -> None:
         follow_jobs(stacks=stacks, verdict=verdict)
     else:
         print_jobs(stacks=stacks, verdict=verdict)
+
+
+@main.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+def dump(directory: Path | None) -> None:
+    """Write where each rank stands, of your jobs with ranks on this host, into DIRECTORY.
+
+    It asks as `status --verdict` does, and for the last calls and the threads of each rank:
+    rank-N.json, job.json, verdict.txt, and index.html, a page that shows who waits for whom and
+    who came late, and needs no network. DIRECTORY must be empty; without, one is made.
+    """
+    from allranks._status.command import dump_jobs
+
+    try:
+        dump_jobs(directory)
+    except (AllranksError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command()

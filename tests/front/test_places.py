@@ -23,6 +23,7 @@ PLACES = (
     "_status",
     "_transport",
     "_collectives",
+    "_stragglers",
     "_process_group",
     "_doctor",
     "_training",

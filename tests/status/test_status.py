@@ -134,7 +134,26 @@ def test_a_rank_that_was_killed_is_gone(tmp_path: Path) -> None:
 def test_without_rank_0_each_rank_of_this_host_tells_of_itself(tmp_path: Path) -> None:
     with a_job(tmp_path, all_asleep_but_one, 0, killed) as (name, _):
         job = seen(name, lambda job: [row.rank for row in job.rows] == [1, 2, 3])
-    assert "its store with it" in job.trouble
+    assert re.fullmatch(
+        r"rank 0: (its store is gone|has left, and its store with it), and so the others cannot be "
+        r"asked(; its process is gone)?",
+        job.trouble,
+    )
+
+
+def often_waited_for(place: str, culprit: int) -> None:
+    with allranks.session(cpu=True, timeout=LONG) as world:
+        Path(place, f"up{world.rank}").touch()
+        while True:
+            if world.rank == culprit:
+                time.sleep(0.03)
+            allranks.all_reduce(1)
+
+
+def test_a_rank_that_is_late_again_and_again_is_seen(tmp_path: Path) -> None:
+    with a_job(tmp_path, often_waited_for, 1, ranks=3) as (name, _):
+        job = seen(name, lambda job: [row.rank for row in job.rows if row.late > 0.015] == [1])
+    assert job.rows[1].late < PATIENCE
 
 
 def test_a_job_may_be_kept_from_answering(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ CALLS = {
     "all_to_all": lambda _: allranks.all_to_all([1, 2]),
     "broadcast of a tree": lambda _: allranks.broadcast({"a": 1}, 0)["a"],
     "check_same": lambda _: allranks.check_same(1),
+    "stragglers": lambda _: allranks.stragglers().calls > 0,
     "sync_module": lambda _: allranks.sync_module(LAYER),
     "average_buffers": lambda _: allranks.average_buffers(LAYER),
     "shards": lambda _: allranks.gather_shards(list(allranks.shard(5))),

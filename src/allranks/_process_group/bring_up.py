@@ -41,6 +41,8 @@ from allranks.errors import ConfigError
 if TYPE_CHECKING:
     import socket
 
+    from allranks._stragglers.reports import Reports
+
 WATCH = "ALLRANKS_WATCH"
 STALL_AFTER = "ALLRANKS_STALL_AFTER"
 
@@ -62,6 +64,7 @@ class ProcessGroupState:
         meeting: where the ranks met; None in a world of one, and where other code made the group.
         watch: the watch, or None.
         rank_0: rank 0's record; None on rank 0, and where there was no roll call.
+        reports: tells who is slow, where that is asked for.
         ending: how this rank leaves, for the others.
         failed: whether an exception has left the session.
         pid: this process; what it forks is no rank.
@@ -72,6 +75,7 @@ class ProcessGroupState:
     meeting: Meeting | None = None
     watch: Watch | None = None
     rank_0: RankRecord | None = None
+    reports: Reports | None = None
     ending: str = "its program ended"
     failed: bool = False
     pid: int = field(default_factory=os.getpid)

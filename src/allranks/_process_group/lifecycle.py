@@ -15,6 +15,7 @@ from allranks._process_group.adopt import adopt, adopted_world
 from allranks._process_group.bring_up import ProcessGroupState, bring_up, take_down
 from allranks._process_group.init_group import refuse_unknown_backend
 from allranks._process_group.settings import Settings, SettingsDict, read
+from allranks._stragglers.asked import asked
 from allranks._system import stacks
 from allranks._system.graph_breaks import outside_graphs
 from allranks._transport import process_groups
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from allranks._rendezvous.record import RankRecord
+    from allranks._stragglers.reports import Reports
 
 _state: ProcessGroupState | None = None
 _at_exit_registered = False
@@ -85,6 +87,17 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
         return
     _register_at_exit()  # A set-up that fails may leave calls under way, too.
     _state = adopt(wanted) if initialized() else bring_up(wanted)
+    _state.reports = _reports()
+
+
+def _reports() -> Reports | None:
+    """Tells now and then who is slow, where that is asked for."""
+    every = asked()
+    if every is None:
+        return None
+    from allranks._stragglers.reports import begin
+
+    return begin(every)
 
 
 def _refuse_other_settings(now: Settings, wanted: Settings) -> None:
@@ -144,6 +157,8 @@ def _end(how: str) -> None:
         counted(state.meeting.store, UP, state.world.world_size, PATIENCE)
     if state and state.watch:
         state.watch.stop(how)
+    if state and state.reports and not state.failed:
+        state.reports.tell()
     if initialized():
         process_groups.destroy_all()
     else:

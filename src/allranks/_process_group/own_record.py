@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from allranks._process_group import devices
 from allranks._rendezvous.record import RankRecord
+from allranks._stragglers.asked import REPORT, asked
 from allranks._system import processes, sockets
 from allranks._system.accelerator import accelerator_type
 from allranks._system.version import __version__
@@ -71,6 +72,7 @@ def _to_be_agreed(wanted: Settings, *, assigned: bool) -> dict[str, str]:
     """The settings that must be equal on all ranks: otherwise they would wait for each other."""
     mode = checking()
     agreed = {"check": repr(mode if mode in (None, "lines") else True)}
+    agreed[REPORT] = repr(asked())
     if wanted.distributed_backend:
         agreed["distributed_backend"] = repr(wanted.distributed_backend.lower())
     elif assigned:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.live import Live
 
+from allranks._status.dump import default_directory, dump, prepare
 from allranks._status.jobs import jobs
 from allranks._status.table import shown
 from allranks._system import streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.console import RenderableType
 
@@ -63,6 +65,23 @@ def follow_jobs(*, stacks: bool, verdict: bool) -> None:
         while True:
             time.sleep(EVERY)
             live.update(picture(), refresh=True)
+
+
+def dump_jobs(directory: Path | None) -> None:
+    """Write each job's files, and print where its page is; the exit code is 1 where there is none.
+
+    Raises:
+        ConfigError: the directory cannot be used, or is not empty.
+    """
+    place = directory or default_directory()
+    is_new = not place.exists()
+    prepare(place)
+    found = jobs(verdict=True, details=True)
+    if is_new and not found:
+        place.rmdir()
+    _leave_where_none(found)
+    for page in dump(found, place):
+        print(f"{page}: open it in a browser")  # noqa: T201 - what the command says
 
 
 def _leave_where_none(found: Sequence[JobReport]) -> None:

@@ -26,23 +26,25 @@ ALL = 30.0
 """Seconds in which it tells of all: it asks them, and gives them time by their number."""
 
 
-def jobs(*, verdict: bool = False) -> list[JobReport]:
+def jobs(*, verdict: bool = False, details: bool = False) -> list[JobReport]:
     """The jobs of this user that have a rank on this host.
 
     Args:
         verdict: whether to ask why ranks wait.
+        details: whether to ask for each rank's record, calls and threads.
     """
+    question = Question(everybody=True, verdict=verdict, details=details)
     by_job = groupby(doors(), key=lambda door: (door.user, door.job))
-    found = [_job(list(ranks), verdict=verdict) for _, ranks in by_job]
+    found = [_job(list(ranks), question) for _, ranks in by_job]
     return [job for job in found if job]
 
 
-def _job(here: Sequence[Door], *, verdict: bool) -> JobReport | None:
+def _job(here: Sequence[Door], question: Question) -> JobReport | None:
     """One job; None where none of its ranks has told anything, and none lives."""
     with ThreadPoolExecutor(min(TOGETHER, len(here))) as pool:
-        asked = {pool.submit(ask, door, Question(), SOON): door for door in here}
+        alone = replace(question, everybody=False)
+        asked = {pool.submit(ask, door, alone, SOON): door for door in here}
         awake = next((asked[one] for one in as_completed(asked) if one.result().report), None)
-        question = Question(everybody=True, verdict=verdict)
         whole = ask(awake, question, ALL).report if awake else None
     answers = [one.result() for one in asked]
     if not awake:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from allranks._watch.status_report import JobReport, RankRow
 
-HEAD = ("ranks", "state", "at", "for", "calls/s", "memory", "host", "pid", "device")
+HEAD = ("ranks", "state", "at", "for", "late by", "calls/s", "memory", "host", "pid", "device")
 
-NARROW, IN_NARROW = 110, 7
-"""Below so many columns only the first of these are shown; `--json` has them all."""
+FITTING = ((100, 5), (130, 8))
+"""Below so many columns of the terminal only the first of these are shown; `--json` has all."""
 
 COLOURS = {WAITING: "yellow", STOPPED: "red", GONE: "red", SILENT: "red", LEFT: "dim", RUNNING: ""}
 
@@ -40,7 +40,7 @@ def shown(job: JobReport, width: int, *, stacks: bool) -> RenderableType:
         width: columns of the terminal.
         stacks: whether to show where each program stands, line by line.
     """
-    many = len(HEAD) if width >= NARROW else IN_NARROW
+    many = next((many for least, many in FITTING if width < least), len(HEAD))
     table = Table(box=SIMPLE_HEAD, title=_headline(job), title_justify="left", pad_edge=False)
     for name in HEAD[:many]:
         table.add_column(name, no_wrap=name not in ("ranks", "at"), overflow="fold")
@@ -82,6 +82,7 @@ def _cells(alike: Sequence[RankRow]) -> tuple[str, ...]:
         first.state,
         printable(first.doing),
         _duration(max(seconds)) if seconds else "",
+        _span([1e3 * row.late for row in alike if row.state in (RUNNING, WAITING)], "{:.0f} ms"),
         _span([row.rate for row in alike if row.state in (RUNNING, WAITING)], "{:.1f}"),
         _span([row.memory for row in alike if row.memory], "{:.0f} MiB"),
         _few([row.host for row in alike if row.host], "hosts"),

@@ -9,8 +9,10 @@ follows in a second message.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
+from allranks._system import stacks
 from allranks._transport.frame import FIRST_BODY, FIRST_MESSAGE, HEAD, Frame
 from allranks._transport.group_operations import (
     all_to_all_single,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from allranks._transport.frame import Answer
     from allranks._transport.process_groups import Members
+    from allranks._watch.waits import Waits
 
 SWAPPING = 3
 """The largest group in which all-to-all is faster than through its first member (measured)."""
@@ -38,8 +41,9 @@ SWAPPING = 3
 class GlooChannel:
     """The way of headers over one group, through memory that each call uses again."""
 
-    def __init__(self, members: Members, group: dist.ProcessGroup) -> None:
+    def __init__(self, members: Members, group: dist.ProcessGroup, waits: Waits) -> None:
         self._group = group
+        self._waits = waits
         self._ranks = members.ranks
         self._rank = members.rank
         self._swaps = members.size <= SWAPPING
@@ -55,6 +59,14 @@ class GlooChannel:
         self, mine: Frame, answer: Answer, what: str, meanwhile: Callable[[], None]
     ) -> tuple[int, bytes]:
         """Tell one's header, and hear the answer to all of them."""
+        began = time.time()
+        answered = self._asked(mine, answer, what, meanwhile)
+        self._waits.note(began, time.time(), stacks.caller())
+        return answered
+
+    def _asked(
+        self, mine: Frame, answer: Answer, what: str, meanwhile: Callable[[], None]
+    ) -> tuple[int, bytes]:
         end = _write(self._view, mine)
         if self._swaps:
             for start in self._copies:

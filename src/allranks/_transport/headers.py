@@ -20,6 +20,7 @@ from allranks._transport.gloo_channel import GlooChannel
 from allranks._transport.group_operations import SAID, brief, nothing
 from allranks._transport.links import linked
 from allranks._transport.socket_channel import SocketChannel
+from allranks._watch import torch_groups, waits
 from allranks.errors import CollectiveError, MismatchError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ gloo (measured at 64 ranks)."""
 
 GROUPS = 8
 """How many groups of ranks an error shows, each of which says another thing."""
+
+AFTERWARDS = "after an exchange"
+"""What is to be done after each exchange of a group, in its members' cache."""
 
 CHECK = "ALLRANKS_CHECK"
 """The variable that holds the mode of verification; ``setup(check=...)`` sets it."""
@@ -152,6 +156,8 @@ def exchange_and_combine(
         _raise(*parsed(tuple[str, str], answer))
     if kind == ERROR:
         raise CollectiveError(answer.decode())
+    if afterwards := members.cache.get(AFTERWARDS):
+        afterwards()
     return answer
 
 
@@ -173,7 +179,8 @@ def _ask(
 def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel | SocketChannel:
     """Open a group's channel: sockets of ours where all can be linked, else gloo. Collective."""
     group = process_groups.cpu_group(over)
-    gloo = GlooChannel(members, group)
+    noted = waits.of_group(torch_groups.name_of(over))
+    gloo = GlooChannel(members, group, noted)
 
     def exchange(body: bytes) -> list[bytes]:
         told = Frame(OK, NO_DIGEST, body)
@@ -182,7 +189,7 @@ def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel
     links = linked(members, exchange)
     if links is None:
         return gloo
-    channel = SocketChannel(members, group, links)
+    channel = SocketChannel(members, group, links, noted)
     members.on_destroy.callback(channel.close)
     return channel
 

@@ -18,7 +18,7 @@ from allranks._system.accelerator import on_same_device
 from allranks._system.printable import brief_repr
 from allranks._system.waiting import BackgroundCall, Deadline, StillRunning, workers_in_calls
 from allranks._system.words import ranges
-from allranks._watch import failures, flight_recorder, torch_groups
+from allranks._watch import failures, flight_recorder, torch_groups, waits
 from allranks.errors import CollectiveError, StalledError
 
 if TYPE_CHECKING:
@@ -321,6 +321,7 @@ def _forget_destroyed() -> None:
         _timeouts.pop(group, None)
         torch_groups.unusable.pop(group, None)
         flight_recorder.forget_group(str(group.group_name))
+        waits.forget_group(str(group.group_name))
         private = _private_gloo.pop(group, None)
         if private is not None and torch_groups.is_up(private):
             dist.destroy_process_group(private)
@@ -349,6 +350,7 @@ def forget() -> None:
     for kept in (_known, _timeouts, _group_by_device, torch_groups.unusable, _private_gloo):
         kept.clear()
     flight_recorder.forget()
+    waits.forget()
 
 
 def _forget_after_fork() -> None:

@@ -6,6 +6,7 @@ that no rank handles more messages than it has neighbours in the tree.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from allranks._transport.frame import Answer
     from allranks._transport.links import Link, Links
     from allranks._transport.process_groups import Members
+    from allranks._watch.waits import Waits
 
 T = TypeVar("T")
 
@@ -46,19 +48,23 @@ PIECE = 16384
 class SocketChannel:
     """The way of headers over one group whose members are linked to each other."""
 
-    def __init__(self, members: Members, group: dist.ProcessGroup, links: Links) -> None:
+    def __init__(
+        self, members: Members, group: dist.ProcessGroup, links: Links, waits: Waits
+    ) -> None:
         """Take over the sockets.
 
         Args:
             members: of the group.
             group: which is given up when a wait ends early.
             links: this member's.
+            waits: where each call notes itself.
         """
         self._rank = members.rank
         self._size = members.size
         self._group = group
         self._name = torch_groups.name_of(group)
         self._links = links
+        self._waits = waits
         # Over TCP the peer's next frame could come in one piece with this one.
         self._swaps = members.size == 2 and (links.parent or links.children[0]).is_near
         self._view = memoryview(bytearray(FIRST_MESSAGE))
@@ -80,13 +86,17 @@ class SocketChannel:
         self._what, self._end, noted = brief(what), None, None
         try:
             noted = flight_recorder.begin(self._name, self._made, self._what)
-            return self._asked(mine, answer, meanwhile)
+            answered = self._asked(mine, answer, meanwhile)
         except BaseException as error:
             try:
                 fail_wait(self._group, what, error, self._whom)
             finally:
                 self.close()  # Else a peer could take what was sent for a call that goes on.
             raise
+        else:
+            noted.ended = time.time()
+            self._waits.note(noted.at, noted.ended, noted.line)
+            return answered
         finally:
             if noted:
                 noted.over = True

@@ -46,6 +46,20 @@ class ReportedCollective:
         return " ".join(part for part in (self.op, self.data) if part)
 
 
+class Measures(NamedTuple):
+    """What is measured of a rank.
+
+    Attributes:
+        rate: collectives in a second, lately.
+        memory: MiB of its process.
+        stay: seconds in an exchange on WORLD, lately, on average: a rank that is late stays less.
+    """
+
+    rate: float = 0.0
+    memory: float = 0.0
+    stay: float = 0.0
+
+
 @dataclass(frozen=True)
 class RankStatus:
     """Where one rank stands.
@@ -62,8 +76,7 @@ class RankStatus:
         recent: the last collectives that it made, of all groups, oldest first.
         made: how many collectives it has made, by the group's name.
         stack: where its main thread stands, innermost first.
-        rate: collectives in a second, lately.
-        memory: MiB of its process.
+        measures: what is measured of it.
     """
 
     rank: int
@@ -77,8 +90,7 @@ class RankStatus:
     recent: tuple[ReportedCollective, ...] = ()
     made: dict[str, int] = field(default_factory=dict)
     stack: tuple[str, ...] = ()
-    rate: float = 0.0
-    memory: float = 0.0
+    measures: Measures = field(default_factory=Measures)
 
     @property
     def waits(self) -> bool:

@@ -91,6 +91,7 @@ class LogEntry:
         failure: of a failure, what it is.
         inquiry: of a "who", the name under which the answers are expected.
         group: of a "who", the group on which the asker waits.
+        details: of a "who", whether each rank is to tell its calls and threads.
         text: of a verdict, the verdict; of what is unreadable, why.
         concerned: of a verdict, the ranks that hold the others up, of many the first.
     """
@@ -100,6 +101,7 @@ class LogEntry:
     failure: Failure | None = None
     inquiry: str = ""
     group: str = ""
+    details: bool = False
     text: str = ""
     concerned: tuple[int, ...] = ()
 

@@ -31,6 +31,10 @@ REMEMBERED = "500"
 KEPT = 500
 """Exchanges between ranks of a host that are remembered."""
 
+CARRIER = "gloo_channel.py"
+"""The file of ours that sends headers by torch's calls, and which of their frames it can be."""
+NEAR = 4
+
 DTYPES = {
     "Float": "float32",
     "Double": "float64",
@@ -59,6 +63,8 @@ class RecordedCollective(NamedTuple):
         line: the program's line, or "".
         at: when it was called, in seconds since the epoch.
         over: whether it has ended.
+        ended: when, on the same clock; 0.0 where that is not known.
+        is_exchange: whether it is one of ours, which torch does not see, or carries a header.
     """
 
     group_id: str
@@ -69,6 +75,8 @@ class RecordedCollective(NamedTuple):
     line: str
     at: float
     over: bool
+    ended: float = 0.0
+    is_exchange: bool = False
 
 
 @dataclass
@@ -82,6 +90,7 @@ class HostExchange:
         line: the program's line.
         at: when it was made, in seconds since the epoch.
         over: whether it has ended.
+        ended: when it had its answer, on the same clock; 0.0 before.
     """
 
     group: str
@@ -90,6 +99,7 @@ class HostExchange:
     line: SourceLine | None
     at: float
     over: bool = False
+    ended: float = 0.0
 
     @property
     def group_id(self) -> str:
@@ -100,7 +110,16 @@ class HostExchange:
         """As what torch's recorders tell."""
         line = str(self.line or "")
         return RecordedCollective(
-            self.group_id, self.group, self.number, self.op, "", line, self.at, self.over
+            self.group_id,
+            self.group,
+            self.number,
+            self.op,
+            "",
+            line,
+            self.at,
+            self.over,
+            self.ended,
+            is_exchange=True,
         )
 
 
@@ -252,6 +271,7 @@ def _as_recorded(recorder: str, entry: dict[str, Any]) -> RecordedCollective:
         str(line or ""),
         entry["time_created_ns"] / 1e9,
         bool(entry.get("retired")) or entry.get("state") == "completed",
+        is_exchange=any(f["filename"].endswith(CARRIER) for f in frames[:NEAR]),
     )
 
 

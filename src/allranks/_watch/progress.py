@@ -7,9 +7,10 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from allranks._system import processes, stacks
-from allranks._watch import failures, flight_recorder, torch_groups
-from allranks._watch.diagnosis import RankStatus, ReportedCollective
+from allranks._watch import failures, flight_recorder, torch_groups, waits
+from allranks._watch.diagnosis import Measures, RankStatus, ReportedCollective
 from allranks._watch.flight_recorder import FlightRecord, HostExchange, RecordedCollective
+from allranks._watch.rank_detail import TOLD, PastCall, RankDetail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,9 +179,18 @@ class CollectiveProgress:
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
             stack=tuple(map(str, lines)),
-            rate=self._rate(),
-            memory=processes.resident() / 2**20,
+            measures=Measures(self._rate(), processes.resident() / 2**20, waits.mean_of("WORLD")),
         )
+
+    def detail(self, rank: int) -> RankDetail:
+        """What this rank has done and does, call by call and thread by thread."""
+        seen, by_id = self._remembered()
+        numbered = _numbered(seen, self._made(by_id), flight_recorder.horizon())
+        calls = [_past(one, it.number) for one, it in zip(seen, numbered, strict=True)]
+        here = next(iter(self._not_over(seen)), None)
+        group = failures.waiting.group if failures.waiting else here.group if here else "WORLD"
+        members = () if group == "WORLD" else torch_groups.ranks_of(group)
+        return RankDetail(rank, tuple(calls[-TOLD:]), members, stacks.all_threads())
 
     def _rate(self) -> float:
         """Collectives in a second, over the last looks."""
@@ -191,6 +201,10 @@ class CollectiveProgress:
         if here and not failures.waiting:
             return max(0.0, time.time() - here.at)
         return time.monotonic() - (stuck.since if stuck else self._changed)
+
+
+def _past(one: RecordedCollective, number: int) -> PastCall:
+    return PastCall(one.group, number, one.op, one.data, one.line, one.at, one.ended, one.over)
 
 
 def _total(exchanges: Sequence[tuple[object, int, bool]], begun: Mapping[str, int]) -> int:

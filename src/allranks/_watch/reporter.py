@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from allranks._rendezvous.roll_call import all_records
 from allranks._watch import status_answers
 from allranks._watch.diagnosis import verdict
+from allranks._watch.status_answers import Answers
 from allranks._watch.status_report import JobReport, row_of, row_without
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from allranks._watch.config import WatchConfig
     from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
-    from allranks._watch.status_answers import Answers
+    from allranks._watch.rank_detail import RankDetail
     from allranks._watch.status_inquiry import StatusInquiry
     from allranks._watch.status_report import Question, RankRow
     from allranks._watch.store_client import StoreClient
@@ -50,23 +52,43 @@ class Reporter:
 
     def report(self, question: Question, log_client: EventLogClient) -> JobReport:
         """Answer a question; takes as long as an inquiry where it is of everybody."""
-        if not question.everybody or self._client.cut_off:
-            return self._alone(self._client.lost if question.everybody else "")
+        if not question.everybody:
+            return self._alone(question)
+        told = Answers() if self._client.cut_off else self._answers(question, log_client)
+        if not told.statuses:
+            return self._alone(question, self._trouble())
+        fates = self._fates(told)
+        rows = self._rows(told, fates)
+        if question.details:
+            rows = tuple(self._with_details(row, told.details.get(row.rank)) for row in rows)
+        return self._report(rows, verdict=_verdict(told, fates) if question.verdict else "")
+
+    def _answers(self, question: Question, log_client: EventLogClient) -> Answers:
+        """What all ranks tell."""
         own = self._inquiry.status()
         group = (own.group or "WORLD") if question.verdict else ""
-        is_ours = self._inquiry.start(log_client, group)
-        told = self._inquiry.answers(log_client)
-        if is_ours:
+        name = self._inquiry.start(log_client, group, details=question.details)
+        told = self._inquiry.answers(log_client, name)
+        if name:
             self._inquiry.conclude()
-        if not told.statuses:
-            return self._alone(self._client.lost or "the store does not answer")
-        fates = self._fates(told)
-        return self._report(
-            self._rows(told, fates), verdict=_verdict(told, fates) if question.verdict else ""
-        )
+        return told
 
-    def _alone(self, trouble: str) -> JobReport:
-        return self._report((row_of(self._inquiry.status(), self._config.me),), trouble=trouble)
+    def _alone(self, question: Question, trouble: str = "") -> JobReport:
+        row = row_of(self._inquiry.status(), self._config.me)
+        if question.details:
+            row = replace(row, record=self._config.me, detail=self._inquiry.detail())
+        return self._report((row,), trouble=trouble)
+
+    def _with_details(self, row: RankRow, detail: RankDetail | None) -> RankRow:
+        return replace(row, record=self._records.get(row.rank), detail=detail)
+
+    def _trouble(self) -> str:
+        """Why no other rank can be asked."""
+        of_rank_0 = self._local_peers.condition(0)
+        fates = status_answers.fates_unasked(
+            1, self._config.external_store, of_rank_0, self._client.lost
+        )
+        return f"rank 0: {fates[0]}"
 
     def _report(
         self, rows: tuple[RankRow, ...], *, verdict: str = "", trouble: str = ""
@@ -87,7 +109,8 @@ class Reporter:
         if not self._records:
             self._records = self._client.ask(all_records, {}, self._config.patience)
         records = self._records
-        rows = [row_of(status, records.get(rank)) for rank, status in told.statuses.items()]
+        longest = max(status.measures.stay for status in told.statuses.values())
+        rows = [row_of(one, records.get(rank), longest) for rank, one in told.statuses.items()]
         rows += [row_without(rank, fate, records.get(rank)) for rank, fate in fates.items()]
         return tuple(sorted(rows, key=lambda row: row.rank))
 

@@ -10,17 +10,20 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from allranks._rendezvous.roll_call import record_of
 from allranks._system.typed_json import MalformedError, parsed, written
-from allranks._watch.diagnosis import RankStatus
+from allranks._watch.diagnosis import Measures, RankStatus
 from allranks._watch.event_log import CLOSED, DepartureNote, left_note
+from allranks._watch.rank_detail import RankDetail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import torch.distributed as dist
+
+T = TypeVar("T")
 
 NAMED = 16
 """How many ranks that do not answer are looked up."""
@@ -36,10 +39,12 @@ class RankAnswer:
     Attributes:
         status: where it stands.
         held: the ranks of its host whose processes are stopped or gone, and how.
+        detail: more of it, where that is asked for.
     """
 
     status: RankStatus
     held: dict[int, str]
+    detail: RankDetail | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,12 @@ class Answers:
     Attributes:
         statuses: where those stand that have told, by rank; those with one digest share all parts.
         held: the ranks whose processes are stopped or gone, and how.
+        details: more of the ranks, where that was asked for.
     """
 
     statuses: dict[int, RankStatus] = field(default_factory=dict)
     held: dict[int, str] = field(default_factory=dict)
+    details: dict[int, RankDetail] = field(default_factory=dict)
 
     def silent(self, world_size: int) -> list[int]:
         """The ranks that have not told."""
@@ -84,7 +91,9 @@ class Inquiry:
         digest = self._tell_shared(told.status)
         if told.held:
             self._add_line("held", rank, written(told.held))
-        own = f"{told.status.rate:.3g} {told.status.memory:.0f}"
+        if told.detail:
+            self._add_line("detail", rank, written(told.detail))
+        own = " ".join(f"{measure:.4g}" for measure in told.status.measures)
         self._add_line("told", rank, f"{rank} {seconds:.3f} {digest} {own}")
         if not self._appends:
             self._store.add(f"{self._at}/count", 1)
@@ -105,14 +114,20 @@ class Inquiry:
             if line.digest in shared and 0 <= line.rank < self._world_size
         }
         held: dict[int, str] = {}
-        for line in self._lines("held"):
+        for told in self._read_lines("held", dict[int, str]):
+            held |= told
+        details = {one.rank: one for one in self._read_lines("detail", RankDetail)}
+        return Answers(statuses, held, details)
+
+    def _read_lines(self, what: str, kind: type[T]) -> Iterator[T]:
+        """What the ranks have told in lines that can be read."""
+        for line in self._lines(what):
             with suppress(MalformedError):
-                held |= parsed(dict[int, str], line)
-        return Answers(statuses, held)
+                yield parsed(kind, line)
 
     def _tell_shared(self, status: RankStatus) -> str:
         """Tell what other ranks may share, unless one has; its digest."""
-        shared = replace(status, rank=0, who="", seconds=0.0, members=(), rate=0.0, memory=0.0)
+        shared = replace(status, rank=0, who="", seconds=0.0, members=(), measures=Measures())
         digest = blake2b(repr(shared).encode(errors="replace"), digest_size=8).hexdigest()
         if self._store.add(f"{self._at}/first/{digest}", 1) == 1:
             if self._store.add(f"{self._at}/kinds", 1) > KINDS:
@@ -154,8 +169,7 @@ class _Line(NamedTuple):
     rank: int
     seconds: float
     digest: str
-    rate: float
-    memory: float
+    measures: Measures
 
     def on(self, shared: RankStatus) -> RankStatus:
         """Where this rank stands."""
@@ -165,16 +179,16 @@ class _Line(NamedTuple):
             rank=self.rank,
             who=who,
             seconds=self.seconds,
-            rate=self.rate,
-            memory=self.memory,
+            measures=self.measures,
         )
 
 
 def _read_line(line: str) -> _Line | None:
     """What a rank tells; None if it is something else."""
     with suppress(ValueError):
-        rank, seconds, digest, rate, memory = line.split()
-        return _Line(int(rank), float(seconds), digest, float(rate), float(memory))
+        rank, seconds, digest, *own = line.split()
+        rate, memory, stay = map(float, own)
+        return _Line(int(rank), float(seconds), digest, Measures(rate, memory, stay))
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from allranks._system.waiting import Deadline
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from allranks._watch.event_log_client import EventLogClient
     from allranks._watch.local_peers import LocalPeers
     from allranks._watch.progress import CollectiveProgress
+    from allranks._watch.rank_detail import RankDetail
     from allranks._watch.store_client import StoreClient
 
 HURRIED = 3.0
@@ -74,6 +76,10 @@ class StatusInquiry:
         """Where this rank stands."""
         return self._progress.status(self._config.me.rank, str(self._config.me))
 
+    def detail(self) -> RankDetail:
+        """What this rank has done and does, call by call and thread by thread."""
+        return self._progress.detail(self._config.me.rank)
+
     def keep(self, why: str, **more: Any) -> None:
         """Keep where this rank stands, for those who come later, where that is wanted."""
         if evidence.wanted():
@@ -87,36 +93,50 @@ class StatusInquiry:
         if asked.group:  # Else it asks who is there, and tells no verdict.
             self._verdict = Deadline.after(self._config.verdict_timeout)
         status = on_group(self.status(), asked.group)
-        told = RankAnswer(status, self._local_peers.held(self._config.me.rank))
+        detail = self.detail() if asked.details else None
+        told = RankAnswer(status, self._local_peers.held(self._config.me.rank), detail)
         self._client.ask(
-            lambda store: self._inquiry(store).answer(told), None, self._config.patience
+            lambda store: self._inquiry(store, asked.inquiry).answer(told),
+            None,
+            self._config.patience,
         )
         self.keep("was asked where it stands")
 
-    def start(self, log_client: EventLogClient, group: str = "") -> bool:
-        """Ask all ranks where they stand, unless another one has just done so.
+    def start(self, log_client: EventLogClient, group: str = "", *, details: bool = False) -> str:
+        """Ask all ranks where they stand, unless another one has just asked for the same.
 
         Args:
             log_client: tells all that this rank asks.
             group: on which this rank waits.
+            details: whether each rank is to tell its calls and threads.
+
+        Returns:
+            The name of the inquiry; "" where another one has asked.
         """
         name = uuid.uuid4().hex
-        asked = LogEntry("who", self._config.me.rank, inquiry=name, group=group)
-        log_client.post(asked, unless="who")
-        return self._name == name
+        me = self._config.me.rank
+        asked = LogEntry("who", me, inquiry=name, group=group, details=details)
+        log_client.post(asked, unless="" if details else "who")
+        return name if details or self._name == name else ""
 
-    def answers(self, log_client: EventLogClient) -> Answers:
-        """What the ranks tell of themselves."""
-        log_client.wait_for(self._all_have_told, self._config.answer_timeout)
+    def answers(self, log_client: EventLogClient, name: str = "") -> Answers:
+        """What the ranks tell of themselves.
+
+        Args:
+            log_client: hears the news meanwhile.
+            name: of the inquiry; "" means the last one.
+        """
+        name = name or self._name
+        log_client.wait_for(partial(self._all_have_told, name), self._config.answer_timeout)
         return self._client.ask(
-            lambda store: self._inquiry(store).answers(), Answers(), self._config.patience
+            lambda store: self._inquiry(store, name).answers(), Answers(), self._config.patience
         )
 
-    def _inquiry(self, store: dist.Store) -> Inquiry:
-        return Inquiry(store, self._name, self._config.world_size)
+    def _inquiry(self, store: dist.Store, name: str) -> Inquiry:
+        return Inquiry(store, name, self._config.world_size)
 
-    def _all_have_told(self) -> bool:
+    def _all_have_told(self, name: str) -> bool:
         told = self._client.ask(
-            lambda store: self._inquiry(store).count(), 0, self._config.patience
+            lambda store: self._inquiry(store, name).count(), 0, self._config.patience
         )
         return told == self._config.world_size

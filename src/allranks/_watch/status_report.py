@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
+from allranks._rendezvous.record import RankRecord
+from allranks._watch.rank_detail import RankDetail
+
 if TYPE_CHECKING:
-    from allranks._rendezvous.record import RankRecord
     from allranks._watch.diagnosis import RankStatus
 
 PREFIX = "allranks-status"
@@ -75,10 +77,12 @@ class Question:
     Attributes:
         everybody: whether the rank asks all ranks of its job; else it tells of itself alone.
         verdict: whether a verdict is wanted, why ranks wait.
+        details: whether each rank's record, calls and threads are wanted.
     """
 
     everybody: bool = False
     verdict: bool = False
+    details: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,10 @@ class RankRow:
         seconds: how long it has been there; 0.0 where that is not known.
         rate: collectives in a second, lately.
         memory: MiB of its process.
+        late: seconds that it comes after the first rank, to a call on WORLD, lately, on average.
         stack: where its program stands, innermost first.
+        record: what it told in the roll call, where that is asked for.
+        detail: its calls and threads, where that is asked for.
     """
 
     rank: int
@@ -107,7 +114,10 @@ class RankRow:
     seconds: float = 0.0
     rate: float = 0.0
     memory: float = 0.0
+    late: float = 0.0
     stack: tuple[str, ...] = ()
+    record: RankRecord | None = None
+    detail: RankDetail | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +145,14 @@ class JobReport:
     trouble: str = ""
 
 
-def row_of(status: RankStatus, record: RankRecord | None) -> RankRow:
-    """What a rank tells of itself, with what the roll call knows of it."""
+def row_of(status: RankStatus, record: RankRecord | None, longest: float = 0.0) -> RankRow:
+    """What a rank tells of itself, with what the roll call knows of it.
+
+    Args:
+        status: what it tells.
+        record: what the roll call knows.
+        longest: the longest mean stay of all ranks in an exchange.
+    """
     what = status.ours or (str(status.call) if status.call else "")
     number = f" #{status.number}" if status.number else ""
     group = f" on {status.group}" if what and status.group else ""
@@ -147,8 +163,9 @@ def row_of(status: RankStatus, record: RankRecord | None) -> RankRow:
         WAITING if status.waits else RUNNING,
         where.removesuffix(", "),
         status.seconds,
-        status.rate,
-        status.memory,
+        status.measures.rate,
+        status.measures.memory,
+        max(0.0, longest - status.measures.stay),
         status.stack,
     )
 

@@ -1,0 +1,97 @@
+"""How long this rank was in each of its last exchanges: the rank that was there least came last.
+
+All ranks leave an exchange at about the same moment. So these durations, each of one clock, tell
+who came when, and no clocks of two hosts are compared.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from allranks._system.stacks import SourceLine
+
+KEPT = 4096
+"""Exchanges of each group that are remembered."""
+
+RECENT = 256
+"""Of how many the mean is told."""
+
+
+class PastWaits(NamedTuple):
+    """Exchanges one after the other.
+
+    Attributes:
+        seconds: how long this rank was in each.
+        lines: of the program, which made them.
+        since: when the first was made, in seconds since the epoch; 0.0 where there is none.
+    """
+
+    seconds: Sequence[float]
+    lines: Sequence[SourceLine | None]
+    since: float
+
+
+class Waits:
+    """Of one group. Each call notes itself here, so that this must cost little."""
+
+    def __init__(self) -> None:
+        """Remember none yet."""
+        self.made = 0
+        self._seconds = array("d", bytes(8 * KEPT))
+        self._began = array("d", bytes(8 * KEPT))
+        self._lines: list[SourceLine | None] = [None] * KEPT
+
+    def note(self, began: float, ended: float, line: SourceLine | None) -> None:
+        """Remember an exchange that is over.
+
+        Args:
+            began: when this rank came, in seconds since the epoch.
+            ended: when it had the answer.
+            line: of the program, which made it.
+        """
+        at = self.made % KEPT
+        self._began[at] = began
+        self._seconds[at] = ended - began
+        self._lines[at] = line
+        self.made += 1
+
+    def past(self, number: int) -> PastWaits:
+        """Those from a number on, from 0, that are still remembered."""
+        places = [at % KEPT for at in range(max(number, self.made - KEPT), self.made)]
+        return PastWaits(
+            [max(0.0, self._seconds[at]) for at in places],  # The clock may have been set.
+            [self._lines[at] for at in places],
+            self._began[places[0]] if places else 0.0,
+        )
+
+    def mean(self) -> float:
+        """Seconds in an exchange, over the last ones."""
+        last = self.past(max(0, self.made - RECENT)).seconds
+        return sum(last) / len(last) if last else 0.0
+
+
+_by_group: dict[str, Waits] = {}
+
+
+def of_group(name: str) -> Waits:
+    """A group's, by the group's name."""
+    return _by_group.setdefault(name, Waits())
+
+
+def mean_of(name: str) -> float:
+    """As ``Waits.mean``; 0.0 for a group that has made no exchange."""
+    return _by_group[name].mean() if name in _by_group else 0.0
+
+
+def forget_group(name: str) -> None:
+    """The group was destroyed."""
+    _by_group.pop(name, None)
+
+
+def forget() -> None:
+    """The groups are gone, and later ones may have their names."""
+    _by_group.clear()

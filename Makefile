@@ -32,7 +32,7 @@ slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
 # Real launchers on hosts that are made for it: as root, on Debian.
-CLUSTER := slurm-wlm munge iproute2 nftables openmpi-bin mpich
+CLUSTER := slurm-wlm munge iproute2 nftables openmpi-bin mpich ethtool faketime
 BROWSER := chromium fonts-dejavu-core
 
 test-cluster: .venv/dev .venv-ray/ready

@@ -20,6 +20,8 @@ TOOLS = {
     "unshare": "util-linux",
     "ip": "iproute2",
     "nft": "nftables",
+    "ethtool": "ethtool",
+    "faketime": "faketime",
     "srun": "slurm-wlm",
     "slurmctld": "slurm-wlm",
     "munged": "munge",

@@ -26,6 +26,7 @@ PLACES = (
     "_stragglers",
     "_process_group",
     "_bench",
+    "_doctor",
     "_training",
     "_launch",
     "_pytest",
@@ -33,7 +34,16 @@ PLACES = (
 )
 """From the ground up; "" is the street, where the front doors are."""
 
-DOORS = {"__init__", "__main__", "distutils", "autograd", "meters", "pytest_plugin", "_cli"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "distutils",
+    "autograd",
+    "meters",
+    "pytest_plugin",
+    "_cli",
+    "_job_commands",
+}
 
 DRAWING = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text()
 

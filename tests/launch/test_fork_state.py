@@ -18,7 +18,7 @@ import threadpoolctl
 import torch
 
 import allranks
-from allranks._system import cpus
+from allranks._system import cgroups, cpus
 from harness import wait_until
 
 ALLRANKS = [sys.executable, "-m", "allranks"]
@@ -163,8 +163,8 @@ def test_the_quota_of_a_cgroup_above_counts(tmp_path, monkeypatch, maximum, expe
     (tmp_path / "pod" / "cpu.max").write_text(maximum)
     (tmp_path / "pod" / "container" / "cpu.max").write_text("max 100000")
     (tmp_path / "membership").write_text("0::/pod/container\n1:name=systemd:/x\n")
-    monkeypatch.setattr(cpus, "CGROUPS", tmp_path)
-    monkeypatch.setattr(cpus, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "MEMBERSHIP", tmp_path / "membership")
     affinity = len(os.sched_getaffinity(0))
     assert cpus.usable_cpus() == min(affinity, expected or affinity)
 

@@ -95,7 +95,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     """
     deadline = Deadline.after(wanted.rendezvous_timeout.total_seconds())
     patience = stall_after(wanted)
-    found, how = _plan(wanted, deadline)
+    found, how = plan_meeting(wanted, deadline)
     _tell_doubt(found)
     tell_misspelt_variables(found)
     verify_as_asked(wanted)
@@ -104,7 +104,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
         undo.callback(environment.restore)
         listener = news_listener(found, undo)
         known = replace(own_record(wanted, found), socket=name_of(listener))
-        me, meeting, layout = _gather(how, known, wanted, found, deadline, undo)
+        me, meeting, layout = gather_ranks(how, known, wanted, found, deadline, undo)
         world = completed(found, layout)
         _prepare_recorder()
         watch = start_watch(wanted, patience, meeting, me, layout, listener, undo)
@@ -135,7 +135,7 @@ def _tell_once(text: str) -> None:
     tell(text)
 
 
-def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
+def plan_meeting(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
     """Who this process is, and how the ranks will meet; where nothing else tells, MPI is asked."""
     found = detected(wanted)
     refuse_inherited_place(found)
@@ -146,7 +146,7 @@ def _plan(wanted: Settings, deadline: Deadline) -> tuple[World, RendezvousPlan]:
     return found, for_later_meeting(first, _meetings)
 
 
-def _gather(
+def gather_ranks(
     how: RendezvousPlan,
     me: RankRecord,
     wanted: Settings,
@@ -158,12 +158,12 @@ def _gather(
     if how.alone:
         return me, None, HostLayout(0, 1, 0, 1)
     count_meeting()  # Also one that fails: the next must not meet with what is left of it.
-    company = Company(found.local_world_size, _descriptors_needed(wanted, me.world_size))
+    company = Company(found.local_world_size, descriptors_of_rank_0(wanted, me.world_size))
     meeting, verdict = gather(how, me, company, deadline, undo)
     return _with_route(me, meeting.route), meeting, verdict.layout_for(me.rank)
 
 
-def _descriptors_needed(wanted: Settings, world_size: int) -> int:
+def descriptors_of_rank_0(wanted: Settings, world_size: int) -> int:
     """How many the world will surely need in rank 0's process: each other rank's connections."""
     watch = os.environ.get(WATCH) != "0"
     return SPARE + (world_size - 1) * (1 + watch + connects_all_pairs(wanted, world_size))

@@ -75,10 +75,15 @@ def prepare_gloo(layout: HostLayout, world_size: int) -> None:
             environment.put(GLOO_INTERFACE, interface)
     if layout.num_nodes > 1:
         _keep_to_the_range(layout.local_rank)
-    descriptors.make_room((descriptors.in_use() or 0) + world_size + OWN_SOCKETS)
+    descriptors.make_room(descriptors_of_rank(world_size))
     for name in _quicker_connections(world_size):
         if name not in os.environ:
             environment.put(name, "1")
+
+
+def descriptors_of_rank(world_size: int) -> int:
+    """How many a rank may have open at once: what it has now, gloo's connections, and our own."""
+    return (descriptors.in_use() or 0) + world_size + OWN_SOCKETS
 
 
 def _quicker_connections(world_size: int) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ left behind, deadlines) and ``processes`` first. Then, as you need them: ``socke
 ``host_sockets``, ``descriptors``, ``stacks``, ``streams`` and ``words`` (what people see),
 ``printable`` and ``typed_json`` (what others wrote), ``variables`` (what a user may set),
 ``trusted_file`` and ``private_directory`` (files), ``accelerator``, ``graph_breaks``
-(torch.compile), ``bounded_cache``, ``interpreter``, ``exit_threads``, ``cpus`` and ``blas_threads``
-(how many threads), and what deals with memory: ``peer_memory``, ``huge_pages``, ``elf``.
-``version`` is this release's.
+(torch.compile), ``bounded_cache``, ``interpreter``, ``exit_threads``, ``cgroups`` (limits),
+``cpus`` and ``blas_threads`` (how many threads), and what deals with memory: ``peer_memory``,
+``huge_pages``, ``elf``. ``version`` is this release's.
 """

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
+from allranks._system import cgroups
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def usable_cpus() -> float:
@@ -17,31 +19,20 @@ def usable_cpus() -> float:
     Schedulers and containers limit one or the other (sched_setaffinity(2); ``cpu.max`` of the
     kernel's page on cgroup v2, ``cpu.cfs_quota_us`` of that on v1).
     """
-    return min(_affinity(), _quota())
+    return min(len(affinity()), quota())
 
 
-def _affinity() -> int:
+def affinity() -> list[int]:
+    """The numbers of the CPUs on which this process may run."""
     with suppress(AttributeError, OSError):  # Linux alone has it.
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
-def _quota() -> float:
-    """The least quota of this process's cgroup and those above it, in CPUs."""
-    quotas = [math.inf]
-    with suppress(OSError):
-        for line in MEMBERSHIP.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
-                quotas += _quotas(CGROUPS / controllers, path)
-    return min(quotas)
-
-
-def _quotas(root: Path, path: str) -> list[float]:
-    """Those of a cgroup and of all above it; in a container the path may not be there."""
-    here = root / path.lstrip("/")
-    inside = [folder for folder in (here, *here.parents) if folder.is_relative_to(root)]
-    return [quota for folder in inside if (quota := _quota_of(folder)) is not None]
+def quota() -> float:
+    """The least quota of this process's cgroup and those above it, in CPUs; inf without one."""
+    quotas = (_quota_of(folder) for folder in cgroups.folders("cpu"))
+    return min((one for one in quotas if one is not None), default=math.inf)
 
 
 def _quota_of(folder: Path) -> float | None:

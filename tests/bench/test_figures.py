@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from allranks._bench import compare, memory, units
+from allranks._bench import compare, memory
 from allranks._bench.cases import CASES
 from allranks._bench.measure import timing, why_lacking
 from allranks._bench.plan import COLLECTIVES, Plan, bytes_of
 from allranks._bench.results import Timing, read_report
+from allranks._system import cgroups
 from allranks._system.streams import console
 from allranks._system.typed_json import written
 from allranks.errors import ConfigError
@@ -92,7 +93,7 @@ def test_a_rank_may_take_its_share_of_the_host() -> None:
 def test_a_limit_of_the_control_group_counts(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
-    monkeypatch.setattr(memory, "own_cgroup", lambda: tmp_path)
+    monkeypatch.setattr(cgroups, "folders", lambda _: [tmp_path])
     assert memory.available_to_rank(torch.device("cpu"), 2) == 300_000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.available_to_rank(torch.device("cpu"), 2) > 300_000
@@ -109,14 +110,6 @@ def test_a_call_that_the_backend_lacks_is_told_and_an_error_is_raised() -> None:
     assert not why_lacking(lambda: None)
     with pytest.raises(RuntimeError, match="closed by peer"):
         why_lacking(failing)
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [(4, "4 B"), (1536, "1.5 KiB"), (256 * 2**20, "256 MiB"), (3 * GIB, "3 GiB")],
-)
-def test_sizes_for_people(size: int, shown: str) -> None:
-    assert units.size(size) == shown
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from allranks._doctor.capacity import Capacity, capacity_rows
-from allranks._doctor.checks import FAILURE, OK, WARNING, Check, Place, merged, size
+from allranks._doctor.checks import FAILURE, OK, WARNING, Check, Place, merged
 from allranks._doctor.gpus import Gpus, gpu_rows
 from allranks._doctor.limits import Limits, limit_rows
 from allranks._doctor.neighbours import Neighbour, neighbour_rows
@@ -40,13 +40,6 @@ def test_what_is_well_is_said_once_and_what_is_not_with_its_ranks() -> None:
     assert merged({A: [well], B: [other], C: [well]}) == [well]
     assert merged({A: [ill], B: [ill], C: [well]}) == [replace(ill, seen="ranks 0-1 on a: 1")]
     assert merged({A: [ill], C: [ill]}) == [ill]
-
-
-@pytest.mark.parametrize(
-    ("count", "told"), [(0, "0 B"), (2**16, "64 KiB"), (3 * 2**30, "3 GiB"), (2**50, "1024 TiB")]
-)
-def test_sizes(count, told) -> None:
-    assert size(count) == told
 
 
 def test_no_gpu_is_no_fault() -> None:

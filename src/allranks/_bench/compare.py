@@ -10,6 +10,7 @@ from rich.text import Text
 
 from allranks._bench import units
 from allranks._bench.table import grid, with_firsts
+from allranks._system import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ def compared(old: Report, new: Report, path: Path) -> RenderableType:
         if first:
             table.add_section()
         cells = (*_change(then.ours, row.ours), *_change(then.torchs, row.torchs))
-        table.add_row(row.collective if first else "", units.size(row.bytes), *cells)
+        table.add_row(row.collective if first else "", words.size(row.bytes), *cells)
     return Group(table, *map(Text, (LEGEND, *_differences(old, new), *_pairs(old, new))))
 
 

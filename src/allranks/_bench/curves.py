@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from allranks._bench import units
+from allranks._system import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,7 +100,7 @@ def _dress(axis: Axes) -> None:
     axis.set_yscale("log")
     axis.xaxis.set_major_locator(LogLocator(base=16))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(lambda value, _: units.size(value))
+    axis.xaxis.set_major_formatter(lambda value, _: words.size(value))
     low, high = axis.get_ylim()
     label_in_full(axis.yaxis, few=high < low * 1000)
     axis.set_xlabel("size of the call")

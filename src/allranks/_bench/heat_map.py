@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from allranks._bench import units
 from allranks._bench.curves import label_in_full
+from allranks._system import words
 from allranks._system.printable import printable
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ _Span: TypeAlias = tuple[int, int, str]
 def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> None:
     """The bandwidth of each pair."""
     slowest = matrix.slowest
-    told = f"Bandwidth of pairs, {units.size(matrix.large)}; slowest pair"
+    told = f"Bandwidth of pairs, {words.size(matrix.large)}; slowest pair"
     title = f"{told}, {units.bandwidth_of(slowest)}:\n{_ends(slowest, setting)}"
     kind = _Kind(title, "GB/s", lambda pair: pair.bandwidth, less=False)
     _draw(axis, matrix, setting, kind, slowest)
@@ -76,7 +77,7 @@ def draw_pair_bandwidths(axis: Axes, matrix: PairMatrix, setting: Setting) -> No
 def draw_pair_latencies(axis: Axes, matrix: PairMatrix, setting: Setting) -> None:
     """The latency of each pair."""
     latest = matrix.latest
-    told = f"Latency of pairs, {units.size(matrix.small)}; highest latency"
+    told = f"Latency of pairs, {words.size(matrix.small)}; highest latency"
     title = f"{told}, {units.latency_of(latest)}:\n{_ends(latest, setting)}"
     kind = _Kind(title, "µs", lambda pair: pair.latency * 1e6, less=True)
     _draw(axis, matrix, setting, kind, latest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from allranks._bench import units
 from allranks._bench.cases import CASES
 from allranks._bench.measure import measured
 from allranks._bench.memory import available_to_rank, fitting
@@ -14,6 +13,7 @@ from allranks._bench.progress import bar
 from allranks._bench.results import Report
 from allranks._bench.schedule import number_of_steps, steps, thinned
 from allranks._collectives.all_reduce import all_reduce
+from allranks._system import words
 from allranks._system.words import tell
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _rows(
 ) -> Iterator[Row]:
     """What each call takes."""
     for case, size in calls:
-        shown.say(f"{case.name}, {units.size(size)}")
+        shown.say(f"{case.name}, {words.size(size)}")
         yield measured(case, size, ranks, device, seconds)
         shown.advance()
 
@@ -80,8 +80,8 @@ def _sizes(plan: Plan, device: torch.device, world: World) -> list[int]:
 def _left_out(plan: Plan, sizes: Sequence[int]) -> Iterator[str]:
     missing = [size for size in plan.sizes() if size not in sizes]
     if missing:
-        largest = f"the largest that fits the memory of every rank is {units.size(sizes[-1])}"
-        yield f"sizes from {units.size(missing[0])} on were left out: {largest}"
+        largest = f"the largest that fits the memory of every rank is {words.size(sizes[-1])}"
+        yield f"sizes from {words.size(missing[0])} on were left out: {largest}"
 
 
 def _thinned(setting: Setting, hosts: Sequence[Sequence[int]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from allranks._bench import units
+from allranks._system import words
 from allranks._system.printable import printable
 from allranks._system.words import ranges
 
@@ -66,7 +67,7 @@ def with_firsts(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    size, ours = units.size(row.bytes), units.microseconds(row.ours.seconds)
+    size, ours = words.size(row.bytes), units.microseconds(row.ours.seconds)
     mine = units.gigabytes(row.ours.algbw), units.gigabytes(row.ours.busbw)
     if row.torchs is None or row.ratio is None:
         return size, ours, "not there", "", *mine, ""
@@ -83,7 +84,7 @@ def _pairs(matrix: PairMatrix, setting: Setting) -> Iterator[str]:
     yield f"{told}; no host was in two at a time:"
     yield (
         f"  slowest pair: {units.ends_of(slowest, setting)}, {units.bandwidth_of(slowest)} with "
-        f"{units.size(matrix.large)}; the fastest has {units.bandwidth_of(fastest)}"
+        f"{words.size(matrix.large)}; the fastest has {units.bandwidth_of(fastest)}"
     )
     yield (
         f"  highest latency: {units.ends_of(latest, setting)}, {units.latency_of(latest)}; the "

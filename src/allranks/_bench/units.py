@@ -10,15 +10,6 @@ if TYPE_CHECKING:
     from allranks._bench.results import Pair, Setting
 
 
-def size(count: float) -> str:
-    """Bytes: ``4 B``, ``64 KiB``, ``5.333 MiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} GiB"
-
-
 def microseconds(seconds: float) -> str:
     """A time, without its unit: ``12.3``, ``1,234``."""
     shown = seconds * 1e6

@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allranks._doctor.checks import OK, WARNING, Check, at, size
-from allranks._system import cgroups, cpus, processes
-from allranks._system.words import counted
+from allranks._doctor.checks import OK, WARNING, Check, at
+from allranks._system import cpus, host_memory, processes
+from allranks._system.words import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from allranks._doctor.checks import Place
-
-MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -48,40 +44,9 @@ def own_capacity() -> Capacity:
         tuple(cpus.affinity()),
         os.cpu_count() or 1,
         None if quota == math.inf else quota,
-        _memory_left(),
+        host_memory.left(),
         processes.resident(),
     )
-
-
-def _memory_left() -> int | None:
-    left = [_left_in(folder) for folder in cgroups.folders("memory")]
-    return min((one for one in (*left, _available()) if one is not None), default=None)
-
-
-def _available() -> int | None:
-    with suppress(OSError, ValueError):
-        lines = MEMORY.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
-    return None
-
-
-def _left_in(folder: Path) -> int | None:
-    """What a cgroup has left; the pages of files that it holds can be had at once."""
-    for most, now, files in (
-        ("memory.max", "memory.current", "file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
-    ):
-        limit, used = (cgroups.number_in(folder / name) for name in (most, now))
-        if limit is not None and used is not None:
-            return limit - used + _statistic(folder / "memory.stat", files)
-    return None
-
-
-def _statistic(file: Path, name: str) -> int:
-    with suppress(OSError, ValueError):
-        fields = dict(line.split() for line in file.read_text().splitlines())
-        return int(fields.get(name, 0))
-    return 0
 
 
 def capacity_rows(of: Mapping[Place, Capacity]) -> list[Check]:

@@ -79,12 +79,3 @@ def first_of_hosts(places: Iterable[Place]) -> list[Place]:
     for place in sorted(places):
         found.setdefault(place.node, place)
     return [found[node] for node in sorted(found)]
-
-
-def size(count: float) -> str:
-    """Bytes for people: ``64 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"

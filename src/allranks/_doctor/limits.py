@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from allranks._doctor.checks import FAILURE, OK, WARNING, Check, merged, size
+from allranks._doctor.checks import FAILURE, OK, WARNING, Check, merged
 from allranks._system import cgroups, descriptors
+from allranks._system.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

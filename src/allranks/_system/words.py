@@ -63,3 +63,12 @@ def by_host(places: Iterable[tuple[str, int]]) -> str:
 def counted(number: int, thing: str) -> str:
     """How many there are: ``1 rank``, ``896 ranks``."""
     return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``4 B``, ``64 KiB``, ``5.333 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"

@@ -34,6 +34,12 @@ exec sleep infinity
 """
 
 
+CLOCK_AHEAD = {
+    "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "FAKETIME": "+90s",
+}
+"""The variables under which a process sees a clock that is 90 s ahead."""
+
 GRACE = 5.0
 """Seconds that a command has to end when it is asked to."""
 

@@ -16,7 +16,7 @@ import pytest
 
 import allranks
 from geometries import C10D, PYTHON, run, srun, torchrun
-from hosts import Running, all_ended, network, numbered, wait_until
+from hosts import CLOCK_AHEAD, Running, all_ended, network, numbered, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +35,6 @@ WHERE = (0, 0, 1, 2)
 
 PORTS = itertools.count(29700)
 OFFLOADS = ("tso", "gso", "gro")
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 @dataclass
@@ -162,8 +161,7 @@ def two_versions(net: Network, base: Path) -> list[Ended]:
 
 
 def wrong_clock(net: Network, _: Path) -> list[Ended]:
-    fake = {"LD_PRELOAD": FAKETIME, "FAKETIME": "+90s"}
-    return examined(net, rank2=Rank(environ=fake))
+    return examined(net, rank2=Rank(environ=CLOCK_AHEAD))
 
 
 def one_cpu(net: Network, _: Path) -> list[Ended]:

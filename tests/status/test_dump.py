@@ -20,6 +20,7 @@ from allranks._status.lanes import ABSENT, CAME, UNKNOWN, lanes
 from allranks._status.page import page
 from allranks._status.waiting_for import stands
 from allranks._system import host_sockets
+from allranks._watch.diagnosis import ReportedCollective
 from allranks._watch.rank_detail import PastCall, RankDetail
 from allranks._watch.status_report import JobReport, RankRow
 from harness import PATIENCE
@@ -66,7 +67,7 @@ def test_files_of_each_rank_and_a_page(tmp_path: Path) -> None:
         assert any("test_dump.py" in line for line in one["detail"]["threads"]["MainThread"])
         assert "watch" in " ".join(one["detail"]["threads"])
     last = told[0]["detail"]["calls"][-1]
-    assert last["op"].startswith("all_reduce")
+    assert last["call"]["op"].startswith("all_reduce")
     assert not last["over"]
     assert told[3]["detail"] is None
     assert re.search(r"Ranks 0-1: in all_reduce.*Rank 2: .*Rank 3: ", verdict_of(found))
@@ -133,14 +134,15 @@ def test_where_there_is_no_job_nothing_is_left(tmp_path: Path) -> None:
 
 
 def call(number: int, at: float, ended: float = 0.0, *, over: bool = True, **more) -> PastCall:
-    return PastCall(more.get("group", "WORLD"), number, "all_reduce", "", "t.py:1", at, ended, over)
+    what = ReportedCollective(more.get("group", "WORLD"), number, "all_reduce", "", "t.py:1")
+    return PastCall(what, at, ended, over)
 
 
 def row(
     rank: int, *calls: PastCall, state: str = "waiting", host: str = "a", members=()
 ) -> RankRow:
     detail = RankDetail(rank, calls, members, {})
-    doing = f"{calls[-1].op} #{calls[-1].number} on {calls[-1].group}" if calls else "t.py:9"
+    doing = f"#{calls[-1].call.number} on {calls[-1].call.group}" if calls else "t.py:9"
     return RankRow(rank, host, 1, "cpu", state, doing, detail=detail)
 
 

@@ -74,14 +74,16 @@ def lanes(rows: Sequence[RankRow]) -> Lanes | None:
 
 
 def _group(calls: Sequence[Sequence[PastCall]]) -> str:
-    waiting = Counter(call.group for known in calls for call in known if not call.over)
-    used = Counter(call.group for known in calls for call in known)
+    waiting = Counter(past.call.group for known in calls for past in known if not past.over)
+    used = Counter(past.call.group for known in calls for past in known)
     return next((name for name, _ in (waiting or used).most_common(1)), "")
 
 
 def _of_group(row: RankRow, group: str) -> dict[int, PastCall]:
     calls = row.detail.calls if row.detail else ()
-    return {call.number: call for call in calls if call.group == group and call.number}
+    return {
+        past.call.number: past for past in calls if past.call.group == group and past.call.number
+    }
 
 
 def _clocks(
@@ -89,7 +91,7 @@ def _clocks(
 ) -> dict[int, float | None]:
     """By how many seconds each rank's clock is ahead of one rank's; None where nothing tells."""
     ended = {
-        rank: {number: call.ended for number, call in known.items() if call.ended}
+        rank: {number: past.ended for number, past in known.items() if past.ended}
         for rank, known in calls.items()
     }
     reference = max(ended, key=lambda rank: len(ended[rank]))
@@ -121,10 +123,10 @@ def _first(
 
 
 def _cell(number: int, known: Mapping[int, PastCall], ahead: float | None, first: float) -> Cell:
-    call = known.get(number)
-    if call is None:
+    past = known.get(number)
+    if past is None:
         return Cell(number, ABSENT if number > max(known) else UNKNOWN)
-    what = f"{call.op} {call.data}".strip() + (f", {call.line}" if call.line else "")
+    what = f"{past.call}, {past.call.line}".removesuffix(", ")
     if ahead is None:
-        return Cell(number, UNKNOWN, 0.0, what, call.over)
-    return Cell(number, CAME, max(0.0, call.at - ahead - first), what, call.over)
+        return Cell(number, UNKNOWN, 0.0, what, past.over)
+    return Cell(number, CAME, max(0.0, past.at - ahead - first), what, past.over)

@@ -9,7 +9,7 @@ from allranks._watch.status_report import WAITING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from allranks._watch.rank_detail import PastCall
+    from allranks._watch.diagnosis import ReportedCollective
     from allranks._watch.status_report import RankRow
 
 
@@ -60,6 +60,6 @@ def _waits(row: RankRow, others: Sequence[RankRow]) -> bool:
     return True
 
 
-def _open_call(row: RankRow) -> PastCall | None:
+def _open_call(row: RankRow) -> ReportedCollective | None:
     calls = row.detail.calls if row.detail and row.state == WAITING else ()
-    return next((call for call in calls if not call.over), None)
+    return next((past.call for past in calls if not past.over), None)

@@ -191,7 +191,10 @@ class CollectiveProgress:
         """
         seen, by_id = self._remembered()
         numbered = _numbered(seen, self._made(by_id), flight_recorder.horizon())
-        calls = [_past(one, it.number) for one, it in zip(seen, numbered, strict=True)]
+        calls = [
+            PastCall(call, one.at, one.ended, one.over)
+            for one, call in zip(seen, numbered, strict=True)
+        ]
         here = next(iter(self._not_over(seen)), None)
         group = failures.waiting.group if failures.waiting else here.group if here else "WORLD"
         members = () if group == "WORLD" else torch_groups.ranks_of(group)
@@ -206,10 +209,6 @@ class CollectiveProgress:
         if here and not failures.waiting:
             return max(0.0, time.time() - here.at)
         return time.monotonic() - (stuck.since if stuck else self._changed)
-
-
-def _past(one: RecordedCollective, number: int) -> PastCall:
-    return PastCall(one.group, number, one.op, one.data, one.line, one.at, one.ended, one.over)
 
 
 def _total(exchanges: Sequence[tuple[object, int, bool]], begun: Mapping[str, int]) -> int:

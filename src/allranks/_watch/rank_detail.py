@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from allranks._watch.diagnosis import ReportedCollective
+
 TOLD, TOLD_BY_ALL = 100, 100_000
 """How many of its last calls a rank tells, and all ranks together, at most."""
 
@@ -18,21 +20,13 @@ class PastCall:
     """A collective that a rank has made, or is in.
 
     Attributes:
-        group: the group's name, the same on all its ranks.
-        number: its sequence number in the group; 0 where that is not known.
-        op: its name.
-        data: dtypes and shapes.
-        line: the program's line, or "".
+        call: the collective.
         at: when the rank came, in seconds since the epoch by its own clock.
         ended: when an exchange had its answer, by the same clock; 0.0 of torch's own calls.
         over: whether it has ended.
     """
 
-    group: str
-    number: int
-    op: str
-    data: str
-    line: str
+    call: ReportedCollective
     at: float
     ended: float
     over: bool

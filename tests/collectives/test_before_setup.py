@@ -40,6 +40,7 @@ CALLS = {
     "shared_seed": allranks.shared_seed,
     "should_stop": allranks.should_stop,
     "split": lambda: allranks.split(0),
+    "stragglers": allranks.stragglers,
     "sync_module": lambda: allranks.sync_module(torch.nn.Linear(2, 2)),
     "synchronize": allranks.synchronize,
 }

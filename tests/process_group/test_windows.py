@@ -82,14 +82,20 @@ def ending_in_node_group(culprit: int, end) -> None:
 def ending_before_all_are_connected(place: str) -> None:
     """Rank 0 ends when its host's agent passes on the verdict; the other hears it, and is late."""
     gone, follow = Path(place, "gone"), gathering._follow
+    told, connect = Path(place, "told"), bring_up.init_process_group
 
     def late(*given):
+        told.touch()
         wait_until(gone.exists)
         return follow(*given)
 
+    def end(*_):
+        wait_until(told.exists)
+        gone.touch()
+        os._exit(3)
+
     gathering._follow = late
-    if allranks.get_rank() == 0:
-        bring_up.init_process_group = lambda *_: (gone.touch(), os._exit(3))
+    bring_up.init_process_group = connect if allranks.get_rank() else end
     with session():
         pass
 

@@ -133,7 +133,9 @@ class StoreSearch:
         return RendezvousError(f"{wait}. {reasons}{self._local_holder()}.")
 
     def _no_address(self) -> str:
-        return f"it posted no address at {self._board.place if self._board else 'any address'}"
+        if self._board:
+            return f"it posted no address at {self._board.place}"
+        return "no time was left to try its address, after the wait for this host's agent"
 
     def _what_was_found(self) -> str:
         return "; ".join(

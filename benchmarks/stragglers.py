@@ -26,7 +26,7 @@ from startup_tables import Grid
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CALLS, ROUNDS = 2048, 41
+CALLS, ROUNDS = 2048, 25
 
 
 def block() -> float:

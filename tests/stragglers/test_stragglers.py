@@ -243,3 +243,16 @@ def test_reports_are_off_where_nobody_asks(monkeypatch) -> None:
     for text in ("", "0"):
         monkeypatch.setenv("ALLRANKS_REPORT", text)
         assert asked() is None
+
+
+@pytest.mark.parametrize("made", [0, 1, 4095, 4096, 4097, 10_000])
+@pytest.mark.parametrize("since", [0, 1, 4096, 9_000])
+def test_the_last_stays_are_kept_in_their_order(made: int, since: int) -> None:
+    kept = waits.Waits()
+    for number in range(made):
+        kept.note(float(number), 2.0 * number, None)
+    found = kept.past(min(since, made))
+    expected = [*range(max(min(since, made), made - waits.KEPT), made)]
+    assert found.seconds.tolist() == expected
+    assert len(found.lines) == len(expected)
+    assert found.since == (expected[0] if expected else 0.0)

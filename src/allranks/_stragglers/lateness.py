@@ -50,9 +50,9 @@ class Stays(NamedTuple):
         return cls(due, seconds, least, np.frombuffer(body, ROW, offset=HEAD.size))
 
     @classmethod
-    def of_rank(cls, rank: int, stays: Sequence[float]) -> Stays:
+    def of_rank(cls, rank: int, stays: npt.ArrayLike) -> Stays:
         """Of one rank alone."""
-        rows = np.empty(len(stays), ROW)
+        rows = np.empty(np.shape(stays), ROW)
         rows["least"] = rows["total"] = stays
         rows["rank"] = rank
         return cls(due=False, seconds=0.0, least=LEAST, rows=rows)
@@ -99,8 +99,10 @@ class Lateness:
         self.seconds = max(self.seconds, stays.seconds)
         others = rows["total"] - self.size * rows["least"]
         waits = others / max(1, self.size - 1)
-        for at in np.flatnonzero(waits >= stays.least).tolist():
-            self._count(int(rows["rank"][at]), lines[at], float(waits[at]))
+        late = np.flatnonzero(waits >= stays.least)
+        found = zip(rows["rank"][late].tolist(), late.tolist(), waits[late].tolist(), strict=True)
+        for rank, at, seconds in found:
+            self._count(rank, lines[at], seconds)
 
     def _count(self, rank: int, line: object, seconds: float) -> None:
         self.last[rank] += 1

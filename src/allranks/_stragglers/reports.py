@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from allranks._transport.process_groups import Members
 
-FIRST, MOST = 16, 1024
+FIRST, MOST = 16, 2048
 """After so many exchanges they are counted, then after twice as many, and so on up to this."""
 
 

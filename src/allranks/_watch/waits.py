@@ -7,10 +7,14 @@ who came when, and no clocks of two hosts are compared.
 from __future__ import annotations
 
 from array import array
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
 
     from allranks._system.stacks import SourceLine
 
@@ -25,12 +29,12 @@ class PastWaits(NamedTuple):
     """Exchanges one after the other.
 
     Attributes:
-        seconds: how long this rank was in each.
+        seconds: how long this rank was in each, as a flat array.
         lines: of the program, which made them.
         since: when the first was made, in seconds since the epoch; 0.0 where there is none.
     """
 
-    seconds: Sequence[float]
+    seconds: npt.NDArray[np.float64]
     lines: Sequence[SourceLine | None]
     since: float
 
@@ -61,17 +65,20 @@ class Waits:
 
     def past(self, number: int) -> PastWaits:
         """Those from a number on, from 0, that are still remembered."""
-        places = [at % KEPT for at in range(max(number, self.made - KEPT), self.made)]
-        return PastWaits(
-            [max(0.0, self._seconds[at]) for at in places],  # The clock may have been set.
-            [self._lines[at] for at in places],
-            self._began[places[0]] if places else 0.0,
-        )
+        import numpy as np
+
+        first, end = max(number, self.made - KEPT) % KEPT, self.made % KEPT
+        around = first > end or self.made - number >= KEPT
+        parts = (slice(first, KEPT), slice(0, end)) if around else (slice(first, end),)
+        kept = np.frombuffer(self._seconds)
+        seconds = np.concatenate([kept[part] for part in parts]).clip(0.0)  # A clock may be set.
+        lines = [*chain.from_iterable(self._lines[part] for part in parts)]
+        return PastWaits(seconds, lines, self._began[first] if lines else 0.0)
 
     def mean(self) -> float:
         """Seconds in an exchange, over the last ones."""
         last = self.past(max(0, self.made - RECENT)).seconds
-        return sum(last) / len(last) if last else 0.0
+        return float(last.mean()) if len(last) else 0.0
 
 
 _by_group: dict[str, Waits] = {}

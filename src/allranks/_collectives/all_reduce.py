@@ -12,7 +12,7 @@ from allranks._collectives.in_place import (
     reduce_by_fast_path,
     reduce_in_place,
     why_not_in_place,
-    why_not_reduced,
+    why_not_reduced_over,
 )
 from allranks._collectives.reduced_trees import reduce_float, reduce_tree
 from allranks._system.graph_breaks import outside_graphs
@@ -81,7 +81,7 @@ def all_reduce(
 def _reduce_tensor(tensor: Any, op: str, members: Members, device: Any) -> Any:
     plain = tensor.detach() if tensor.requires_grad else tensor
     moved, why = _moved(plain, device)
-    why = why or why_not_reduced(moved.dtype, moved.device.type, op) or why_not_in_place(tensor)
+    why = why or why_not_reduced_over(members.group, moved, op) or why_not_in_place(tensor)
     check_call(f"all_reduce({op})", tensor, members, why)
     reduce_in_place(moved, op, members)
     enable_fast_path(moved, op, members)

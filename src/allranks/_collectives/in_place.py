@@ -59,9 +59,18 @@ def is_tensor(data: Any) -> bool:
     return isinstance(data, torch.Tensor)
 
 
+def why_not_reduced_over(
+    group: dist.ProcessGroup | None, tensor: torch.Tensor, op: str
+) -> str | None:
+    """Why a tensor cannot be reduced so over this group."""
+    kind = tensor.device.type
+    staged = group is not None and not process_groups.has_backend(group, kind)
+    return why_not_reduced(tensor.dtype, "cpu" if staged else kind, op)
+
+
 @lru_cache(maxsize=256)
 def why_not_reduced(dtype: torch.dtype, device: str, op: str) -> str | None:
-    """Why a tensor of this dtype, on this type of device, cannot be reduced so."""
+    """Why a tensor of this dtype that travels on this type of device cannot be reduced so."""
     import torch
 
     if why := why_no_such_op(op):
@@ -202,7 +211,7 @@ def run_in_place(
     """
     over = process_groups.group_for_tensor(group, tensor)
     dense = contiguous(tensor)
-    if over is not group:
+    if not process_groups.has_backend(over, tensor.device.type):
         dense = dense.cpu()
     sent = dense.detach() if dense.requires_grad else dense
     work: dist.Work | None = send(sent, over)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 from allranks._collectives import scalars, trees
 from allranks._collectives.arguments import BITWISE, shown, why_no_such_op
 from allranks._collectives.flat import ResultMemory, apart, folded, join, stacked
-from allranks._collectives.in_place import reduce_in_place, why_in_graph, why_not_reduced
+from allranks._collectives.in_place import (
+    reduce_in_place,
+    why_in_graph,
+    why_not_reduced,
+    why_not_reduced_over,
+)
 from allranks._system.bounded_cache import remembered
 from allranks._system.printable import brief_repr
 from allranks._transport.group_operations import nothing
@@ -69,6 +74,7 @@ def reduce_tree(call: str, data: Any, op: str, members: Members, why: str | None
         _refuse(call, members, f"{call}: {why}")
     try:
         packed = _PackedLeaves(call, data, op)
+        packed.refuse_what_cannot_travel(members)
     except (CollectiveError, ValueError) as error:
         _refuse(call, members, f"{call}: {error}")
     except Exception as error:  # noqa: BLE001 - it is raised on all ranks
@@ -203,6 +209,14 @@ class _PackedLeaves:
         if not batch.plain:
             tensors = [_travelling(leaf, self._op) for leaf in tensors]
         return join(tensors, batch.shape)
+
+    def refuse_what_cannot_travel(self, members: Members) -> None:
+        """Raise what the backend of a device cannot reduce; of the CPU's, the plan has told."""
+        for batch, flat in zip(self._plan.batches, self._flats, strict=True):
+            why = None if flat.is_cpu else why_not_reduced_over(members.group, flat, self._op)
+            if why:
+                paths = list(trees.paths(self.node))
+                raise CollectiveError(f"{paths[batch.indices[0]]}: {why}")
 
     def exchanged(self, members: Members) -> list[Any]:
         """Exchange the leaves, and return the reduced ones.

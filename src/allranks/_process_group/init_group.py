@@ -116,11 +116,27 @@ def _keep_to_the_range(local_rank: int) -> None:
         )
 
 
-def _backend(wanted: Settings) -> str | None:
-    """The backend by name, or None for torch's own default for this device."""
+def backend_for(wanted: Settings, kind: str) -> str:
+    """The backend, as torch takes it: what was asked for, else torch's own for this device.
+
+    Always with gloo for the CPU: torch's default for a GPU moves no CPU tensor.
+    """
+    import torch.distributed as dist
+
     if wanted.distributed_backend:
         return wanted.distributed_backend
-    return "gloo" if devices.get_device_type() in ("cpu", "mps") else None
+    theirs = dist.Backend.default_device_backend_map.get(kind, "gloo")
+    if theirs == "gloo" or not dist.is_backend_available(theirs):
+        return "gloo"
+    return f"cpu:gloo,{kind}:{theirs}"
+
+
+def _moves_on_device(backend: str, kind: str) -> bool:
+    """Whether a backend moves tensors where they lie: gloo does so on the CPU alone."""
+    if kind in ("cpu", "mps"):
+        return False
+    pairs = (part.rpartition(":") for part in backend.lower().split(","))
+    return any(of in ("", kind) and name != "gloo" for of, _, name in pairs)
 
 
 def init_process_group(
@@ -145,7 +161,8 @@ def init_process_group(
 def _torchs_call(wanted: Settings, world: World, meeting: Meeting | None) -> Callable[[], None]:
     import torch.distributed as dist
 
-    backend, device = _backend(wanted), devices.device()
+    device = devices.device()
+    backend = backend_for(wanted, device.type)
     store = dist.PrefixStore("group", meeting.store) if meeting else dist.HashStore()
     store.set_timeout(wanted.timeout)
     return partial(
@@ -155,7 +172,7 @@ def _torchs_call(wanted: Settings, world: World, meeting: Meeting | None) -> Cal
         rank=world.rank,
         world_size=world.world_size,
         timeout=wanted.timeout,
-        device_id=None if device.type in ("cpu", "mps") or backend == "gloo" else device,
+        device_id=device if _moves_on_device(backend, device.type) else None,
     )
 
 

@@ -32,7 +32,7 @@ def on_same_device(call: Callable[[], T]) -> Callable[[], T]:
     import torch
 
     kind = accelerator_type()
-    module: Any = torch.get_device_module(kind) if kind in ("cuda", "xpu") else None
+    module: Any = torch.get_device_module(kind) if kind not in (None, "mps") else None
     if module is None or not module.is_initialized():
         return call
     index = module.current_device()

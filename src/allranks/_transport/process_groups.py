@@ -40,7 +40,7 @@ REST = 1.0
 
 _known: dict[dist.ProcessGroup, Members] = {}
 _timeouts: dict[dist.ProcessGroup, timedelta] = {}
-_group_by_device: dict[tuple[dist.ProcessGroup, str], dist.ProcessGroup] = {}
+_has_backend: dict[tuple[dist.ProcessGroup, str], bool] = {}
 _private_gloo: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
 _retired: list[dist.ProcessGroup] = []
 _number_seen = 0
@@ -180,11 +180,14 @@ def _alone(call: str, group: Any) -> Members:
 
 
 def has_backend(group: dist.ProcessGroup, kind: str) -> bool:
-    """Whether a group can move tensors that lie on devices of this type."""
-    import torch.distributed as dist
+    """Whether a group can move tensors that lie on devices of this type.
 
-    pairs = dist.get_backend_config(group).split(",")
-    return any(pair.partition(":")[0] == kind and pair.partition(":")[2] for pair in pairs)
+    gloo takes some calls on CUDA tensors and refuses others, so that it counts for the CPU alone.
+    """
+    if (group, kind) not in _has_backend:
+        backend = torch_groups.backends(group).get(kind)
+        _has_backend[group, kind] = bool(backend) and (kind == "cpu" or backend != "gloo")
+    return _has_backend[group, kind]
 
 
 def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
@@ -229,7 +232,7 @@ def new_group(
     limit = timeout(within)
 
     def make() -> dist.ProcessGroup:
-        with torch_groups.named(name):
+        with torch_groups.named(name), torch_groups.unbound():
             made: dist.ProcessGroup = dist.new_group(
                 list(ranks), timeout=limit, use_local_synchronization=True, **more
             )
@@ -263,10 +266,7 @@ def _explained(
 
 def group_for_tensor(group: dist.ProcessGroup, tensor: torch.Tensor) -> dist.ProcessGroup:
     """The group over which a tensor travels: itself, or the gloo group beside it."""
-    kind = tensor.device.type
-    if (group, kind) not in _group_by_device:
-        _group_by_device[group, kind] = group if has_backend(group, kind) else cpu_group(group)
-    return _group_by_device[group, kind]
+    return group if has_backend(group, tensor.device.type) else cpu_group(group)
 
 
 def _gloo_is_busy() -> bool:
@@ -325,8 +325,8 @@ def _forget_destroyed() -> None:
         private = _private_gloo.pop(group, None)
         if private is not None and torch_groups.is_up(private):
             dist.destroy_process_group(private)
-    for key in [key for key in _group_by_device if key[0] in gone]:
-        del _group_by_device[key]
+    for key in [key for key in _has_backend if key[0] in gone]:
+        del _has_backend[key]
     _retired.extend(gone)
 
 
@@ -347,7 +347,7 @@ def forget() -> None:
     """Keep nothing of groups that are gone, or are not this process's."""
     for members in _known.values():
         members.on_destroy.close()
-    for kept in (_known, _timeouts, _group_by_device, torch_groups.unusable, _private_gloo):
+    for kept in (_known, _timeouts, _has_backend, torch_groups.unusable, _private_gloo):
         kept.clear()
     flight_recorder.forget()
     waits.forget()

@@ -113,6 +113,33 @@ def named(name: str) -> Iterator[None]:
             restore()
 
 
+@contextmanager
+def unbound() -> Iterator[None]:
+    """Within the block WORLD is bound to no device.
+
+    From a WORLD that is, torch splits NCCL's communicators of other groups off, for which all its
+    ranks would have to come; and it takes for granted that each group has a backend for the device.
+    """
+    whole: Any = world()
+    bound = getattr(whole, "bound_device_id", None)
+    if bound is None:
+        yield
+        return
+    whole.bound_device_id = None
+    try:
+        yield
+    finally:
+        whole.bound_device_id = bound
+
+
+def backends(group: dist.ProcessGroup | None = None) -> dict[str, str]:
+    """The backend of a group for each type of device; of WORLD, where none is given."""
+    import torch.distributed as dist
+
+    pairs = (pair.partition(":") for pair in dist.get_backend_config(group).split(","))
+    return {kind: backend for kind, _, backend in pairs if backend}
+
+
 def is_up(group: dist.ProcessGroup) -> bool:
     """Whether a group has not been destroyed."""
     import torch.distributed as dist

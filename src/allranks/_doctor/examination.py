@@ -138,7 +138,7 @@ def examine(seconds: float, show: Show) -> int:
         plan = None
         try:
             world, plan = plan_meeting(wanted, meet)
-            me = own_record(wanted, world)
+            me = replace(own_record(wanted, world), backend="")  # A row tells of a shared GPU.
             began = time.monotonic()
             me, meeting, layout = gather_ranks(plan, me, wanted, world, meet, undo)
         except AllranksError as error:

@@ -64,7 +64,8 @@ def _adopted(
         undo.callback(steps.take_down, meeting)
         listener = steps.news_listener(found, undo)
         me = own_record(wanted, found, _assign_device)
-        me = replace(me, doubt="Did all of them call allranks.setup()?", socket=name_of(listener))
+        doubt = "Did all of them call allranks.setup()?"
+        me = replace(me, doubt=doubt, socket=name_of(listener), backend="")
         layout = call_the_roll(meeting, me, deadline).layout_for(me.rank)
         world = steps.completed(found, layout)
         watch = steps.start_watch(theirs, stall_after, meeting, me, layout, listener, undo)

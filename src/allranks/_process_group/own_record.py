@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from allranks._process_group import devices
+from allranks._process_group.init_group import backend_for
 from allranks._rendezvous.record import RankRecord
 from allranks._stragglers.asked import REPORT, asked
 from allranks._system import processes, sockets
@@ -65,6 +66,7 @@ def own_record(
         error=error,
         settings=_to_be_agreed(wanted, assigned=assigned),
         doubt=found.doubt,
+        backend=backend_for(wanted, devices.get_device_type()).lower() if assigned else "",
     )
 
 

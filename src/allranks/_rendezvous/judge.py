@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,13 +27,16 @@ from allranks._system.words import named, ranges, tell
 from allranks.errors import RendezvousError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from allranks._rendezvous.meeting import Meeting
     from allranks._rendezvous.record import RankRecord
 
 TIME_IS_UP = "time is up"
 """This key is set by whoever finds that its deadline has passed without a verdict."""
+
+SHARED_GPU = "NCCL_MULTI_RANK_GPU_ENABLE"
+"""With this variable NCCL lets ranks share a GPU."""
 
 LINGER = 1.0
 """Seconds that rank 0 keeps its store open after a failure, so that the others read why."""
@@ -80,7 +84,7 @@ class Judge:
         if self._shortage:
             self.condemn(RendezvousError(self._shortage))
         records = self._attendance.by_rank()
-        if told := _disagreement(records):
+        if told := _disagreement(records) or _one_gpu_for_two(records):
             self.condemn(RendezvousError(told))
         for doubt in _doubts(records):
             tell(f"warning: {doubt}")
@@ -206,14 +210,34 @@ def _as_others_reach(records: Sequence[RankRecord]) -> str | None:
 def _doubts(records: Sequence[RankRecord]) -> Iterable[str]:
     """Different versions, and one GPU for two ranks: allowed, but seldom meant."""
     by_versions: dict[str, list[int]] = {}
-    by_device: dict[tuple[str, str], list[int]] = {}
     for record in records:
         by_versions.setdefault(record.versions, []).append(record.rank)
-        if record.device_uuid:
-            by_device.setdefault((record.host, record.device_uuid), []).append(record.rank)
     if len(by_versions) > 1:
         told = "; ".join(f"{text} on ranks {ranges(who)}" for text, who in by_versions.items())
         yield f"the ranks run different versions: {told}"
-    for (host, uuid), who in by_device.items():
-        if len(who) > 1:
-            yield f"ranks {ranges(who)} on {host} use the same GPU, {uuid}; NCCL refuses that"
+    yield from _sharing_a_gpu(records)
+
+
+def _sharing_a_gpu(records: Iterable[RankRecord]) -> Iterator[str]:
+    """Which ranks use one GPU."""
+    by_device: dict[tuple[str, str], list[RankRecord]] = {}
+    for record in records:
+        if record.device_uuid:
+            by_device.setdefault((record.host_key, record.device_uuid), []).append(record)
+    for (_, uuid), those in by_device.items():
+        if len(those) > 1:
+            ranks = ranges(record.rank for record in those)
+            yield f"ranks {ranks} on {printable(those[0].host)} use the same GPU, {printable(uuid)}"
+
+
+def _one_gpu_for_two(records: Sequence[RankRecord]) -> str:
+    """Which ranks use one GPU over NCCL, which refuses that with a number in place of a name."""
+    if os.environ.get(SHARED_GPU, "0") != "0":
+        return ""
+    over_nccl = (record for record in records if "nccl" in record.backend)
+    told = "; ".join(_sharing_a_gpu(over_nccl))
+    return told and (
+        f"{told}, and NCCL refuses that. Give each rank of a host its own GPU (its local rank, "
+        "or CUDA_VISIBLE_DEVICES, chooses it); or start fewer ranks; or let them share it with "
+        f"setup(distributed_backend='gloo'), or with {SHARED_GPU}=1 from NCCL 2.30 on."
+    )

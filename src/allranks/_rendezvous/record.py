@@ -43,6 +43,8 @@ class RankRecord:
         doubt: why the others may not come, as its launcher lets it suspect, or "".
         socket: the name of the socket, in hexadecimal digits, on which it hands news on to ranks of
             its host; "" where it has none.
+        backend: torch's, as it will be asked for; "" where that depends on a device that is not
+            chosen yet, or where the group is up already.
     """
 
     rank: int
@@ -62,6 +64,7 @@ class RankRecord:
     settings: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
     socket: str = ""
+    backend: str = ""
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)

@@ -54,12 +54,12 @@ def world_on(kind: str, backend: str | None = "gloo", *, devices: int = 1, **set
 
     Args:
         kind: "cuda", or that of the stand-in.
-        backend: of the process group.
+        backend: of the process group; None for the default, with a backend of the device's own.
         devices: how many stand-ins each rank sees.
         **settings: as for ``allranks.session``.
     """
     if kind == stand_in.KIND:
-        stand_in.put_in(devices)
+        stand_in.put_in(devices, with_backend=backend != "gloo")
     settings = {"timeout": TIMEOUT, "distributed_backend": backend, **settings}
     with allranks.session(cpu=False, **settings):
         yield torch.device(allranks.get_device_for_local_rank())

@@ -140,8 +140,10 @@ def reduce_in_place(tensor: torch.Tensor, op: str, members: Members) -> None:
 
 def _reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> None:
     # NCCL combines no bits, so that these travel over the CPU.
-    over = process_groups.cpu_group(group) if op in BITWISE else group
-    run_in_place(tensor, over, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+    sent = tensor.cpu() if op in BITWISE else tensor
+    run_in_place(sent, group, lambda t, over: _all_reduce(t, op, over), "all_reduce")
+    if sent is not tensor:
+        tensor.detach().copy_(sent)
 
 
 def reduce_by_fast_path(data: Any, op: str, members: Members) -> bool:

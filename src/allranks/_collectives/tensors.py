@@ -338,12 +338,12 @@ def _scattered(parts: list[torch.Tensor], op: str, members: Members) -> torch.Te
     mine = parts[members.rank]
     if members.group is None or members.size == 1:
         return mine.clone()
-    group = process_groups.group_for_tensor(members.group, mine)
-    by_backend = process_groups.has_backend(group, mine.device.type) and op not in BITWISE
-    if by_backend and mine.device.type != "cpu":
-        total = _scattered_by_backend(parts, op, group, mine)
+    by_backend = process_groups.has_backend(members.group, mine.device.type)
+    if by_backend and not mine.is_cpu and op not in BITWISE:
+        total = _scattered_by_backend(parts, op, members.group, mine)
     else:
-        total = _scattered_by_messages([part.cpu() for part in parts], op, group, members)
+        over = process_groups.cpu_group(members.group)
+        total = _scattered_by_messages([part.cpu() for part in parts], op, over, members)
     return (total.div_(members.size) if op == "mean" else total).to(mine.device)
 
 

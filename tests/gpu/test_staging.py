@@ -5,6 +5,8 @@ On the stand-in, no address of which the CPU can read; and on a GPU, two ranks o
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +231,14 @@ def test_no_other_device_is_touched(kind) -> None:
             assert (device.index, stand_in.used()) == (rank, [rank])
         else:
             assert torch.cuda.current_device() == device.index
+
+
+@TWO
+def test_a_thread_of_ours_has_the_device_of_its_rank(kind) -> None:
+    """Each thread has a current device of its own, which begins with the first."""
+    from allranks._system.accelerator import on_same_device
+
+    with world_on(kind, devices=2) as device:
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(on_same_device(torch.accelerator.current_device_index))
+        assert asked.result() == device.index

@@ -11,6 +11,7 @@ import allranks
 from accelerators import FakeAccelerator
 from allranks._process_group import devices
 from allranks.errors import ConfigError, DeviceError
+from gpus import needs_gpus
 
 VARIABLE = allranks.CURRENT_DEVICE_TYPE_STR
 
@@ -114,7 +115,7 @@ def test_cleanup_takes_the_variable_away_and_keeps_the_users(fake, monkeypatch) 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpus(1)
 def test_a_real_gpu() -> None:
     allranks.setup()
     tensor = allranks.all_reduce(torch.ones(2, device=allranks.get_device_for_local_rank()))

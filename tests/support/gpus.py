@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from typing import NamedTuple
 
 import pytest
 import torch
 
-import allranks
 import stand_in
 
 TIMEOUT = timedelta(seconds=60)
 
 
+TELL = """import torch
+for index in range(torch.cuda.device_count()):
+    seen = torch.cuda.get_device_properties(index)
+    print(seen.uuid, seen.name)
+"""
+
+
+class Gpu(NamedTuple):
+    """A GPU: its identity as CUDA_VISIBLE_DEVICES takes it, without the prefix; and its name."""
+
+    uuid: str
+    name: str
+
+
 @cache
-def names() -> list[str]:
+def seen() -> list[Gpu]:
     """The GPUs that torch sees; asked in a process of its own.
 
     torch counts devices by CUDA, after which a process that was forked from this one can have none.
     """
     if torch.version.cuda is None:
         return []
-    told = "import torch; [print(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]"
-    ended = subprocess.run([sys.executable, "-c", told], stdout=subprocess.PIPE, text=True, check=False)
-    return ended.stdout.splitlines()
+    asked = [sys.executable, "-c", TELL]
+    ended = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False)
+    return [Gpu(*line.split(" ", 1)) for line in ended.stdout.splitlines()]
 
 
-def needs_gpus(count: int) -> pytest.MarkDecorator:
-    """Skips a test where torch sees fewer GPUs."""
+def needs_gpus(count: int, *, apart: bool = False) -> pytest.MarkDecorator:
+    """Skips a test where torch sees fewer GPUs.
+
+    Args:
+        count: how many ranks use one.
+        apart: whether each needs its own even where NCCL lets them share one, which it does from
+            2.30 on with NCCL_MULTI_RANK_GPU_ENABLE=1.
+    """
     some = "a GPU" if count == 1 else f"{count} GPUs"
+    shared = os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE", "0") != "0" and not apart
+    enough = 1 if shared else count
     return pytest.mark.skipif(
-        len(names()) < count, reason=f"needs {some}, and torch sees {len(names())}"
+        len(seen()) < enough, reason=f"needs {some}, and torch sees {len(seen())}"
     )
 
 
@@ -58,6 +81,8 @@ def world_on(kind: str, backend: str | None = "gloo", *, devices: int = 1, **set
         devices: how many stand-ins each rank sees.
         **settings: as for ``allranks.session``.
     """
+    import allranks
+
     if kind == stand_in.KIND:
         stand_in.put_in(devices, with_backend=backend != "gloo")
     settings = {"timeout": TIMEOUT, "distributed_backend": backend, **settings}

@@ -14,9 +14,20 @@ using Tensors = std::vector<at::Tensor>;
 using Done = c10::intrusive_ptr<c10d::Work>;
 
 struct Completed final : c10d::Work {
+  explicit Completed(const Tensors& results) {
+    const auto type = c10::ListType::create(c10::TensorType::get());
+    std::vector<c10::Device> devices;
+    if (!results.empty()) devices.push_back(results[0].device());
+    future_ = c10::make_intrusive<c10::ivalue::Future>(type, devices);
+    future_->markCompleted(c10::IValue(results));
+  }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
   bool isCompleted() override { return true; }
   bool isSuccess() const override { return true; }
   bool wait(std::chrono::milliseconds) override { return true; }
+
+ private:
+  c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 
 at::Tensor copied(const at::Tensor& tensor) {
@@ -36,7 +47,7 @@ void back(const Tensors& from, Tensors& to) {
   for (size_t i = 0; i < from.size(); i++) to[i].copy_(from[i]);
 }
 
-Done done() { return c10::make_intrusive<Completed>(); }
+Done done(const Tensors& results = {}) { return c10::make_intrusive<Completed>(results); }
 
 void refuse_bits(const c10d::ReduceOp& op) {
   using Op = c10d::ReduceOp;
@@ -56,13 +67,13 @@ struct StandIn final : c10d::Backend {
     Tensors sent = copied(tensors);
     gloo_->allreduce(sent, how)->wait();
     back(sent, tensors);
-    return done();
+    return done(tensors);
   }
   Done broadcast(Tensors& tensors, const c10d::BroadcastOptions& how) override {
     Tensors sent = copied(tensors);
     gloo_->broadcast(sent, how)->wait();
     back(sent, tensors);
-    return done();
+    return done(tensors);
   }
   Done allgather(
       std::vector<Tensors>& into, Tensors& mine, const c10d::AllgatherOptions& how) override {

@@ -20,6 +20,7 @@ from allranks._training import rng_state
 from allranks._training.streams import EACH_RANK, permutation, seed_libraries, stream
 from allranks.errors import CollectiveError, ConfigError, MismatchError
 from expectations import everyone_works_on, identical
+from gpus import needs_gpus
 
 SEEDS = st.integers(0, 3) | st.integers(0, 2**80) | st.integers(2**200, 2**300)
 
@@ -415,7 +416,7 @@ def test_a_state_with_accelerators_does_not_fit_where_none_is(devices, monkeypat
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpus(1)
 def test_a_device_is_seeded_and_restored() -> None:
     allranks.seed_all(1)
     first = torch.rand(4, device="cuda")

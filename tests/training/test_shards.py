@@ -23,6 +23,7 @@ from allranks._training.sample_places import as_indices, check_indices, places_b
 from allranks._training.shards import Place, part_of
 from allranks.errors import CollectiveError, ConfigError, MismatchError
 from expectations import everyone_works_on, identical, refusal
+from gpus import needs_gpus
 
 SIZES = st.integers(1, 50)
 LENGTHS = st.integers(0, 200)
@@ -741,7 +742,7 @@ def test_a_sampler_s_epoch_comes_back_from_batches(world) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpus(1)
 @pytest.mark.ranks(2)
 def test_results_on_a_device_stay_there(world) -> None:
     mine = torch.full((1, 2), world.rank, device="cuda")

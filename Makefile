@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-torch slow test-cluster check format bench faults chaos clean
+.PHONY: demo test test-torch slow test-gpu test-cluster check format bench bench-gpu faults chaos clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -30,6 +30,12 @@ $(OTHER)/ready:
 
 slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+# Each test that needs more GPUs than there are is listed; without any, a stand-in takes their place.
+# With NCCL_MULTI_RANK_GPU_ENABLE=1 the ranks may share one (NCCL 2.30). Counting by NVML leaves CUDA
+# alone in the process from which the ranks are forked.
+test-gpu: .venv/dev
+	PYTORCH_NVML_BASED_CUDA_CHECK=1 $(BIN)/python -m pytest -m gpu -rs
 
 # Real launchers on hosts that are made for it: as root, on Debian.
 CLUSTER := slurm-wlm munge iproute2 nftables openmpi-bin mpich ethtool faketime
@@ -67,8 +73,16 @@ bench: .venv/dev .venv/demo
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
 
+# Ours against torch's on all GPUs of this host.
+bench-gpu: .venv/dev
+	$(BIN)/python benchmarks/gpu.py
+
+# BACKEND=nccl takes four GPUs, and only prints the table.
+BACKEND ?= gloo
+PAGE_gloo := --markdown docs/failures.md
+
 faults: .venv/dev
-	$(BIN)/python benchmarks/faults.py --markdown docs/failures.md
+	$(BIN)/python benchmarks/faults.py --backend $(BACKEND) $(PAGE_$(BACKEND))
 
 # PROGRAMS=500 runs more; a line that is printed repeats one.
 PROGRAMS ?= 100

@@ -7,6 +7,7 @@ two hosts, which takes root and Linux.
     python benchmarks/faults.py
     python benchmarks/faults.py --only SIGKILL
     python benchmarks/faults.py --markdown docs/failures.md
+    python benchmarks/faults.py --backend nccl      # on four GPUs; never run yet
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _cable(name: str, state: str) -> None:
     _ip("-n", name, "link", "set", f"cuta{os.getpid() % 10000}", state)
 
 
-def start(fault: str, library: str, hosts: Sequence[str]) -> list[Rank]:
+def start(fault: str, library: str, backend: str, hosts: Sequence[str]) -> list[Rank]:
     """Start the ranks by hand."""
     port = str(sockets.free_port())
     ranks = []
@@ -154,6 +155,7 @@ def start(fault: str, library: str, hosts: Sequence[str]) -> list[Rank]:
         ]
         environ = {**os.environ, "RANK": str(number), "WORLD_SIZE": str(RANKS)}
         environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        environ |= {"LOCAL_RANK": str(number), "BACKEND": backend}
         if hosts:
             host = number // 2
             command = ["ip", "netns", "exec", hosts[host], *command]
@@ -166,11 +168,11 @@ def start(fault: str, library: str, hosts: Sequence[str]) -> list[Rank]:
     return ranks
 
 
-def run(fault: str, library: str) -> Told:
+def run(fault: str, library: str, backend: str) -> Told:
     """Let a fault befall a job, and hear what its ranks say."""
     with contextlib.ExitStack() as stack:
         hosts = stack.enter_context(two_hosts()) if fault == CUT else []
-        ranks = start(fault, library, hosts)
+        ranks = start(fault, library, backend, hosts)
         try:
             since = _fault_at(ranks)
             if fault == CUT:
@@ -254,6 +256,18 @@ def seconds(told: Told) -> str:
     return f"{told.after:.1f} s" if told.after else "-"
 
 
+def _why_not(backend: str) -> str:
+    """Why no ranks can run on this backend; "" if they can."""
+    import torch
+
+    shared = os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE", "0") != "0"
+    needed = 1 if shared else RANKS
+    visible = torch.cuda.device_count()
+    if backend == "gloo" or visible >= needed:
+        return ""
+    return f"--backend nccl needs {needed} GPUs, and torch sees {visible}: nothing was run."
+
+
 def main() -> None:
     """Run all faults, print the table, and write it to the page."""
     parser = argparse.ArgumentParser(
@@ -261,10 +275,15 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=FAULTS, action="append", help="just this fault")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the page with the table")
+    parser.add_argument("--backend", choices=("gloo", "nccl"), default="gloo")
     options = parser.parse_args()
+    if why := _why_not(options.backend):
+        sys.exit(why)
     rows, wrong = [], []
-    for fault in track(options.only or list(FAULTS), "faults", transient=True):
-        torchs, ours = run(fault, "torch"), run(fault, "allranks")
+    # On one host NCCL goes past the network.
+    faults = [fault for fault in FAULTS if options.backend == "gloo" or fault != CUT]
+    for fault in track(options.only or faults, "faults", transient=True):
+        torchs, ours = (run(fault, of, options.backend) for of in ("torch", "allranks"))
         rows.append(row(fault, torchs, ours))
         if why := why_wrong(fault, ours):
             wrong.append(f"{fault}: {why}")
@@ -272,7 +291,7 @@ def main() -> None:
     Console(width=200).print(grid.rich())
     if options.markdown:
         method = (
-            f"Measured on {machine()}; 4 ranks, gloo; the group's timeout is "
+            f"Measured on {machine()}; 4 ranks, {options.backend}; the group's timeout is "
             f"{TIMEOUT.total_seconds():g} s, `stall_after` is {STALL_AFTER.total_seconds():g} s."
         )
         put_into(options.markdown, grid, "make faults", method)

@@ -3,6 +3,7 @@
     python benchmarks/faults_worker.py FAULT torch|allranks
 
 The ranks come with the variables of ``env://``; nothing but these processes watches over them.
+With BACKEND=nccl each uses a GPU, and waits for it after each step.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ LONG, LONGER = 10.0, 35.0
 """Seconds that a slow rank takes; and seconds beyond the timeout of the group."""
 
 RANK = int(os.environ.get("RANK", "-1"))
+BACKEND = os.environ.get("BACKEND", "gloo")
 
 
 def happens() -> None:
@@ -88,14 +90,25 @@ def be_slow() -> None:
     time.sleep(LONG)
 
 
+def device() -> torch.device:
+    """Where this rank's tensors are."""
+    on_gpu = BACKEND == "nccl"
+    return torch.device("cuda", RANK % torch.cuda.device_count()) if on_gpu else torch.device("cpu")
+
+
+def ones() -> torch.Tensor:
+    """What is reduced."""
+    return torch.ones(8, device=device())
+
+
 def reduce_all(step: int) -> None:
     """The collective of a step."""
     if LIBRARY == "allranks":
         import allranks
 
-        allranks.all_reduce(torch.ones(8) * step)
+        allranks.all_reduce(ones() * step)
     else:
-        dist.all_reduce(torch.ones(8) * step)
+        dist.all_reduce(ones() * step)
 
 
 def one_step(fault: Callable[[], None]) -> Callable[[int], None]:
@@ -114,7 +127,7 @@ def another_collective(number: int) -> None:
     if number == FAULT_AT:
         happens()
     if number == FAULT_AT and RANK == VICTIM:
-        dist.broadcast(torch.ones(8), 0)
+        dist.broadcast(ones(), 0)
     else:
         reduce_all(number)
 
@@ -136,18 +149,18 @@ def another_order(number: int) -> None:
     groups = [dist.new_group(timeout=TIMEOUT) for _ in range(2)]
     happens()
     for group in groups[::-1] if RANK == VICTIM else groups:
-        dist.all_reduce(torch.ones(8), group=group)
+        dist.all_reduce(ones(), group=group)
 
 
 def uneven_batches(number: int) -> None:
     """DDP, and one rank that has no batch left."""
     if number == 0:
-        model = torch.nn.Linear(8, 8)
+        model = torch.nn.Linear(8, 8).to(device())
         one_step.model = torch.nn.parallel.DistributedDataParallel(model)  # type: ignore[attr-defined]
     if number >= FAULT_AT and RANK == VICTIM:
         happens()
         time.sleep(LONGER)
-    one_step.model(torch.ones(8)).sum().backward()  # type: ignore[attr-defined]
+    one_step.model(ones()).sum().backward()  # type: ignore[attr-defined]
 
 
 def preprocess(number: int) -> None:
@@ -204,12 +217,17 @@ def process_group() -> Iterator[None]:
         import allranks
 
         with allranks.session(
-            cpu=True, timeout=TIMEOUT, stall_after=STALL_AFTER, rendezvous_timeout=RENDEZVOUS
+            cpu=BACKEND == "gloo",
+            timeout=TIMEOUT,
+            stall_after=STALL_AFTER,
+            rendezvous_timeout=RENDEZVOUS,
         ):
             yield
         return
     starting = FAULTS[FAULT] is reduce_all
-    dist.init_process_group("gloo", timeout=RENDEZVOUS if starting else TIMEOUT)
+    if BACKEND == "nccl":
+        torch.cuda.set_device(device())
+    dist.init_process_group(BACKEND, timeout=RENDEZVOUS if starting else TIMEOUT)
     yield
     dist.destroy_process_group()
 
@@ -221,6 +239,8 @@ def main() -> None:
     with process_group():
         for number in range(STEPS):
             FAULTS[FAULT](number)
+            if BACKEND == "nccl":
+                torch.cuda.synchronize()
             time.sleep(0.1)
     print("DONE", file=sys.stderr, flush=True)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -33,7 +31,9 @@ def test_a_gpu_is_chosen_by_the_variable(prefix, monkeypatch) -> None:
 
 @needs_gpus(1)
 @ONE
-@pytest.mark.skipif(not seen() or "MIG" not in seen()[0].name, reason="needs a slice of a GPU (MIG)")
+@pytest.mark.skipif(
+    not seen() or "MIG" not in seen()[0].name, reason="needs a slice of a GPU (MIG)"
+)
 def test_a_slice_of_a_gpu_is_a_gpu() -> None:
     with world_on("cuda", None) as device:
         assert allranks.all_reduce(torch.ones(2, device=device)).tolist() == [1.0, 1.0]
@@ -63,7 +63,7 @@ def test_asking_for_the_device_makes_no_context() -> None:
 @TWO
 @pytest.mark.parametrize("backend", [None, "gloo"])
 def test_no_rank_has_a_context_on_another_s_gpu(backend) -> None:
-    """After each kind of call; CUDA itself is asked, since NVML sees no processes in a container."""
+    """After each kind of call. CUDA is asked: NVML knows no processes of a container."""
     with world_on("cuda", backend, check=True) as device:
         rank = allranks.get_rank()
         tensor = torch.ones(300_000, device=device)

@@ -66,5 +66,7 @@ def test_a_stall_is_explained_by_nccl_s_recorder(kind, tmp_path) -> None:
         while "in elsewhere" not in (said := files[0].read_text()):
             assert time.monotonic() < end, said
             time.sleep(0.1)
-        assert re.search(r"[Rr]ank 1: in no collective, at befallen.py:\d+ in elsewhere", said), said
+        assert re.search(r"[Rr]ank 1: in no collective, at befallen.py:\d+ in elsewhere", said), (
+            said
+        )
         assert re.search(r"all_?reduce", said), said

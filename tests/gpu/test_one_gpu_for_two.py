@@ -10,7 +10,7 @@ import torch
 
 import allranks
 from accelerators import FakeAccelerator
-from gpus import needs_gpus, world_on
+from gpus import needs_gpus
 from harness import run_ranks
 
 pytestmark = pytest.mark.gpu
@@ -42,7 +42,7 @@ def test_over_gloo_it_is_allowed() -> None:
 
 def shared_by_nccl():
     """With the variable of NCCL 2.30, it is left to NCCL, which is not here."""
-    with pytest.raises(Exception) as told:  # noqa: B017, PT011 - whatever torch says
+    with pytest.raises(Exception) as told:  # noqa: PT011 - whatever torch says
         set_up(1, "nccl", NCCL_MULTI_RANK_GPU_ENABLE="1")
     return str(told.value)
 
@@ -55,7 +55,8 @@ def test_nccl_is_let_share_it_where_that_is_asked_for() -> None:
 @needs_gpus(1)
 @pytest.mark.ranks(2, setup=False, timeout=300)
 def test_a_real_gpu_is_named_before_nccl_speaks(monkeypatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0])
-    with pytest.raises(allranks.errors.RendezvousError, match="ranks 0-1 on .* use the same GPU"):
-        with world_on("cuda", None):
-            pass
+    monkeypatch.setenv(
+        "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    )
+    with pytest.raises(allranks.errors.RendezvousError, match=r"ranks 0-1 on .* use the same GPU"):
+        allranks.setup(cpu=False)

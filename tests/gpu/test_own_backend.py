@@ -31,7 +31,7 @@ def is_at(tensor, device, expected) -> bool:
 @ON_TWO
 @TWO
 def test_by_default_each_kind_of_tensor_has_its_backend(kind) -> None:
-    """torch's own default for a GPU moves no CPU tensor."""
+    """Torch's own default for a GPU moves no CPU tensor."""
     with world_on(kind, None, devices=2) as device:
         rank = allranks.get_rank()
         assert dist.get_backend_config() == f"cpu:gloo,{kind}:{NAMES[kind]}"
@@ -84,9 +84,9 @@ def test_every_collective_moves_tensors_by_it(kind, only) -> None:
 @ON_TWO
 @TWO
 def test_messages_need_a_backend_for_the_cpu(kind) -> None:
-    with world_on(kind, f"{kind}:{NAMES[kind]}", devices=2):
-        with pytest.raises(CollectiveError, match="this group has no backend for it, such as gloo"):
-            allranks.send(1, 1 - allranks.get_rank())
+    told = pytest.raises(CollectiveError, match="this group has no backend for it, such as gloo")
+    with world_on(kind, f"{kind}:{NAMES[kind]}", devices=2), told:
+        allranks.send(1, 1 - allranks.get_rank())
 
 
 def split_as_others_do_not_come(kind: str) -> None:
@@ -111,7 +111,7 @@ def test_a_split_waits_for_none_but_its_ranks(kind, monkeypatch) -> None:
     """From a bound WORLD torch would split NCCL's communicator off, for which all must come."""
     asked = []
     torchs = dist.distributed_c10d
-    monkeypatch.setattr(torchs, "_get_split_source", lambda group: asked.append(group))
+    monkeypatch.setattr(torchs, "_get_split_source", asked.append)
     split_as_others_do_not_come(kind)
     assert asked == []
 

@@ -60,7 +60,9 @@ def test_what_gloo_cannot_reduce_is_said_before_anything_is_sent(kind) -> None:
     with world_on(kind) as device:
         tensor = torch.ones(2, dtype=torch.int16, device=device)
         for data in (tensor, {"counts": tensor}):
-            with pytest.raises(CollectiveError, match="gloo has no sum of tensors of torch.int16"):
+            with pytest.raises(
+                CollectiveError, match=r"gloo has no sum of tensors of torch\.int16"
+            ):
                 allranks.all_reduce(data)
         assert is_at(allranks.all_reduce(tensor.int()), device, [2, 2])
 
@@ -123,7 +125,9 @@ def test_gathered_tensors_lie_where_the_own_one_does(kind) -> None:
         for count in (1, MANY):
             mine = torch.full((count, 1), float(rank), device=device)
             both = allranks.all_gather(mine)
-            assert [is_at(t, device, [[float(i)]] * count) for i, t in enumerate(both)] == [True] * 2
+            assert [is_at(t, device, [[float(i)]] * count) for i, t in enumerate(both)] == [
+                True
+            ] * 2
             rows = torch.full((count + rank,), rank, device=device)
             uneven = [0] * count + [1] * (count + 1)
             assert is_at(allranks.all_gather(rows, cat=True), device, uneven)
@@ -160,7 +164,10 @@ def test_objects_bring_their_tensors_to_the_cpu(kind) -> None:
     """A device of the sender's may be none of the receiver's."""
     with world_on(kind) as device:
         rank = allranks.get_rank()
-        mine = {"t": torch.full((2,), rank, device=device), "p": nn.Parameter(torch.ones(1, device=device))}
+        mine = {
+            "t": torch.full((2,), rank, device=device),
+            "p": nn.Parameter(torch.ones(1, device=device)),
+        }
         for other, one in enumerate(allranks.all_gather_objects(mine)):
             where = device if other == rank else torch.device("cpu")
             assert is_at(one["t"], where, [other] * 2)

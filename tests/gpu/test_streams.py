@@ -1,4 +1,4 @@
-"""What a program may rely on of streams: a call takes its place in the current one, as torch's do."""
+"""What a program may rely on: a call takes its place in the current stream, as torch's do."""
 
 from __future__ import annotations
 

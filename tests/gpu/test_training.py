@@ -31,15 +31,14 @@ def test_ddp_and_our_calls_share_a_group(kind) -> None:
     with world_on(kind, None, devices=2) as device:
         model = DistributedDataParallel(a_model(device))
         data = torch.full((2, 4), allranks.get_rank() + 1.0, device=device)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
         for _ in range(3):
+            optimizer.zero_grad()
             loss = model(data).square().mean()
             loss.backward()
             mean = allranks.all_reduce(loss.detach().clone(), op="mean")
             assert allranks.all_gather(mean)[0].tolist() == mean.tolist()
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter -= 0.01 * parameter.grad
-                    parameter.grad = None
+            optimizer.step()
         allranks.check_same(model.module)
 
 

@@ -1,8 +1,8 @@
 """An accelerator without silicon, and a backend for it: built from C++ against torch's headers.
 
 torch keeps a place for the accelerators of others, under a name that they choose; this one takes
-``npu``, as Ascend's does. Tensors of the stand-in are on a device of that type: no address of theirs can be read by
-the CPU, each thread has a current device, and gloo does not move them.
+``npu``, as Ascend's does. Tensors of the stand-in are on a device of that type: no address of
+theirs can be read by the CPU, each thread has a current device, and gloo does not move them.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def _module() -> Any:
     module.current_device = library.stand_in_current
     module.set_device = library.stand_in_set
     module.is_initialized = lambda: True
-    module.synchronize = lambda device=None: None
+    module.synchronize = lambda *_: None
     module._is_in_bad_fork = lambda: False
-    module.manual_seed_all = lambda seed: None
+    module.manual_seed_all = lambda _: None
     module.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
     return module

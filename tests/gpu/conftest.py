@@ -27,8 +27,8 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     terminalreporter.section("GPUs")
     terminalreporter.line(
         f"{len(gpus.seen())} GPUs{f' ({names})' * bool(names)}: {len(waiting)} tests need "
-        f"{'more' if names else 'one'}; {len(on_stand_in)} ran on the stand-in; "
-        f"{len(ran) - len(on_stand_in)} ran otherwise."
+        f"{'more' if names else 'one'}; {len(on_stand_in)} ran on the stand-in, "
+        f"{len(ran) - len(on_stand_in)} otherwise."
     )
     if why := stand_in.why_not():
         terminalreporter.line(f"There is no stand-in: {why}.")

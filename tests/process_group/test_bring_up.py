@@ -476,3 +476,22 @@ def test_a_url_of_loopback_proves_nothing_of_the_others() -> None:
 def total_by_url(url: str) -> int:
     with allranks.session(cpu=True, init_method=url):
         return allranks.all_reduce(1)
+
+
+def recorders_size(name: str) -> list[str | None]:
+    os.environ[name] = "9000"
+    allranks.setup(cpu=True, rendezvous_timeout=300)
+    return [os.environ.get(f"TORCH_{of}_BUFFER_SIZE") for of in ("FR", "NCCL_TRACE")]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("OTHER", ["500", None]),
+        ("TORCH_FR_BUFFER_SIZE", ["9000", None]),
+        ("TORCH_NCCL_TRACE_BUFFER_SIZE", [None, "9000"]),
+    ],
+)
+def test_a_size_of_torch_s_recorder_that_is_set_stays(name, sizes) -> None:
+    """By either name: torch prefers the first, which allranks sets where there is neither."""
+    assert [one.value for one in run_ranks(recorders_size, 2, name)] == [sizes] * 2

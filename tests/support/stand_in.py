@@ -8,6 +8,7 @@ theirs can be read by the CPU, each thread has a current device, and gloo does n
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -49,10 +50,12 @@ def built(name: str) -> Path:
     home = Path(tempfile.gettempdir()) / f"allranks-stand-in-{os.getuid()}-{key}"
     home.mkdir(mode=0o700, exist_ok=True)
     made = home / f"{name}.so"
-    if not made.exists():
-        half = home / f"{name}.{os.getpid()}"
-        subprocess.run(_command(source, half), check=True, timeout=600)
-        half.rename(made)  # At once: others may be building it, too.
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            half = made.with_suffix(".half")
+            subprocess.run(_command(source, half), check=True, timeout=600)
+            half.rename(made)
     return made
 
 

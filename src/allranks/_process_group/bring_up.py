@@ -269,7 +269,8 @@ def describe(world: World, layout: HostLayout) -> None:
 
 def _prepare_recorder() -> None:
     """Let torch remember its last calls, so that a stall can be explained."""
-    if not _is_unwatched() and flight_recorder.BUFFER not in os.environ:
+    chosen = any(name in os.environ for name in (flight_recorder.BUFFER, flight_recorder.NCCLS))
+    if not _is_unwatched() and not chosen:
         environment.put(flight_recorder.BUFFER, flight_recorder.REMEMBERED)
 
 

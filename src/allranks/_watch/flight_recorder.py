@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BUFFER = "TORCH_FR_BUFFER_SIZE"
 """The variable by which torch learns, before its first group, how many calls to remember."""
 
+NCCLS = "TORCH_NCCL_TRACE_BUFFER_SIZE"
+"""Its older name, which torch heeds where the other is not set."""
+
 REMEMBERED = "500"
 """Calls to remember: torch takes some 10 ms to tell them, with the interpreter's lock held."""
 

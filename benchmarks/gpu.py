@@ -1,6 +1,6 @@
 """What ``all_reduce`` of a tensor on a GPU costs, beside ``torch.distributed.all_reduce``.
 
-One rank for each GPU of this host, over NCCL. Both calls take turns, from 4 B to 256 MB:
+One rank for each GPU of this host, over NCCL. Both calls take turns, from 4 B to 256 MiB:
 
 - host: until the call returns, the GPU being idle; the median of single calls.
 - device: from the first of many calls in a row to the end of the last on the GPU, for each call.
@@ -21,13 +21,14 @@ import torch.distributed as dist
 from rich.console import Console
 
 import allranks
+from allranks._system import words
 from startup_tables import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIZES = tuple(4 << shift for shift in range(0, 27, 2))
-"""Bytes: 4 B to 256 MB."""
+"""Bytes: 4 B to 256 MiB."""
 
 TURNS = 30
 IN_A_ROW = 20
@@ -84,15 +85,7 @@ def row(size: int) -> tuple[str, ...]:
     ours, torchs = measured(size)
     host = (f"{ours.host:.1f}", f"{torchs.host:.1f}", f"{ours.host - torchs.host:+.1f}")
     device = (f"{ours.device:.1f}", f"{torchs.device:.1f}", f"{ours.device / torchs.device:.2f}x")
-    return (shown(size), *host, *device)
-
-
-def shown(size: int) -> str:
-    """Bytes for people."""
-    for unit, bytes_of in (("MB", 1 << 20), ("KB", 1 << 10)):
-        if size >= bytes_of:
-            return f"{size // bytes_of} {unit}"
-    return f"{size} B"
+    return (words.size(size), *host, *device)
 
 
 def rank() -> None:

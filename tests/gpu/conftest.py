@@ -6,6 +6,7 @@ import pytest
 
 import gpus
 import stand_in
+from allranks._system.words import counted
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,24 +16,25 @@ def _built() -> None:
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    """The skipped tests are listed, with their reasons, by -rs."""
+    """Which tests are skipped, and why, is told by -rs."""
     if "gpu" not in config.option.markexpr:
         return
-    kinds = {kind: _of_gpu(terminalreporter.stats.get(kind, [])) for kind in ("passed", "skipped")}
-    kinds["failed"] = _of_gpu(terminalreporter.stats.get("failed", []))
-    ran = [*kinds["passed"], *kinds["failed"]]
-    on_stand_in = [name for name in ran if "stand-in" in name]
-    waiting = [name for name in kinds["skipped"] if "stand-in" not in name]
-    names = ", ".join(gpu.name for gpu in gpus.seen())
+    of = {kind: _names(terminalreporter, kind) for kind in ("passed", "failed", "skipped")}
+    ran = of["passed"] + of["failed"]
+    on_stand_in = sum("stand-in" in name for name in ran)
+    waiting = sum("stand-in" not in name for name in of["skipped"])
+    seen = [gpu.name for gpu in gpus.seen()]
     terminalreporter.section("GPUs")
     terminalreporter.line(
-        f"{len(gpus.seen())} GPUs{f' ({names})' * bool(names)}: {len(waiting)} tests need "
-        f"{'more' if names else 'one'}; {len(on_stand_in)} ran on the stand-in, "
-        f"{len(ran) - len(on_stand_in)} otherwise."
+        f"{counted(len(seen), 'GPU')}: {', '.join(seen) or 'none'}. "
+        f"{counted(waiting, 'test')} need {'more' if seen else 'one'}; {on_stand_in} ran on the "
+        f"stand-in, {len(ran) - on_stand_in} otherwise."
     )
     if why := stand_in.why_not():
         terminalreporter.line(f"There is no stand-in: {why}.")
 
 
-def _of_gpu(reports) -> list[str]:
-    return [r.nodeid for r in reports if "gpu" in getattr(r, "keywords", {})]
+def _names(terminalreporter, kind: str) -> list[str]:
+    """The tests with the marker that have ended so."""
+    reports = terminalreporter.stats.get(kind, [])
+    return [one.nodeid for one in reports if "gpu" in getattr(one, "keywords", {})]

@@ -10,7 +10,7 @@ import torch
 
 import allranks
 from accelerators import FakeAccelerator
-from gpus import needs_gpus
+from gpus import needs_gpus, number
 from harness import run_ranks
 
 pytestmark = pytest.mark.gpu
@@ -55,8 +55,7 @@ def test_nccl_is_let_share_it_where_that_is_asked_for() -> None:
 @needs_gpus(1)
 @pytest.mark.ranks(2, setup=False, timeout=300)
 def test_a_real_gpu_is_named_before_nccl_speaks(monkeypatch) -> None:
-    monkeypatch.setenv(
-        "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    )
+    monkeypatch.delenv("NCCL_MULTI_RANK_GPU_ENABLE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", number(0))
     with pytest.raises(allranks.errors.RendezvousError, match=r"ranks 0-1 on .* use the same GPU"):
         allranks.setup(cpu=False)

@@ -10,6 +10,8 @@ import torch
 import allranks
 from accelerators import FakeAccelerator
 from allranks._process_group import devices
+from allranks._process_group.init_group import backend_for
+from allranks._process_group.settings import Settings
 from allranks.errors import ConfigError, DeviceError
 from gpus import needs_gpus
 
@@ -112,6 +114,24 @@ def test_cleanup_takes_the_variable_away_and_keeps_the_users(fake, monkeypatch) 
     assert os.environ[VARIABLE] == "cpu"
     allranks.cleanup()
     assert os.environ[VARIABLE] == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "backend"),
+    [
+        ("cuda", "nccl", "cpu:gloo,cuda:nccl"),
+        ("cuda", "", "gloo"),
+        ("xpu", "xccl", "cpu:gloo,xpu:xccl"),
+        ("npu", "", "gloo"),
+        ("mps", "", "gloo"),
+        ("cpu", "nccl", "gloo"),
+    ],
+)
+def test_gloo_is_always_there_for_the_cpu(monkeypatch, kind: str, there: str, backend: str) -> None:
+    """With the backend of the device beside it, where this build of torch has one."""
+    monkeypatch.setattr(torch.distributed, "is_backend_available", lambda name: name == there)
+    assert backend_for(Settings(), kind) == backend
+    assert backend_for(Settings(distributed_backend="nccl"), kind) == "nccl"
 
 
 @pytest.mark.gpu

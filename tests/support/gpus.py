@@ -45,6 +45,12 @@ def seen() -> list[Gpu]:
     return [Gpu(*line.split(" ", 1)) for line in ended.stdout.splitlines()]
 
 
+def number(index: int) -> str:
+    """How CUDA_VISIBLE_DEVICES names a GPU that torch sees."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return shown.split(",")[index] if shown else str(index)
+
+
 def needs_gpus(count: int, *, apart: bool = False) -> pytest.MarkDecorator:
     """Skips a test where torch sees fewer GPUs.
 

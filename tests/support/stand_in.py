@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 KIND = "npu"
 DEVICES = "STAND_IN_DEVICES"
+TORCH = (2, 13)
 DEVICE, BACKEND = "stand_in", "stand_in_backend"
 
 _loaded: list[ctypes.CDLL] = []
@@ -35,6 +36,8 @@ def why_not() -> str | None:
     """Why there can be no stand-in here, or None."""
     if sys.platform != "linux":
         return "the stand-in maps memory as Linux does"
+    if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH:
+        return f"the stand-in is written against torch {'.'.join(map(str, TORCH))}"
     if shutil.which("g++") is None:
         return "g++ is not installed, which builds the stand-in"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():

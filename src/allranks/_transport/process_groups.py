@@ -325,7 +325,7 @@ def _forget_destroyed() -> None:
         private = _private_gloo.pop(group, None)
         if private is not None and torch_groups.is_up(private):
             dist.destroy_process_group(private)
-    for key in [key for key in _has_backend if key[0] in gone]:
+    for key in [key for key in _has_backend if not torch_groups.is_up(key[0])]:
         del _has_backend[key]
     _retired.extend(gone)
 

@@ -132,8 +132,8 @@ def unbound() -> Iterator[None]:
         whole.bound_device_id = bound
 
 
-def backends(group: dist.ProcessGroup | None = None) -> dict[str, str]:
-    """The backend of a group for each type of device; of WORLD, where none is given."""
+def backends(group: dist.ProcessGroup) -> dict[str, str]:
+    """The backend of a group for each type of device."""
     import torch.distributed as dist
 
     pairs = (pair.partition(":") for pair in dist.get_backend_config(group).split(","))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -79,6 +81,28 @@ def test_every_collective_moves_tensors_by_it(kind, only) -> None:
             assert is_at(mine, device, [0.0] * count)
         assert allranks.all_gather_objects(torch.ones(1, device=device))[1 - rank].tolist() == [1]
         allranks.synchronize()
+
+
+@ON_TWO
+@TWO
+def test_a_tensor_like_an_earlier_one_takes_few_steps(kind, monkeypatch) -> None:
+    """On its device as on the CPU; another device, dtype or operation begins anew."""
+    whole = importlib.import_module("allranks._collectives.all_reduce")
+    with world_on(kind, None, devices=2) as device:
+        allranks.all_reduce(torch.ones(3, device=device))
+        allranks.all_reduce(torch.ones(3))
+        slow = []
+        before = whole.reduce_in_place
+        monkeypatch.setattr(whole, "reduce_in_place", lambda *a: (slow.append(a), before(*a)))
+        for where in (device, torch.device("cpu"), device):
+            assert is_at(allranks.all_reduce(torch.ones(5, device=where)), where, [2.0] * 5)
+        assert slow == []
+        turned = torch.ones(2, 3, device=device).t()
+        assert is_at(allranks.all_reduce(turned), device, [[2.0] * 2] * 3)
+        bits = torch.ones(2, dtype=torch.int64, device=device)
+        for _ in range(2):
+            assert is_at(allranks.all_reduce(bits, op="band"), device, [1, 1])
+        assert len(slow) == 3
 
 
 @ON_TWO

@@ -152,10 +152,11 @@ def reduce_by_fast_path(data: Any, op: str, members: Members) -> bool:
     In a call of few bytes Python costs as much as communication, so that all its steps stand here.
     """
     kept = members.cache
-    if type(data) is not kept.get("tensor") or (op, data.dtype) not in kept:
+    if type(data) is not kept.get("tensor") or (op, data.dtype, data.is_cpu) not in kept:
         return False
-    group, options, strided = kept[op, data.dtype]
-    plain = data.is_cpu and data.layout is strided and data.is_contiguous()
+    group, options, strided, device = kept[op, data.dtype, data.is_cpu]
+    there = device is None or data.device == device
+    plain = there and data.layout is strided and data.is_contiguous()
     if not plain or data.requires_grad or data.is_neg() or checking():
         return False
     wait_for_collective(group, group.allreduce([data], options), data, "all_reduce")
@@ -168,11 +169,15 @@ def enable_fast_path(tensor: torch.Tensor, op: str, members: Members) -> None:
     """Let ``reduce_by_fast_path`` take the next tensor of this dtype, now that one was reduced."""
     import torch
 
-    alike = not (tensor.is_complex() or needs_keys(tensor.dtype, op))
-    if members.group is not None and tensor.is_cpu and alike:
-        over = process_groups.group_for_tensor(members.group, tensor)
+    if members.group is None or tensor.is_complex() or needs_keys(tensor.dtype, op):
+        return
+    over = process_groups.group_for_tensor(members.group, tensor)
+    if tensor.is_cpu or (
+        process_groups.has_backend(over, tensor.device.type) and op not in BITWISE
+    ):
+        device = None if tensor.is_cpu else tensor.device
         members.cache["tensor"] = torch.Tensor
-        members.cache[op, tensor.dtype] = over, _options(op), torch.strided
+        members.cache[op, tensor.dtype, tensor.is_cpu] = over, _options(op), torch.strided, device
 
 
 def _all_reduce(tensor: torch.Tensor, op: str, group: dist.ProcessGroup) -> Any:

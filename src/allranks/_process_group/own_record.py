@@ -7,7 +7,7 @@ import platform
 import socket
 from typing import TYPE_CHECKING
 
-from allranks._process_group import devices
+from allranks._process_group import binding, devices
 from allranks._rendezvous.record import RankRecord
 from allranks._stragglers.asked import REPORT, asked
 from allranks._system import processes, sockets
@@ -65,6 +65,8 @@ def own_record(
         error=error,
         settings=_to_be_agreed(wanted, assigned=assigned),
         doubt=found.doubt,
+        cpus=binding.usable_cpus(wanted),
+        numa_node=devices.numa_node() if assigned and wanted.bind else None,
     )
 
 

@@ -43,6 +43,8 @@ class RankRecord:
         doubt: why the others may not come, as its launcher lets it suspect, or "".
         socket: the name of the socket, in hexadecimal digits, on which it hands news on to ranks of
             its host; "" where it has none.
+        cpus: the CPUs that its process may use, as 0-3, 8; "" unless it asks to be bound.
+        numa_node: that of its device; None where there is none, or nobody asks.
     """
 
     rank: int
@@ -62,6 +64,8 @@ class RankRecord:
     settings: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
     socket: str = ""
+    cpus: str = ""
+    numa_node: int | None = None
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)

@@ -118,7 +118,8 @@ def _binding(ranks: Mapping[Place, Capacity]) -> list[Check]:
 
 def _bound(shares: Sequence[tuple[int, ...]], first: Capacity) -> str:
     if len(shares) > 1:
-        return f"the ranks of a host are bound, to {min(map(len, shares))} CPUs or more each"
+        fewest = counted(min(map(len, shares)), "CPU")
+        return f"the ranks of a host are bound, to {fewest} or more each"
     strays = first.gpu_node is not None and first.near < len(first.cpus)
     hint = f"; {variables.BIND}=numa keeps each on the NUMA node of its GPU" * strays
     return f"the ranks of a host may all run on {counted(len(first.cpus), 'CPU')}{hint}"

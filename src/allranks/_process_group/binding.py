@@ -102,7 +102,8 @@ def foreseen(world: World) -> str:
     kind = accelerator_type()
     index = devices.choose_index(kind, place, ranks) if kind else 0
     device = Device(f"{kind}:{index}", devices.numa_node_of(kind, index)) if kind else Device("cpu")
-    return str(share_of(place, device, _host(ranks)))
+    share = share_of(place, device, _host(ranks))
+    return str(share) if isinstance(share, Share) else f"binds nobody: {share}"
 
 
 def _why_not(here: Sequence[RankRecord]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 SYS = Path("/sys")
+"""The folder that the kernel fills."""
 
 
 class Core(NamedTuple):
@@ -30,58 +31,56 @@ class Core(NamedTuple):
     cpus: tuple[int, ...]
 
 
-def cores(cpus: Collection[int], root: Path = SYS) -> list[Core]:
+def cores(cpus: Collection[int]) -> list[Core]:
     """The cores of these CPUs, those of one node side by side.
 
     Args:
         cpus: those that may be used; a core may have others.
-        root: the folder that the kernel fills.
     """
-    node_of = {cpu: node for node, there in nodes(root).items() for cpu in there}
+    node_of = {cpu: node for node, there in nodes().items() for cpu in there}
     siblings: dict[int, list[int]] = {}
     for cpu in sorted(cpus):
-        siblings.setdefault(_first_of_core(cpu, root), []).append(cpu)
+        siblings.setdefault(_first_of_core(cpu), []).append(cpu)
     found = [Core(node_of.get(cpus[0]), tuple(cpus)) for cpus in siblings.values()]
     return sorted(found, key=lambda core: (-1 if core.node is None else core.node, core.cpus))
 
 
-def described(cpus: Collection[int], root: Path = SYS) -> str:
+def described(cpus: Collection[int]) -> str:
     """These CPUs for people: ``0-7 on NUMA node 0``, ``0-15 on NUMA nodes 0-1``, or ``0-7``."""
-    on = sorted({core.node for core in cores(cpus, root) if core.node is not None})
+    on = sorted({core.node for core in cores(cpus) if core.node is not None})
     return ranges(cpus) + (f" on NUMA node{'s' * (len(on) > 1)} {ranges(on)}" if on else "")
 
 
-def nodes(root: Path = SYS) -> dict[int, list[int]]:
+def nodes() -> dict[int, list[int]]:
     """The CPUs of each NUMA node that has some: others hold memory alone."""
     found = {}
-    for folder in (root / "devices/system/node").glob("node[0-9]*"):
+    for folder in (SYS / "devices/system/node").glob("node[0-9]*"):
         with suppress(OSError, ValueError):
             if cpus := _listed((folder / "cpulist").read_text()):
                 found[int(folder.name.removeprefix("node"))] = cpus
     return found
 
 
-def node_of_pci(address: str, root: Path = SYS) -> int | None:
+def node_of_pci(address: str) -> int | None:
     """The NUMA node of a PCI device; None where the system does not tell.
 
     Args:
         address: its name on the bus, as "0000:dc:00.0".
-        root: the folder that the kernel fills.
     """
     with suppress(OSError, ValueError):
-        node = int((root / "bus/pci/devices" / address / "numa_node").read_text())
-        return node if node >= 0 else _only_node(root)  # Hosts with one often say -1.
+        node = int((SYS / "bus/pci/devices" / address / "numa_node").read_text())
+        return node if node >= 0 else _only_node()  # Hosts with one often say -1.
     return None
 
 
-def _only_node(root: Path) -> int | None:
-    there = list(nodes(root))
+def _only_node() -> int | None:
+    there = list(nodes())
     return there[0] if len(there) == 1 else None
 
 
-def _first_of_core(cpu: int, root: Path) -> int:
+def _first_of_core(cpu: int) -> int:
     """The first hardware thread of a CPU's core."""
-    topology = root / f"devices/system/cpu/cpu{cpu}/topology"
+    topology = SYS / f"devices/system/cpu/cpu{cpu}/topology"
     with suppress(OSError, ValueError, IndexError):
         return _listed((topology / "thread_siblings_list").read_text())[0]
     return cpu

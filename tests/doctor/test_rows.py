@@ -139,7 +139,8 @@ def test_ranks_that_crowd_on_one_core() -> None:
     """Though their host has others; its two hardware threads are one core."""
     crowded = replace(CAPACITY, cpus=(0, 4), of_host=8, cores=1)
     free = replace(CAPACITY, cpus=(1, 2, 3), of_host=8, cores=3)
-    (row,) = only(capacity_rows({A: crowded, B: crowded, Place(3, "a"): free, C: free}), WARNING)
+    others = {Place(3, "a"): free, Place(4, "a"): free}
+    (row,) = only(capacity_rows({A: crowded, B: crowded, **others}), WARNING)
     assert (row.what, row.remedy) == ("binding", "taskset -cp 0-7 $$")
     assert row.seen == "ranks 0-1 on a: all on one core, CPUs 0, 4"
 
@@ -161,7 +162,7 @@ def test_ranks_that_may_leave_the_node_of_their_gpu_are_told_how_to_stay() -> No
     ("change", "remedy"),
     [
         ({"quota": 1.5}, "docker run --cpus=2 ..."),
-        ({"cpus": (1,)}, "taskset -cp 0-1 $$"),
+        ({"cpus": (1,), "cores": 1}, "taskset -cp 0-1 $$"),
         ({"cpus": (0,), "of_host": 1}, "allranks run -n 1 ..."),
         ({"memory_left": 2**28}, "srun --mem=2G ..."),
     ],

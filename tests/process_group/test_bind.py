@@ -235,8 +235,9 @@ def refused():
 
 
 def test_a_system_that_refuses_is_no_failure() -> None:
-    for text, during in started(refused, 2)[:1]:
-        assert "the system refuses: [Errno 1] Operation not permitted" in text
+    for rank, (said, during) in enumerate(started(refused, 2)):
+        assert f"note: rank {rank} (pid " in said
+        assert f"cannot be bound to CPUs {ranges(part(rank, 2))}: [Errno 1] Operation not" in said
         assert all(one == {*MINE} for one in during)
 
 
@@ -253,54 +254,62 @@ def test_the_ranks_of_a_group_that_other_code_made() -> None:
     assert [one.value for one in ended] == [(part(rank, 2), {*MINE}) for rank in range(2)]
 
 
-def beside_gpus(gpus: dict[str, int]):
-    """What is said and done where each half of the CPUs is a node, and the GPUs are a fiction."""
+def beside_gpus(gpus: dict[str, int], nodes: dict[int, str]):
+    """What is said and done on nodes and beside GPUs that are a fiction."""
     FakeAccelerator("cuda", 2).put_in()
     torch.set_num_threads(64)
-    halves = {node: ranges(sorted(part(node, 2))) for node in range(2)}
+    known, bind = [], binding.bind
+    binding.bind = lambda wanted, me, peers: (
+        known.extend(one.numa_node for one in (me, *peers)),
+        bind(wanted, me, peers),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        numa.SYS = Machine(halves, gpus=gpus).written(Path(folder))
+        numa.SYS = Machine(nodes, gpus=gpus).written(Path(folder))
         how = {"bind": "numa", "distributed_backend": "gloo", "rendezvous_timeout": LONG}
         said = what_is_said(lambda: allranks.setup(**how))
         during, threads = of_all_threads(), torch.get_num_threads()
         allranks.cleanup()
-    return said, during, threads
+    return said, during, threads, known
 
 
-def beside(gpus: dict[str, int], *, counted: bool = False):
+HALVES = {node: ranges(sorted(part(node, 2))) for node in range(2)}
+
+CROSSED = {"0000:1b:00.0": 1, "0000:1c:00.0": 0}
+"""The nodes of the GPUs that the fiction has, by their places on the bus."""
+
+
+def beside(gpus: dict[str, int], nodes: dict[int, str] = HALVES, *, counted: bool = False):
     """Two ranks with a GPU each, whose places on their host are counted, or told."""
     environs = env_environs(2, free_port())
     for environ in environs if counted else ():
         del environ["LOCAL_RANK"]
-    ended = Ranks(beside_gpus, environs, gpus).results()
+    ended = Ranks(beside_gpus, environs, gpus, nodes).results()
     assert all(one.error is None for one in ended), [one.text for one in ended]
     return [one.value for one in ended]
 
 
 @pytest.mark.parametrize("counted", [False, True])
 def test_ranks_with_gpus_are_on_the_nodes_of_these(counted: bool) -> None:
-    for rank, (said, during, _) in enumerate(beside(CROSSED, counted=counted)):
+    for rank, (said, during, _, known) in enumerate(beside(CROSSED, counted=counted)):
+        assert known == ([None] * 2 if counted else [1 - rank, rank])
         assert all(one == part(1 - rank, 2) for one in during)
         assert said == ""
 
 
-def test_ranks_with_gpus_on_one_node_share_it() -> None:
-    cores = len(numa.cores(part(1, 2)))
-    for _, during, threads in beside(dict.fromkeys(CROSSED, 1)):
-        assert all(one == part(1, 2) for one in during)
-        assert threads == max(1, cores // 2)
+@pytest.mark.parametrize("counted", [False, True])
+def test_ranks_with_gpus_on_one_node_share_it(counted: bool) -> None:
+    gpus, nodes = dict.fromkeys(CROSSED, 1), {1: ranges(MINE)}
+    for _, during, threads, _ in beside(gpus, nodes, counted=counted):
+        assert all(one == {*MINE} for one in during)
+        assert threads == len(numa.cores(MINE)) // 2
 
 
 def test_each_rank_whose_gpu_is_nowhere_says_so() -> None:
-    for rank, (said, during, threads) in enumerate(beside({})):
+    for rank, (said, during, threads, _) in enumerate(beside({})):
         assert f"leaves rank {rank} (pid " in said
         assert f"the system does not tell on which NUMA node cuda:{rank} is" in said
         assert all(one == {*MINE} for one in during)
         assert threads == 64
-
-
-CROSSED = {"0000:1b:00.0": 1, "0000:1c:00.0": 0}
-"""The nodes of the GPUs that the fiction has, by their places on the bus."""
 
 
 @pytest.mark.parametrize(

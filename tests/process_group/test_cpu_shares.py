@@ -6,7 +6,7 @@ import pytest
 
 from allranks._process_group.cpu_shares import Device, Host, Share, share_of
 from allranks._system import numa
-from machines import FOUR_NODES, MEMORY_NODES, ONE_NODE, SILENT, TWO_SOCKETS
+from machines import ALTERNATING, FOUR_NODES, MEMORY_NODES, ONE_NODE, SILENT, TWO_SOCKETS
 
 CPU = Device("cpu")
 
@@ -48,10 +48,12 @@ def test_every_cpu_is_one_rank_s_and_every_core_too(on, machine, cpus, ranks) ->
     assert sum(threads) == len(numa.cores(cpus))
 
 
-def test_as_many_ranks_as_nodes_get_a_node_each(on) -> None:
-    on(FOUR_NODES)
-    got = shares(range(128), 4)
-    assert [list(share.cpus) for share in got] == [numa.nodes()[node] for node in range(4)]
+@pytest.mark.parametrize(("machine", "cpus"), [(FOUR_NODES, range(128)), (ALTERNATING, range(8))])
+def test_as_many_ranks_as_nodes_get_a_node_each(on, machine, cpus) -> None:
+    """However the CPUs are numbered."""
+    on(machine)
+    got = shares(cpus, len(machine.nodes))
+    assert [list(share.cpus) for share in got] == [numa.nodes()[node] for node in machine.nodes]
 
 
 def test_fewer_cores_than_ranks_are_not_divided(on) -> None:

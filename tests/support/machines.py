@@ -64,6 +64,9 @@ FOUR_NODES = Machine(
 )
 """One processor of 64 cores, told as four nodes (NPS4), whose GPUs are not in the nodes' order."""
 
+ALTERNATING = Machine({0: "0,2,4,6", 1: "1,3,5,7"}, {}, {"0000:01:00.0": -1})
+"""Two processors whose CPUs are numbered in turns; its kernel tells no node of a device."""
+
 ONE_NODE = Machine({0: "0-7"}, threads(4), {"0000:01:00.0": -1})
 """A workstation: its kernel tells no node of a device."""
 

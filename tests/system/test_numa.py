@@ -8,7 +8,7 @@ import pytest
 
 from allranks._system import cpus, numa
 from allranks._system.numa import Core
-from machines import FOUR_NODES, MEMORY_NODES, ONE_NODE, SILENT, TWO_SOCKETS
+from machines import ALTERNATING, FOUR_NODES, MEMORY_NODES, ONE_NODE, SILENT, TWO_SOCKETS
 
 
 def test_the_threads_of_a_core_are_one_core_and_nodes_come_one_after_the_other(on) -> None:
@@ -51,7 +51,8 @@ def test_what_is_not_told_is_not_guessed(on) -> None:
     on(SILENT)
     assert numa.cores([3, 1]) == [Core(None, (1,)), Core(None, (3,))]
     assert numa.node_of_pci("0000:01:00.0") is None
-    on(TWO_SOCKETS)
+    on(ALTERNATING)
+    assert numa.node_of_pci("0000:01:00.0") is None
     assert numa.node_of_pci("0000:02:00.0") is None
 
 

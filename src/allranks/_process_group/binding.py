@@ -62,13 +62,13 @@ def bind(wanted: Settings, me: RankRecord, peers: Sequence[RankRecord]) -> None:
         return
     here = sorted([me, *(one for one in peers if one.cpus)], key=lambda one: one.rank)
     device = _device(here)
-    why_not = _why_not(here) or _bound_to(share_of(here.index(me), device, _host(len(here))))
-    if not why_not:
-        return
-    if device.name != "cpu":
-        tell(f"note: bind={wanted.bind!r} leaves {me} as it is: {why_not}")
+    outcome = _why_not(here) or share_of(here.index(me), device, _host(len(here)))
+    if isinstance(outcome, Share):
+        _bind_to(outcome, me)
+    elif device.name != "cpu":
+        tell(f"note: bind={wanted.bind!r} leaves {me} as it is: {outcome}")
     elif me is here[0]:
-        tell(f"note: bind={wanted.bind!r} leaves the ranks on {me.host} as they are: {why_not}")
+        tell(f"note: bind={wanted.bind!r} leaves the ranks on {me.host} as they are: {outcome}")
 
 
 def release() -> None:
@@ -114,7 +114,9 @@ def _why_not(here: Sequence[RankRecord]) -> str:
         return ""
     other = next(one for one in here if one.cpus != here[0].cpus)
     told = " and ".join(f"rank {one.rank} to CPUs {one.cpus}" for one in (here[0], other))
-    return f"what started them has bound {told}, and may have had a reason"
+    return (
+        f"their launcher has bound {told}; srun --cpu-bind=none or mpirun --bind-to none does not"
+    )
 
 
 def _device(here: Sequence[RankRecord]) -> Device:
@@ -127,11 +129,9 @@ def _host(ranks: int) -> Host:
     return Host(numa.cores(cpus.affinity()), ranks, cpus.quota())
 
 
-def _bound_to(share: Share | str) -> str:
-    """Bind all threads of this process; a sentence where that fails, or where there is no share."""
+def _bind_to(share: Share, me: RankRecord) -> None:
+    """Bind all threads of this process, and let torch use no more of them than compute at once."""
     global _bound  # noqa: PLW0603 - of this process
-    if isinstance(share, str):
-        return share
     import torch
 
     now, threads = cpus.affinity(), torch.get_num_threads()
@@ -140,7 +140,7 @@ def _bound_to(share: Share | str) -> str:
     try:
         cpus.move(now, share.cpus)
     except OSError as error:
+        tell(f"note: {me} cannot be bound to CPUs {ranges(share.cpus)}: {error}")
         release()
-        return f"the system refuses: {error}"
-    torch.set_num_threads(fewer)
-    return ""
+    else:
+        torch.set_num_threads(fewer)

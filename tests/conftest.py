@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from datetime import timedelta
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
 import allranks
+from allranks._system import numa
 from harness import clean_environ, unlocked_directories
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from machines import Machine
 
 
 pytest.register_assert_rewrite("expectations", "model")
@@ -31,6 +36,13 @@ def _clean_world(request: pytest.FixtureRequest) -> Iterator[None]:
     allranks.cleanup()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Machine], None]:
+    """Takes Linux's word for another machine's."""
+    folders = (tmp_path / f"sys{number}" for number in count())
+    return lambda machine: monkeypatch.setattr(numa, "SYS", machine.written(next(folders)))
 
 
 @pytest.fixture

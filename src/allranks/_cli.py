@@ -22,7 +22,7 @@ from allranks._launchers.detect import detect, told_by
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
-from allranks._system import interpreter, streams, variables
+from allranks._system import cpus, interpreter, numa, streams, variables
 from allranks._system.printable import printable
 from allranks._system.typed_json import plain
 from allranks._system.version import __version__
@@ -169,6 +169,7 @@ def env(as_json: bool, export: bool) -> None:
     try:
         world = detect(os.environ)
         exported = _exported(world) if export else ""
+        shown_cpus = [] if export or as_json else _shown_cpus(world)
     except AllranksError as error:
         raise click.ClickException(printable(str(error))) from error
     misspelt = [f"warning: {line}" for line in variables.misspelt(os.environ)]
@@ -183,7 +184,7 @@ def env(as_json: bool, export: bool) -> None:
     streams.escape_what_cannot_be_encoded()
     told = [name for name in told_by(world.launcher) if name in os.environ]
     table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
-    for name, value in _shown_facts(world):
+    for name, value in (*_shown_facts(world), *shown_cpus):
         table.add_row(name, Text(printable(value)))
     console = streams.console(stderr=False)
     console.print(table)
@@ -293,6 +294,16 @@ def _shown_facts(world: World) -> Iterator[tuple[str, str]]:
         yield "hosts of rank 0", ", ".join(world.hosts)
     if world.agent_store:
         yield "agent_store", "torchrun's agent keeps a store there"
+
+
+def _shown_cpus(world: World) -> list[tuple[str, str]]:
+    """Where this process may run, and what ALLRANKS_BIND would make of it."""
+    shown = [("cpus", numa.described(cpus.affinity()))]
+    if os.environ.get(variables.BIND):
+        from allranks._process_group import binding, settings
+
+        shown.append((variables.BIND, f"{settings.read(None, {}).bind}: {binding.foreseen(world)}"))
+    return shown
 
 
 def _exported(world: World) -> str:

@@ -22,7 +22,7 @@ A, B, C = Place(0, "a", 0), Place(1, "a", 0), Place(2, "b", 1)
 GPUS = Gpus("cuda", 2, "x", 2, has_cuda=True, hidden=None, pairs=1, peers=1)
 NO_GPU = Gpus("", 0, "", 0, has_cuda=False, hidden=None)
 LIMITS = Limits(1024, 80, 20, None, 18, None, ())
-CAPACITY = Capacity((0, 1), 2, None, 2**34, 2**28)
+CAPACITY = Capacity((0, 1), 2, None, 2**34, 2**28, cores=2)
 STORAGE = Storage(2**34, 2**34, 2**20, "/tmp", "", 2**30)
 ETH0 = Interface("eth0", "", exists=True, up=True, addresses=("10.0.0.1",), mtu=1500)
 NETWORK = Network((), (ETH0,), ("eth0",), "", None, 1)
@@ -130,14 +130,39 @@ def test_no_room_for_files(change, status, remedy) -> None:
 
 def test_ranks_that_are_bound_to_cpus_of_their_own() -> None:
     bound = [replace(CAPACITY, cpus=(number,)) for number in range(2)]
-    assert len(only(capacity_rows(dict(zip((A, B), bound, strict=True))))) == 2
+    rows = capacity_rows(dict(zip((A, B), bound, strict=True)))
+    assert [row.what for row in only(rows)] == ["CPUs", "binding", "memory"]
+    assert rows[1].seen == "the ranks of a host are bound, to 1 CPU or more each"
+
+
+def test_ranks_that_crowd_on_one_core() -> None:
+    """Though their host has others; its two hardware threads are one core."""
+    crowded = replace(CAPACITY, cpus=(0, 4), of_host=8, cores=1)
+    free = replace(CAPACITY, cpus=(1, 2, 3), of_host=8, cores=3)
+    others = {Place(3, "a"): free, Place(4, "a"): free}
+    (row,) = only(capacity_rows({A: crowded, B: crowded, **others}), WARNING)
+    assert (row.what, row.remedy) == ("binding", "taskset -cp 0-7 $$")
+    assert row.seen == "ranks 0-1 on a: all on one core, CPUs 0, 4"
+
+
+def test_a_rank_on_another_node_than_its_gpu() -> None:
+    near = replace(CAPACITY, gpu_node=0, near=2)
+    far = replace(CAPACITY, cpus=(2, 3), gpu_node=0, near=0)
+    (row,) = only(capacity_rows({A: near, B: far, C: CAPACITY}), WARNING)
+    assert row.seen == "rank 1 on a: no CPU on the NUMA node of its GPU"
+
+
+def test_ranks_that_may_leave_the_node_of_their_gpu_are_told_how_to_stay() -> None:
+    rows = capacity_rows(dict.fromkeys((A, B), replace(CAPACITY, gpu_node=0, near=1)))
+    assert [row.status for row in rows] == [OK] * 3
+    assert rows[1].seen.endswith("ALLRANKS_BIND=numa keeps each on the NUMA node of its GPU")
 
 
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
         ({"quota": 1.5}, "docker run --cpus=2 ..."),
-        ({"cpus": (1,)}, "taskset -cp 0-1 $$"),
+        ({"cpus": (1,), "cores": 1}, "taskset -cp 0-1 $$"),
         ({"cpus": (0,), "of_host": 1}, "allranks run -n 1 ..."),
         ({"memory_left": 2**28}, "srun --mem=2G ..."),
     ],

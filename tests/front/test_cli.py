@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from allranks._launch import supervisor
+from allranks._system.words import ranges
+from environments import ENDPOINT
 from harness import PATIENCE, alive, unlocked_directories, wait_until
 from torch_versions import without_chatter
 
@@ -628,6 +630,25 @@ def test_env_shows_values_as_they_are() -> None:
     assert "[fd00::1]" in done.stdout
     assert ":m:[/x]\\x1b[31m" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_env_tells_where_this_process_may_run_and_what_binding_would_make_of_it() -> None:
+    usable = sorted(os.sched_getaffinity(0))
+    done = env()
+    assert f"cpus │ {ranges(usable)}" in done.stdout.replace(" " * 13, " ")
+    assert "ALLRANKS_BIND" not in done.stdout
+    alone = env(ALLRANKS_BIND="numa")
+    assert f"numa: {'CPU' if len(usable) == 1 else 'CPUs'} {ranges(usable)}, " in alone.stdout
+    place = {"RANK": "0", "LOCAL_RANK": "0"}
+    crowded = env(
+        ALLRANKS_BIND="numa", **place, WORLD_SIZE="9999", LOCAL_WORLD_SIZE="9999", **ENDPOINT
+    )
+    assert "numa: binds nobody: 9999 ranks on a host, which may use" in " ".join(
+        crowded.stdout.split()
+    )
+    wrong = env(ALLRANKS_BIND="cores")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "ALLRANKS_BIND='cores': expected \"numa\"" in wrong.stderr
 
 
 @pytest.mark.parametrize("how", [(), ("--json",), ("--export",)])

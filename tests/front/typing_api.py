@@ -18,6 +18,8 @@ def lifecycle() -> None:
     allranks.setup()
     allranks.setup({"cpu": True, "anything": object()})
     allranks.setup(cpu=True, timeout=5, rendezvous_timeout=timedelta(seconds=30), check="lines")
+    allranks.setup(bind="numa")
+    allranks.setup(bind="cores")  # type: ignore[arg-type]
     allranks.setup(wrold_size=3)  # type: ignore[call-arg]
     allranks.setup(cpu="yes")  # type: ignore[arg-type]
     with allranks.session(world_size=2) as world:

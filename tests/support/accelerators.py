@@ -26,6 +26,11 @@ class FakeAccelerator:
         assert self.initialised, "asking must not initialise CUDA"
         return self.current
 
+    def properties(self, index: int) -> SimpleNamespace:
+        """What CUDA tells of a device; the first is on bus 1b of domain 0."""
+        place = {"pci_domain_id": 0, "pci_bus_id": 0x1B + index, "pci_device_id": 0}
+        return SimpleNamespace(uuid=f"GPU-{index}", **place)
+
     def put_in(self, put=setattr) -> FakeAccelerator:
         """Replace torch.accelerator and torch.cuda.
 
@@ -47,7 +52,7 @@ class FakeAccelerator:
             "set_device": self.make_current,
             "is_initialized": lambda: self.initialised,
             "current_device": self.current_device,
-            "get_device_properties": lambda index: SimpleNamespace(uuid=f"GPU-{index}"),
+            "get_device_properties": self.properties,
         }.items():
             put(torch.cuda, name, function)
         return self

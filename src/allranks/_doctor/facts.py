@@ -15,6 +15,7 @@ from allranks._doctor.routes import Route, route_rows
 from allranks._doctor.start import Start, own_start, start_rows
 from allranks._doctor.storage import Storage, own_storage, storage_rows
 from allranks._doctor.versions import own_versions, version_rows
+from allranks._process_group import devices
 from allranks._process_group.bring_up import descriptors_of_rank_0
 from allranks._process_group.init_group import descriptors_of_rank
 
@@ -69,7 +70,7 @@ def own_facts(
         own_network(world, address, counts_ports=leads),
         own_limits(descriptors_of_rank(world.world_size), must),
         own_storage(world.local_world_size or 1, has_gpu=bool(gpus.visible)),
-        own_capacity(),
+        own_capacity(devices.numa_node() if gpu else None),
         own_versions(),
         gpus,
     )

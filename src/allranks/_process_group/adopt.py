@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from allranks._launchers.detect import detect
 from allranks._launchers.fields import number
 from allranks._launchers.world import World
+from allranks._process_group import binding, devices
 from allranks._process_group import bring_up as steps
-from allranks._process_group import devices
 from allranks._process_group.own_record import assign_device, own_record
 from allranks._rendezvous.gathering import call_the_roll
 from allranks._rendezvous.meeting import Meeting
 from allranks._system.waiting import Deadline
+from allranks._system.words import tell
 from allranks._transport import process_groups
 from allranks._watch import torch_groups
 from allranks._watch.host_news import name_of
@@ -51,8 +52,17 @@ def adopt(wanted: Settings) -> ProcessGroupState:
     if store is None:
         if found.local_rank is not None:
             _assign_device(wanted, found)
+        _bind_alone(wanted, found)
         return steps.ProcessGroupState(wanted, found)
     return _adopted(wanted, found, _meeting(store, found), stall_after)
+
+
+def _bind_alone(wanted: Settings, found: World) -> None:
+    """Bind a rank that has met no other one: the only one, or one of a store that torch keeps."""
+    if found.world_size == 1:
+        binding.bind(wanted, own_record(wanted, found, _assign_device), ())
+    elif wanted.bind and found.rank == 0:
+        tell(f"note: bind={wanted.bind!r} binds nobody: this torch keeps the store of the group")
 
 
 def _adopted(
@@ -71,6 +81,7 @@ def _adopted(
         watch = steps.start_watch(theirs, stall_after, meeting, me, layout, listener, undo)
         if me.device is None:
             _assign_device(wanted, world)
+        binding.bind(wanted, me, layout.local_peers)
         steps.describe(world, layout)
         undo.pop_all()
     steps.tell_that_it_is_up(meeting, watch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from allranks._launchers.world import World
-from allranks._process_group import environment
+from allranks._process_group import binding, environment
 from allranks._process_group.inherited import leave_word, refuse_inherited_place
 from allranks._process_group.init_group import (
     connects_all_pairs,
@@ -101,7 +101,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
     verify_as_asked(wanted)
     process_groups.release_retired()
     with ExitStack() as undo:
-        undo.callback(environment.restore)
+        undo.callback(take_back)
         listener = news_listener(found, undo)
         known = replace(own_record(wanted, found), socket=name_of(listener))
         me, meeting, layout = gather_ranks(how, known, wanted, found, deadline, undo)
@@ -110,6 +110,7 @@ def bring_up(wanted: Settings) -> ProcessGroupState:
         watch = start_watch(wanted, patience, meeting, me, layout, listener, undo)
         if me.device is None:
             assign_device(wanted, world)
+        binding.bind(wanted, me, layout.local_peers)
         prepare_gloo(layout, world.world_size)
         describe(world, layout)
         init_process_group(wanted, world, meeting, deadline)
@@ -191,6 +192,12 @@ def take_down(meeting: Meeting | None) -> None:
     """Put back what bringing up has changed outside of torch."""
     if meeting:
         meeting.take_down()
+    take_back()
+
+
+def take_back() -> None:
+    """Put back what bringing up has changed of this process."""
+    binding.release()
     environment.restore()
 
 

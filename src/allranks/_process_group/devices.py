@@ -11,7 +11,8 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from allranks._process_group import environment
-from allranks._system.accelerator import accelerator_type, visible_devices
+from allranks._system import numa
+from allranks._system.accelerator import accelerator_type, pci_address, visible_devices
 from allranks._system.graph_breaks import outside_graphs
 from allranks.errors import ConfigError, DeviceError
 
@@ -159,6 +160,18 @@ def uuid() -> str | None:
     if get_device_type() != "cuda":
         return None
     return str(getattr(torch.cuda.get_device_properties(_index("cuda")), "uuid", None))
+
+
+def numa_node() -> int | None:
+    """The NUMA node of this rank's device; None of the CPU, and where the system does not tell."""
+    kind = get_device_type()
+    return None if kind in ("cpu", "mps") else numa_node_of(kind, _index(kind))
+
+
+def numa_node_of(kind: str, index: int) -> int | None:
+    """The NUMA node of a device that this process sees; torch tells it of CUDA devices alone."""
+    address = pci_address(index) if kind == "cuda" else None
+    return numa.node_of_pci(address) if address else None
 
 
 def forget() -> None:

@@ -67,6 +67,9 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
             * stall_after (seconds, or a timedelta; default 60): how long a collective may take
               before all ranks tell where they stand, and rank 0 prints one verdict. None means
               as the variable ALLRANKS_STALL_AFTER (seconds) says; at most 0.6 of the timeout.
+            * bind ("numa"): until ``cleanup``, keep this process on the CPUs of its GPU's NUMA
+              node; without GPUs, on its part of the cores that the ranks of its host may use.
+              None means as the variable ALLRANKS_BIND says. Where it cannot be, a note says why.
 
     Raises:
         ConfigError: a setting is wrong, or contradicts the launcher.

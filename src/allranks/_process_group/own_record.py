@@ -7,7 +7,7 @@ import platform
 import socket
 from typing import TYPE_CHECKING
 
-from allranks._process_group import devices
+from allranks._process_group import binding, devices
 from allranks._process_group.init_group import backend_for
 from allranks._rendezvous.record import RankRecord
 from allranks._stragglers.asked import REPORT, asked
@@ -67,6 +67,8 @@ def own_record(
         settings=_to_be_agreed(wanted, assigned=assigned),
         doubt=found.doubt,
         backend=backend_for(wanted, devices.get_device_type()).lower() if assigned else "",
+        cpus=binding.usable_cpus(wanted),
+        numa_node=devices.numa_node() if assigned and wanted.bind else None,
     )
 
 

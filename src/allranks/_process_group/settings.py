@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
 from allranks._system.printable import brief_repr
+from allranks._system.variables import BIND
 from allranks._watch.torch_groups import DEFAULT_TIMEOUT
 from allranks.errors import ConfigError
 
@@ -33,6 +35,7 @@ class SettingsDict(TypedDict, total=False):
     rendezvous_timeout: float | timedelta | None
     check: Check | None
     stall_after: float | timedelta | None
+    bind: Literal["numa"] | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Settings:
         check: verify bare-tensor collectives too; None means as ALLRANKS_CHECK says.
         stall_after: how long a collective may take before the ranks tell where they stand; None
             means as ALLRANKS_STALL_AFTER says.
+        bind: "numa" keeps this process on CPUs near its device; None means as ALLRANKS_BIND says.
     """
 
     world_size: int | None = None
@@ -67,6 +71,7 @@ class Settings:
     rendezvous_timeout: timedelta = DEFAULT_RENDEZVOUS_TIMEOUT
     check: Check | None = None
     stall_after: timedelta | None = None
+    bind: Literal["numa"] | None = None
 
 
 KNOWN = tuple(field.name for field in fields(Settings))
@@ -82,7 +87,7 @@ OF_TORCH = {
 
 
 def read(config: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Settings:
-    """Settings from a configuration mapping, overridden by keywords.
+    """Settings from a configuration mapping, overridden by keywords; ``bind`` has a variable, too.
 
     Raises:
         ConfigError: a key that is misspelt, an unknown keyword, or a value of a wrong kind.
@@ -100,6 +105,8 @@ def read(config: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> Setti
             hint = f": {OF_TORCH[key]}" if key in OF_TORCH else _guess(key)
             raise ConfigError(f"unknown setting {key!r}{hint}; known: {', '.join(KNOWN)}")
     merged = {**given, **keywords}
+    if merged.get("bind") is None and os.environ.get(BIND):
+        merged["bind"] = _binding(BIND, os.environ[BIND])
     chosen = {key: merged[key] for key in KNOWN if merged.get(key) is not None}
     return Settings(**{key: _checked(key, value) for key, value in chosen.items()})
 
@@ -123,9 +130,10 @@ def _checked(key: str, value: Any) -> Any:
         return _span(key, value, timedelta(minutes=1), "minutes")
     if key in ("rendezvous_timeout", "stall_after"):
         return _span(key, value, timedelta(seconds=1), "seconds")
-    if key == "check":
-        return value if value == "lines" else boolean(key, value, or_else=' or "lines"')
-    return str(value)  # A StrEnum or a path is as good as its text.
+    if key == "check" and value != "lines":
+        return boolean(key, value, or_else=' or "lines"')
+    # A StrEnum or a path is as good as its text.
+    return _binding(key, value) if key == "bind" else str(value)
 
 
 def boolean(name: str, value: Any, or_else: str = "") -> bool:
@@ -142,6 +150,12 @@ def boolean(name: str, value: Any, or_else: str = "") -> bool:
     if value is True or value is False:
         return bool(value)
     raise ConfigError(f"{name}={brief_repr(value)}: expected True or False{or_else}")
+
+
+def _binding(name: str, value: Any) -> str:
+    if value == "numa":
+        return "numa"
+    raise ConfigError(f'{name}={brief_repr(value)}: expected "numa", or nothing')
 
 
 def _integer(key: str, value: Any, least: int) -> int:

@@ -45,6 +45,8 @@ class RankRecord:
             its host; "" where it has none.
         backend: torch's, as it will be asked for; "" where that depends on a device that is not
             chosen yet, or where the group is up already.
+        cpus: the CPUs that its process may use, as 0-3, 8; "" unless it asks to be bound.
+        numa_node: that of its device; None where there is none, or nobody asks.
     """
 
     rank: int
@@ -65,6 +67,8 @@ class RankRecord:
     doubt: str = ""
     socket: str = ""
     backend: str = ""
+    cpus: str = ""
+    numa_node: int | None = None
 
     def __post_init__(self) -> None:
         must_be_in(RANKS, rank=self.rank, world_size=self.world_size)

@@ -6,6 +6,6 @@ left behind, deadlines) and ``processes`` first. Then, as you need them: ``socke
 ``printable`` and ``typed_json`` (what others wrote), ``variables`` (what a user may set),
 ``trusted_file`` and ``private_directory`` (files), ``accelerator``, ``graph_breaks``
 (torch.compile), ``bounded_cache``, ``interpreter``, ``exit_threads``, ``cgroups`` (limits),
-``cpus`` and ``blas_threads`` (how many threads), and what deals with memory: ``host_memory``,
-``peer_memory``, ``huge_pages``, ``elf``. ``version`` is this release's.
+``cpus``, ``numa`` and ``blas_threads`` (where threads run, and how many), and what deals with
+memory: ``host_memory``, ``peer_memory``, ``huge_pages``, ``elf``. ``version`` is this release's.
 """

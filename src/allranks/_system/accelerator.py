@@ -27,6 +27,22 @@ def visible_devices(kind: str) -> int:
     return torch.cuda.device_count() if kind == "cuda" else torch.accelerator.device_count()
 
 
+def pci_address(index: int) -> str | None:
+    """Where a CUDA device is on the PCI bus, as Linux writes it; None where torch does not tell.
+
+    Args:
+        index: the device's, among those that this process sees.
+    """
+    import torch
+
+    about: Any = torch.cuda.get_device_properties(index)
+    try:
+        domain, bus, device = about.pci_domain_id, about.pci_bus_id, about.pci_device_id
+    except AttributeError:  # Older versions of torch.
+        return None
+    return f"{domain:04x}:{bus:02x}:{device:02x}.0"
+
+
 def on_same_device(call: Callable[[], T]) -> Callable[[], T]:
     """The call, for another thread: torch's current device is each thread's own."""
     import torch

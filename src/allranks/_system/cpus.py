@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: not how many the machine has."""
+"""Which CPUs this process may use, and how many: not what the machine has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from allranks._system import cgroups
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 
@@ -27,6 +28,39 @@ def affinity() -> list[int]:
     with suppress(AttributeError, OSError):  # Linux alone has it.
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def can_be_chosen() -> bool:
+    """Whether a process can choose on which CPUs it runs."""
+    return hasattr(os, "sched_setaffinity")
+
+
+def move(now: Collection[int], to: Collection[int]) -> None:
+    """Let the threads of this process that may run on some CPUs run on others. Linux only.
+
+    Threads that may run elsewhere were bound by somebody, and stay; one that begins later runs
+    where the thread may that begins it.
+
+    Args:
+        now: where the threads that are meant may run.
+        to: where they are to run.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    moved: set[int] = set()
+    while begun := {*_threads_on(now)} - moved:  # A thread not yet moved may begin another.
+        for thread in begun:
+            with suppress(ProcessLookupError):  # It has ended.
+                os.sched_setaffinity(thread, to)
+        moved |= begun
+
+
+def _threads_on(cpus: Collection[int]) -> Iterator[int]:
+    for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 - names, not paths
+        with suppress(ProcessLookupError):
+            if os.sched_getaffinity(thread) == set(cpus):
+                yield thread
 
 
 def quota() -> float:

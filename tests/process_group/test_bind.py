@@ -249,9 +249,24 @@ def adopted():
     return during, os.sched_getaffinity(0)
 
 
+def alone():
+    torch.set_num_threads(64)
+    dist.init_process_group("gloo")
+    allranks.setup(cpu=True, bind="numa")
+    during = os.sched_getaffinity(0), torch.get_num_threads()
+    allranks.cleanup()
+    return *during, torch.get_num_threads()
+
+
 def test_the_ranks_of_a_group_that_other_code_made() -> None:
     ended = Ranks(adopted, env_environs(2, free_port())).results()
     assert [one.value for one in ended] == [(part(rank, 2), {*MINE}) for rank in range(2)]
+
+
+def test_a_rank_alone_has_all_cores_and_no_more_threads_than_these() -> None:
+    """Of a group that other code made, which calls no roll, as well."""
+    (ended,) = Ranks(alone, env_environs(1, free_port())).results()
+    assert ended.value == ({*MINE}, len(numa.cores(MINE)), 64), ended.text
 
 
 def beside_gpus(gpus: dict[str, int], nodes: dict[int, str]):

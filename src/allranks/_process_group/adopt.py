@@ -59,9 +59,11 @@ def adopt(wanted: Settings) -> ProcessGroupState:
 
 def _bind_alone(wanted: Settings, found: World) -> None:
     """Bind a rank that has met no other one: the only one, or one of a store that torch keeps."""
+    if wanted.bind is None:
+        return
     if found.world_size == 1:
         binding.bind(wanted, own_record(wanted, found, _assign_device), ())
-    elif wanted.bind and found.rank == 0:
+    elif found.rank == 0:
         tell(f"note: bind={wanted.bind!r} binds nobody: this torch keeps the store of the group")
 
 

@@ -78,14 +78,16 @@ class Lateness:
         calls: how many calls were counted.
         seconds: how long ago the first was made, when the last were counted.
         last: how often each rank came last.
-        waited: how long the others waited for each rank, on average, by line of the program.
+        waited: how long the others waited for each of these, on average, in all calls together.
+        at: the same, by line of the program.
     """
 
     size: int
     calls: int = 0
     seconds: float = 0.0
     last: Counter[int] = field(default_factory=Counter)
-    waited: dict[int, dict[object, float]] = field(default_factory=dict)
+    waited: dict[int, float] = field(default_factory=dict)
+    at: dict[int, dict[object, float]] = field(default_factory=dict)
 
     def add(self, stays: Stays, lines: Sequence[object]) -> None:
         """Count calls.
@@ -106,18 +108,18 @@ class Lateness:
 
     def _count(self, rank: int, line: object, seconds: float) -> None:
         self.last[rank] += 1
-        at = self.waited.setdefault(rank, {})
+        self.waited[rank] = self.waited.get(rank, 0.0) + seconds
+        at = self.at.setdefault(rank, {})
         at[line] = at.get(line, 0.0) + seconds
 
-    def seconds_for(self, rank: int) -> float:
-        """How long the others waited for a rank that has come last."""
-        return sum(self.waited[rank].values())
-
     def line_of(self, rank: int) -> str:
-        """Where they waited for it longest."""
-        at = self.waited[rank]
+        """Where the others waited longest for a rank that has come last."""
+        at = self.at[rank]
         return str(max(at, key=lambda line: at[line]) or "")
 
     def worst(self, many: int) -> list[int]:
-        """The ranks for which the others waited longest, and no more than so many."""
-        return sorted(self.last, key=self.seconds_for, reverse=True)[:many]
+        """The ranks for which the others waited longest, and no more than so many: alike on all.
+
+        Lines may differ between ranks, and so nothing here depends on them.
+        """
+        return sorted(self.waited, key=lambda rank: (-self.waited[rank], rank))[:many]

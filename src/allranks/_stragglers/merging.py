@@ -35,16 +35,17 @@ PAIR = struct.Struct("<dd")
 class Counted:
     """What was counted of a group on this rank; the same on all ranks, but for the lines."""
 
-    def __init__(self, members: Members, group: str) -> None:
+    def __init__(self, members: Members, group: dist.ProcessGroup) -> None:
         """Count nothing yet.
 
         Args:
             members: of the group.
-            group: its name.
+            group: the group.
         """
         self._members = members
-        self._group = group
-        self._waits = waits.of_group(group)
+        self._group = torch_groups.name_of(group)
+        self._recorder = "nccl" if "nccl" in torch_groups.backends(group).values() else "fr"
+        self._waits = waits.of_group(self._group)
         self._since = time.time()
         self._exchanges = 0
         self._recorded = 0
@@ -110,7 +111,8 @@ class Counted:
         if flight_recorder.why_blind() or stacks.others_in_calls():
             return []
         seen = flight_recorder.remembered().collectives
-        return [one for one in seen if one.group == self._group and not one.is_exchange]
+        here = [one for one in seen if one.group == self._group and not one.is_exchange]
+        return [one for one in here if one.group_id.startswith(self._recorder)]
 
     def _anchored(self, calls: Mapping[int, object]) -> tuple[range, float, float]:
         """The numbers of calls that all ranks know, one moment for all ranks, and how exact it is.
@@ -140,7 +142,7 @@ def counted(members: Members, group: dist.ProcessGroup) -> Counted:
     """What was counted of a group of several ranks."""
     known = members.cache.get("stragglers")
     if known is None:
-        known = members.cache["stragglers"] = Counted(members, torch_groups.name_of(group))
+        known = members.cache["stragglers"] = Counted(members, group)
     return cast("Counted", known)
 
 

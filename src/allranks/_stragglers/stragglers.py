@@ -101,7 +101,7 @@ def table(lateness: Lateness, hosts: Mapping[int, str]) -> Stragglers:
             rank,
             hosts.get(rank, ""),
             lateness.last[rank],
-            lateness.seconds_for(rank),
+            lateness.waited[rank],
             lateness.line_of(rank),
         )
         for rank in lateness.worst(LISTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from allranks._bench.table import shown
 from allranks._process_group.lifecycle import session, world
 from allranks._process_group.together import on_master
 from allranks._system import streams
+from allranks._system.printable import printable
 from allranks._system.typed_json import written
 from allranks._system.words import tell
 from allranks.errors import ConfigError
@@ -70,20 +72,28 @@ def bench(plan: Plan, outputs: Outputs, *, cpu: bool) -> None:
         cpu: whether to use the CPU even where there is an accelerator.
 
     Raises:
-        ConfigError: this is a world of one; or on rank 0, a file cannot be read or written, or is
-            of another setting. The other ranks then raise SystemExit.
+        ConfigError: this is a world of one.
+        SystemExit: a file cannot be read or written, or is of another setting; rank 0 has said so.
     """
     if world().world_size == 1:
         raise ConfigError(ALONE)
     with session(cpu=cpu or None) as here:
         device = own_device()
         setting = setting_of(here, device)
-        refusal = on_master(partial(_refusal, outputs, setting))
-        report = None if refusal else measured_run(plan, setting, device, here)
+        refused = on_master(partial(_refused, outputs, setting))
+        report = None if refused else measured_run(plan, setting, device, here)
     if report is None:
-        raise ConfigError(refusal) if here.rank == 0 else SystemExit(1)  # Rank 0 says why.
+        raise SystemExit(1)
     if here.rank == 0:
         _tell(report, outputs)
+
+
+def _refused(outputs: Outputs, setting: Setting) -> bool:
+    """Say why a run would be in vain, and whether; a launcher ends all once one rank has left."""
+    why = _refusal(outputs, setting)
+    if why:
+        streams.show(sys.stderr, f"Error: {printable(why)}\n")
+    return bool(why)
 
 
 def _refusal(outputs: Outputs, setting: Setting) -> str:

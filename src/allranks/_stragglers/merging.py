@@ -52,11 +52,6 @@ class Counted:
         self.lateness = Lateness(members.size)
         self.hosts: dict[int, str] = {}
 
-    @property
-    def uncounted(self) -> int:
-        """How many exchanges were made since the last time."""
-        return self._waits.made - self._exchanges
-
     def count_exchanges(self, *, due: bool = False) -> bool:
         """Count what allranks has exchanged since the last time. Collective.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from allranks._stragglers.stragglers import table
 from allranks._system.words import tell
 from allranks._transport import process_groups
 from allranks._transport.headers import AFTERWARDS
+from allranks._watch import torch_groups, waits
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -33,21 +35,19 @@ class Reports:
         """
         self._tells = members.rank == 0
         self._counted = counted(members, group)
+        self._waits = waits.of_group(torch_groups.name_of(group))
         self._every = every
         self._next = time.monotonic() + every
         self._after = FIRST
-        self._counting = False
+        self._at: float = self._waits.made + FIRST
         self._told = 0
 
     def after_exchange(self) -> None:
         """Count, where enough exchanges were made. Collective: all ranks have made as many."""
-        if self._counting or self._counted.uncounted < self._after:
-            return
-        self._counting = True
-        try:
+        if self._waits.made >= self._at:
+            self._at = math.inf  # To count takes exchanges, too.
             self._count()
-        finally:
-            self._counting = False
+            self._at = self._waits.made + self._after
 
     def _count(self) -> None:
         first = self._after < MOST

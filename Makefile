@@ -44,8 +44,9 @@ BROWSER := chromium fonts-dejavu-core
 test-cluster: .venv/dev .venv-ray/ready
 	dpkg -s $(CLUSTER) >/dev/null 2>&1 || \
 	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(CLUSTER))
-	dpkg -s $(BROWSER) >/dev/null 2>&1 || DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends $(BROWSER)
+	dpkg -s $(BROWSER) >/dev/null 2>&1 || \
+	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $(BROWSER))
 	$(BIN)/python -m pytest tests/cluster
 
 # Ray brings many packages, and has an environment of its own.

@@ -187,6 +187,7 @@ def _opened(members: Members, over: dist.ProcessGroup, what: str) -> GlooChannel
         return unbundled(gloo.ask(told, _answer(bundled), what, nothing)[1])
 
     links = linked(members, exchange)
+    noted.restart()
     if links is None:
         return gloo
     channel = SocketChannel(members, group, links, noted)

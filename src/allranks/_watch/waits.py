@@ -65,6 +65,10 @@ class Waits:
         self._lines[at] = self._known.setdefault(line, line)
         self.made += 1
 
+    def restart(self) -> None:
+        """Forget those so far: they were not the program's."""
+        self.made = 0
+
     def past(self, number: int) -> PastWaits:
         """Those from a number on, from 0, that are still remembered."""
         import numpy as np

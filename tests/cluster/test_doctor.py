@@ -161,7 +161,7 @@ def two_versions(net: Network, base: Path) -> list[Ended]:
 
 
 def wrong_clock(net: Network, _: Path) -> list[Ended]:
-    return examined(net, rank2=Rank(environ=CLOCK_AHEAD))
+    return examined(net, rank2=Rank(CLOCK_AHEAD))
 
 
 def one_cpu(net: Network, _: Path) -> list[Ended]:

@@ -9,6 +9,7 @@ from allranks._bench.results import Setting
 from allranks._collectives.objects import all_gather_objects
 from allranks._process_group.devices import get_device_for_local_rank
 from allranks._system.version import __version__
+from allranks._watch import torch_groups
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,8 @@ def own_device() -> torch.device:
     import torch
 
     device = torch.device(get_device_for_local_rank())
-    return device if device.type in _backends() else torch.device("cpu")
+    moves_there = device.type in torch_groups.backends(torch_groups.world())
+    return device if moves_there else torch.device("cpu")
 
 
 def setting_of(world: World, device: torch.device) -> Setting:
@@ -38,16 +40,8 @@ def setting_of(world: World, device: torch.device) -> Setting:
         allranks=__version__,
         torch=str(torch.__version__),
         launcher=world.launcher,
-        backend=_backends()[device.type],
+        backend=torch_groups.backends(torch_groups.world())[device.type],
         device=device.type,
         hosts=tuple(host for host, _ in places),
         nodes=tuple(node for _, node in places),
     )
-
-
-def _backends() -> dict[str, str]:
-    """The backend of WORLD for each type of device."""
-    import torch.distributed as dist
-
-    pairs = (pair.partition(":") for pair in dist.get_backend_config().split(","))
-    return {kind: backend for kind, _, backend in pairs if backend}

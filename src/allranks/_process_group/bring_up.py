@@ -257,10 +257,9 @@ def stall_after(wanted: Settings) -> float:
     if wanted.stall_after is not None:
         return wanted.stall_after.total_seconds()
     asked = os.environ.get(STALL_AFTER, "")
-    try:
-        seconds = float(asked or DEFAULT_STALL_AFTER.total_seconds())
-    except ValueError:
-        seconds = 0.0
+    if not asked:
+        return DEFAULT_STALL_AFTER.total_seconds()
+    seconds = variables.number(STALL_AFTER)
     if seconds > 0:
         return seconds
     raise ConfigError(f"{STALL_AFTER}={asked!r}: expected seconds, as a positive number")

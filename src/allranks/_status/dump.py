@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,9 +68,7 @@ def _dump_job(job: JobReport, directory: Path) -> Path:
     directory.mkdir(exist_ok=True)
     for row in job.rows:
         _write(directory / f"rank-{row.rank}.json", _rank(row))
-    summary = {name: value for name, value in asdict(job).items() if name != "rows"}
-    summary["ranks"] = [_short(row) for row in job.rows]
-    _write(directory / "job.json", json.dumps(summary, indent=1))
+    _write(directory / "job.json", _summary(job))
     _write(directory / "verdict.txt", f"{job.verdict or job.trouble or 'no rank waits'}\n")
     _write(directory / PAGE, page(job))
     return directory / PAGE
@@ -80,9 +78,16 @@ def _rank(row: RankRow) -> str:
     return json.dumps(asdict(row), indent=1)
 
 
+def _summary(job: JobReport) -> str:
+    """All but what is in the ranks' own files."""
+    told = asdict(replace(job, rows=()))
+    del told["rows"]
+    return json.dumps({**told, "ranks": [*map(_short, job.rows)]}, indent=1)
+
+
 def _short(row: RankRow) -> dict[str, object]:
-    """A row without what is in the rank's own file."""
-    return {name: told for name, told in asdict(row).items() if name not in ("record", "detail")}
+    told = asdict(replace(row, record=None, detail=None))
+    return {name: value for name, value in told.items() if name not in ("record", "detail")}
 
 
 def _write(path: Path, text: str) -> None:

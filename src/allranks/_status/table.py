@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from allranks._status.alike import alike
 from allranks._system.printable import printable
 from allranks._system.words import ranges
 from allranks._watch.status_report import GONE, LEFT, RUNNING, SILENT, STOPPED, WAITING
@@ -44,10 +45,10 @@ def shown(job: JobReport, width: int, *, stacks: bool) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, title=_headline(job), title_justify="left", pad_edge=False)
     for name in HEAD[:many]:
         table.add_column(name, no_wrap=name not in ("ranks", "at"), overflow="fold")
-    for alike in _alike(job.rows, stacks=stacks):
-        table.add_row(*map(Text, _cells(alike)[:many]), style=COLOURS[alike[0].state])
-        if stacks and alike[0].stack:
-            table.add_row("", "", Text("\n".join(alike[0].stack), style="dim"))
+    for some in alike(job.rows, stacks=stacks):
+        table.add_row(*map(Text, _cells(some)[:many]), style=COLOURS[some[0].state])
+        if stacks and some[0].stack:
+            table.add_row("", "", Text("\n".join(some[0].stack), style="dim"))
     told = [Text.assemble((f"{label}: ", "bold"), text) for label, text in _below(job) if text]
     return Group(table, *told)
 
@@ -66,28 +67,20 @@ def _headline(job: JobReport) -> Text:
     return Text(printable(f"{name}: {job.world_size} {many}, up for {up}"), style="bold")
 
 
-def _alike(rows: Sequence[RankRow], *, stacks: bool) -> list[list[RankRow]]:
-    """The rows, those that say the same together."""
-    found: dict[object, list[RankRow]] = {}
-    for row in rows:
-        found.setdefault((row.state, row.doing, row.stack if stacks else ()), []).append(row)
-    return list(found.values())
-
-
-def _cells(alike: Sequence[RankRow]) -> tuple[str, ...]:
-    first = alike[0]
-    seconds = [row.seconds for row in alike if row.seconds]
+def _cells(some: Sequence[RankRow]) -> tuple[str, ...]:
+    first = some[0]
+    seconds = [row.seconds for row in some if row.seconds]
     return (
-        ranges([row.rank for row in alike]),
+        ranges([row.rank for row in some]),
         first.state,
         printable(first.doing),
         _duration(max(seconds)) if seconds else "",
-        _span([1e3 * row.late for row in alike if row.state in (RUNNING, WAITING)], "{:.0f} ms"),
-        _span([row.rate for row in alike if row.state in (RUNNING, WAITING)], "{:.1f}"),
-        _span([row.memory for row in alike if row.memory], "{:.0f} MiB"),
-        _few([row.host for row in alike if row.host], "hosts"),
-        _few([str(row.pid) for row in alike if row.pid], "processes"),
-        _few([row.device for row in alike if row.device], "devices"),
+        _span([1e3 * row.late for row in some if row.state in (RUNNING, WAITING)], "{:.0f} ms"),
+        _span([row.rate for row in some if row.state in (RUNNING, WAITING)], "{:.1f}"),
+        _span([row.memory for row in some if row.memory], "{:.0f} MiB"),
+        _few([row.host for row in some if row.host], "hosts"),
+        _few([str(row.pid) for row in some if row.pid], "processes"),
+        _few([row.device for row in some if row.device], "devices"),
     )
 
 

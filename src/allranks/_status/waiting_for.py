@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from allranks._status.alike import alike
 from allranks._watch.status_report import WAITING
 
 if TYPE_CHECKING:
@@ -37,13 +38,10 @@ class Stand(NamedTuple):
 
 def stands(rows: Sequence[RankRow]) -> list[Stand]:
     """The ranks that stand alike, and for which others each waits."""
-    together: dict[tuple[str, str], list[RankRow]] = {}
-    for row in rows:
-        together.setdefault((row.state, row.doing), []).append(row)
-    alike = [tuple(some) for some in together.values()]
+    places = alike(rows)
     return [
-        Stand(some, tuple(at for at, other in enumerate(alike) if _waits(some[0], other)))
-        for some in alike
+        Stand(tuple(some), tuple(at for at, other in enumerate(places) if _waits(some[0], other)))
+        for some in places
     ]
 
 

@@ -34,6 +34,11 @@ COLOURS = {
 }
 """How a box is filled, and drawn, by what its ranks do."""
 
+HEAD = (
+    '<defs><marker id="to" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
+    'orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="#5a6478"/></marker></defs>'
+)
+
 
 class _Box(NamedTuple):
     stand: Stand
@@ -63,12 +68,6 @@ def waiting_picture(stands: Sequence[Stand]) -> str:
         f'aria-label="who waits for whom">{HEAD}{"".join(arrows)}{"".join(map(_drawn, boxes))}'
         f"</svg>{note}"
     )
-
-
-HEAD = (
-    '<defs><marker id="to" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
-    'orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="#5a6478"/></marker></defs>'
-)
 
 
 def _boxes(stands: Sequence[Stand]) -> list[_Box]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+from allranks._system import variables
 from allranks.errors import ConfigError
 
 REPORT = "ALLRANKS_REPORT"
@@ -20,10 +21,7 @@ def asked() -> float | None:
     text = os.environ.get(REPORT, "")
     if not text or text == "0":
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
+    seconds = variables.number(REPORT)
     if 0 < seconds < math.inf:
         return seconds
     raise ConfigError(f"{REPORT}={text!r}: expected seconds, as a positive number, or 0 for never")

@@ -43,6 +43,14 @@ def is_off(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("0", "false")
 
 
+def number(name: str) -> float:
+    """The number that a variable holds; 0.0 where it holds none, or is not set."""
+    try:
+        return float(os.environ.get(name, ""))
+    except ValueError:
+        return 0.0
+
+
 def misspelt(names: Iterable[str]) -> Iterator[str]:
     """A sentence on each variable that begins like ours, and that nothing reads.
 

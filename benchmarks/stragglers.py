@@ -26,7 +26,7 @@ from startup_tables import Grid
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CALLS, ROUNDS = 2048, 25
+CALLS, ROUNDS = 4096, 21
 
 
 def block() -> float:

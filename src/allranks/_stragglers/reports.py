@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from allranks._transport.process_groups import Members
 
-FIRST, MOST = 16, 2048
+FIRST, MOST = 16, waits.KEPT
 """After so many exchanges they are counted, then after twice as many, and so on up to this."""
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from datetime import timedelta
@@ -17,14 +18,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 import allranks
 from allranks._status import jobs as jobs_
 from allranks._status import local_ranks
 from allranks._status.table import shown
 from allranks._system import host_sockets
+from allranks._watch import flight_recorder
+from allranks._watch.progress import CollectiveProgress
 from allranks._watch.status_report import JobReport, Question, RankRow, row_without
-from harness import PATIENCE, Ranks, env_environs, free_port, wait_until
+from harness import PATIENCE, Ranks, env_environs, free_port, run_ranks, wait_until
 
 pytestmark = pytest.mark.skipif(not host_sockets.allowed(), reason="needs abstract unix sockets")
 
@@ -70,6 +75,7 @@ def all_asleep_but_one(place: str, culprit: int, fault) -> None:
 def a_job(place: Path, function, *arguments, ranks: int = 4, **more: str):
     """Its name, while it runs."""
     name = uuid.uuid4().hex
+    more = {"ALLRANKS_STATUS": "1", **more}
     environs = env_environs(ranks, free_port(), ALLRANKS_JOB=name, **more)
     started = Ranks(function, environs, str(place), *arguments)
     try:
@@ -154,6 +160,33 @@ def test_a_rank_that_is_late_again_and_again_is_seen(tmp_path: Path) -> None:
     with a_job(tmp_path, often_waited_for, 1, ranks=3) as (name, _):
         job = seen(name, lambda job: [row.rank for row in job.rows if row.late > 0.015] == [1])
     assert job.rows[1].late < PATIENCE
+
+
+def asked_while_groups_are_made() -> int:
+    """How often torch's recorder is read, which may crash while a group makes its first call."""
+    reads, recorders = [], flight_recorder._recorders
+    progress, asked = CollectiveProgress(blind=False), []
+    with allranks.session(cpu=True) as world:
+        flight_recorder._recorders = lambda: reads.append(0) or recorders()
+        ask = threading.Thread(
+            target=lambda: asked.extend(
+                progress.status(world.rank, "", disturb=False) for _ in range(200)
+            )
+        )
+        ask.start()
+        while not allranks.agree(len(asked) == 200, "all"):
+            group = dist.new_group([0, 1])
+            dist.all_reduce(torch.ones(1), group=group)
+            dist.destroy_process_group(group)
+        ask.join()
+    return len(reads)
+
+
+def test_a_program_that_goes_on_is_not_disturbed() -> None:
+    """Nobody else asks these ranks: the harness turns that off."""
+    ended = run_ranks(asked_while_groups_are_made, 2)
+    assert [one.error for one in ended] == [None] * 2
+    assert [one.value for one in ended] == [0, 0]
 
 
 def test_a_job_may_be_kept_from_answering(tmp_path: Path) -> None:

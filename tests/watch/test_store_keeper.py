@@ -62,6 +62,7 @@ def tell(text):
 
 turns.tell, turns.SILENT = tell, 0.3
 allranks.setup(cpu=True)
+allranks.all_reduce(1)  # Else rank 1 may still tell the store that it is up.
 assert allranks.on_master(download) == 7
 allranks.cleanup()
 """
@@ -111,6 +112,7 @@ def remove_the_store() -> None:
 
 def on_master_without_a_store() -> None:
     allranks.setup(cpu=True)
+    allranks.all_reduce(1)  # Else rank 1 may still tell the store that it is up.
     allranks.on_master(remove_the_store)
 
 

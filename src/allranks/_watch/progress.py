@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EVERY, LOOKS = 0.9, 10
 """Seconds between two counts of all calls, at least, and how many are kept: for the rate."""
 
+QUIET = 1.0
+"""Seconds without a new call after which a program may have stopped."""
+
 RECENT = 50
 """How many of its last collectives a rank tells."""
 
@@ -157,10 +160,17 @@ class CollectiveProgress:
         left = self._abandoned
         return [one for one in collectives if not (one.over or (one.group_id, one.number) in left)]
 
-    def status(self, rank: int, who: str) -> RankStatus:
-        """Where this rank stands now; takes torch some milliseconds to tell."""
-        stuck, ours = self.stuck(), failures.waiting
-        collectives, by_id = self._remembered()
+    def status(self, rank: int, who: str, *, disturb: bool = True) -> RankStatus:
+        """Where this rank stands now; takes torch some milliseconds to tell.
+
+        Args:
+            rank: the rank.
+            who: names it.
+            disturb: whether torch's recorder is read though the program goes on.
+        """
+        ours, read = failures.waiting, disturb or not self._goes_on()
+        stuck = self.stuck() if read else None
+        collectives, by_id = self._remembered() if read else FlightRecord([], {})
         here = next(iter(self._not_over(collectives)), None)
         made = self._made(by_id)
         calls = _numbered(collectives, made, flight_recorder.horizon())
@@ -179,7 +189,9 @@ class CollectiveProgress:
             recent=tuple(call for call in calls[-RECENT:] if call.number),
             made=dict(made),
             stack=tuple(map(str, lines)),
-            measures=Measures(self._rate(), processes.resident() / 2**20, waits.mean_of("WORLD")),
+            measures=Measures(
+                _rate(self._totals), processes.resident() / 2**20, waits.mean_of("WORLD")
+            ),
         )
 
     def detail(self, rank: int, told: int) -> RankDetail:
@@ -200,10 +212,11 @@ class CollectiveProgress:
         members = () if group == "WORLD" else torch_groups.ranks_of(group)
         return RankDetail(rank, tuple(calls[-told:]), members, stacks.all_threads())
 
-    def _rate(self) -> float:
-        """Collectives in a second, over the last looks."""
-        (since, before), (at, after) = self._totals[0], self._totals[-1]
-        return (after - before) / (at - since) if at > since else 0.0
+    def _goes_on(self) -> bool:
+        """Whether this rank has made calls lately: its groups may be making their first ones."""
+        now = time.monotonic()
+        self._see(now)
+        return now - self._changed < QUIET
 
     def _seconds(self, stuck: StuckCollective | None, here: RecordedCollective | None) -> float:
         if here and not failures.waiting:
@@ -215,6 +228,12 @@ def _total(exchanges: Sequence[tuple[object, int, bool]], begun: Mapping[str, in
     """How many calls were made in all: torch counts those that gloo or NCCL make."""
     apart = {name: number for name, number, _ in exchanges}
     return sum(apart.values()) + sum(begun.values())
+
+
+def _rate(totals: Sequence[tuple[float, int]]) -> float:
+    """Collectives in a second, over the looks: when each was, and the calls by then."""
+    (since, before), (at, after) = totals[0], totals[-1]
+    return (after - before) / (at - since) if at > since else 0.0
 
 
 def _exchanging() -> set[CallKey]:

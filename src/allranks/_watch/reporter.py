@@ -65,8 +65,7 @@ class Reporter:
 
     def _answers(self, question: Question, log_client: EventLogClient) -> Answers:
         """What all ranks tell."""
-        own = self._inquiry.status()
-        group = (own.group or "WORLD") if question.verdict else ""
+        group = (self._inquiry.status().group or "WORLD") if question.verdict else ""
         name = self._inquiry.start(log_client, group, details=question.details)
         told = self._inquiry.answers(log_client, name)
         if name:
@@ -74,7 +73,7 @@ class Reporter:
         return told
 
     def _alone(self, question: Question, trouble: str = "") -> JobReport:
-        row = row_of(self._inquiry.status(), self._config.me)
+        row = row_of(self._inquiry.status(disturb=question.verdict), self._config.me)
         if question.details:
             row = replace(row, record=self._config.me, detail=self._inquiry.detail())
         return self._report((row,), trouble=trouble)

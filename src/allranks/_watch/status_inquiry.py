@@ -73,9 +73,14 @@ class StatusInquiry:
         """A verdict was told: the next inquiry is a new one."""
         self._verdict = Deadline.after(0.0)
 
-    def status(self) -> RankStatus:
-        """Where this rank stands."""
-        return self._progress.status(self._config.me.rank, str(self._config.me))
+    def status(self, *, disturb: bool = True) -> RankStatus:
+        """Where this rank stands.
+
+        Args:
+            disturb: whether torch's recorder is read though the program goes on.
+        """
+        me = self._config.me
+        return self._progress.status(me.rank, str(me), disturb=disturb)
 
     def detail(self) -> RankDetail:
         """What this rank has done and does, call by call and thread by thread."""
@@ -93,7 +98,7 @@ class StatusInquiry:
         self.hurry()
         if asked.group:  # Else it asks who is there, and tells no verdict.
             self._verdict = Deadline.after(self._config.verdict_timeout)
-        status = on_group(self.status(), asked.group)
+        status = on_group(self.status(disturb=bool(asked.group)), asked.group)
         detail = self.detail() if asked.details else None
         told = RankAnswer(status, self._local_peers.held(self._config.me.rank), detail)
         self._client.ask(

@@ -110,7 +110,7 @@ class DuplicateRankError(RendezvousError):
 
     def __init__(self, message: str, *, rank: int | None = None) -> None:
         super().__init__(message)
-        self.rank = rank
+        self.rank: int | None = rank
 
 
 class WorldMismatchError(RendezvousError):
@@ -130,8 +130,8 @@ class RankFailedError(AllranksError, RuntimeError):
         self, message: str, *, rank: int | None = None, exit_code: int | None = None
     ) -> None:
         super().__init__(message)
-        self.rank = rank
-        self.exit_code = exit_code
+        self.rank: int | None = rank
+        self.exit_code: int | None = exit_code
 
 
 class CollectiveError(AllranksError, RuntimeError):
@@ -152,8 +152,8 @@ class PeerFailedError(CollectiveError):
 
     def __init__(self, message: str, *, rank: int | None = None, traceback: str = "") -> None:
         super().__init__(message)
-        self.rank = rank
-        self.traceback = traceback
+        self.rank: int | None = rank
+        self.traceback: str = traceback
 
 
 class StalledError(TimeoutError, CollectiveError):  # In this order, or it cannot be copied.

@@ -75,17 +75,15 @@ dist: .venv/dev
 	$(BIN)/twine check --strict dist/*
 	for file in dist/*; do $(MAKE) --no-print-directory demo-of FILE=$$file || exit 1; done
 
-# The demo, with a wheel or an sdist that pip installs; `-I` takes no module from elsewhere.
-demo-of: PLACE := $(shell mktemp -d)
+# The demo, with a wheel or an sdist that pip has installed; it must not find the package elsewhere.
 demo-of:
-	$(PYTHON) -m venv $(PLACE)/venv
-	$(PLACE)/venv/bin/python -m pip install --disable-pip-version-check --quiet \
-	    --constraint constraints.txt '$(FILE)[demo]'
-	cp examples/digits.py $(PLACE)
-	cd $(PLACE) && venv/bin/python -I -c \
-	    'import allranks; print(allranks.__version__, "in", allranks.__file__)' | grep $(PLACE)/venv
-	cd $(PLACE) && venv/bin/allranks run -n 4 digits.py
-	rm -rf $(PLACE)
+	set -eu; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	$(PYTHON) -m venv $$place/venv; \
+	$$place/venv/bin/python -m pip install --disable-pip-version-check --quiet \
+	    --constraint constraints.txt '$(FILE)[demo]'; \
+	cp examples/digits.py $$place; cd $$place; \
+	venv/bin/python -c 'import allranks; print(allranks.__file__)' | grep "^$$place/venv/"; \
+	venv/bin/allranks run -n 4 digits.py
 
 bench: .venv/dev .venv/demo
 	$(BIN)/python benchmarks/testing.py

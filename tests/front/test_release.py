@@ -68,6 +68,15 @@ def test_ci_and_the_index_know_the_same_pythons() -> None:
     assert told == {python for python, _ in matrix()}
 
 
+def test_the_page_of_what_is_public_says_what_pip_says() -> None:
+    page = (REPOSITORY / "docs" / "public-api.md").read_text()
+    torch = next(one for one in PROJECT["dependencies"] if one.startswith("torch"))
+    pythons = ", ".join(sorted({python for python, _ in matrix()}))
+    lowest = PROJECT["requires-python"].removeprefix(">=")
+    assert re.search(rf"\n\| Python \| {lowest} \|.*\| {pythons} \|\n", page)
+    assert f"\n| torch | {torch.removeprefix('torch>=')} |" in page
+
+
 def test_ci_knows_the_torch_of_this_repository() -> None:
     text = (REPOSITORY / "constraints.txt").read_text()
     (pinned,) = re.findall(r"^torch==(\S+)", text, re.MULTILINE)

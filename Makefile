@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-torch slow test-gpu test-cluster check format bench bench-gpu faults chaos clean
+.PHONY: demo test test-torch slow test-gpu test-cluster check format bench bench-gpu faults chaos docs docs-serve pictures clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -91,6 +91,17 @@ PROGRAMS ?= 100
 # SEED=N draws the same ones again; without, each run draws others.
 chaos: .venv/dev
 	$(BIN)/python benchmarks/chaos.py --programs $(PROGRAMS) $(SEED:%=--seed %) --keep-going
+
+# A warning is an error: a dead link, a docstring that cannot be read, a page that nobody reaches.
+docs: .venv/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	@echo docs/_build/index.html
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
+
+pictures: .venv/docs
+	$(BIN)/python docs/pictures/terminal.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

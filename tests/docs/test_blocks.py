@@ -12,11 +12,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from blocks import PAGES, ROOT, RUN, Block, blocks_of, steps
+from outputs import matches
 
 import allranks
-from blocks import PAGES, ROOT, RUN, Block, blocks_of, steps
 from harness import PATIENCE, run_ranks
-from outputs import matches
 
 PAGES_OF = {str(page.relative_to(ROOT)): blocks_of(page) for page in PAGES if page.exists()}
 BLOCKS = [one for blocks in PAGES_OF.values() for one in blocks if one.language in RUN]

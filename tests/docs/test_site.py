@@ -1,4 +1,4 @@
-"""The site builds without a warning, its links lead somewhere, and its figures are those measured."""
+"""The site builds without a warning, its links lead somewhere, and its figures were measured."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
-from markdown_it import MarkdownIt
-
-import allranks
 import terminal
 from blocks import PAGES, ROOT
-from harness import PATIENCE
+from markdown_it import MarkdownIt
 from outputs import matches
+
+import allranks
+from harness import PATIENCE
 
 README = (ROOT / "README.md").read_text()
 
@@ -79,7 +79,7 @@ def test_the_picture_is_of_a_real_run() -> None:
 
 def words_of(picture: str) -> str:
     """What is written in a picture."""
-    texts = [one for one in ElementTree.fromstring(picture).iter() if one.tag.endswith("}text")]
+    texts = [one for one in ET.fromstring(picture).iter() if one.tag.endswith("}text")]
     return " ".join(one.text or "" for one in texts).replace("\xa0", " ")
 
 
@@ -88,7 +88,7 @@ def test_the_readmes_figures_are_those_of_the_pages() -> None:
     rows = [line.strip("| ").split(" | ") for line in table.split("<!--")[0].splitlines()[2:]]
     came_up = [sum(bool(re.fullmatch(r"[\d.]+ s", row[n])) for row in rows) for n in (2, 3, 5)]
     told = re.search(
-        r"in (\d+) geometries of .*allranks comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)",
+        r"in (\d+) geometries .* comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)",
         README,
         re.DOTALL,
     )

@@ -16,7 +16,7 @@ BIND = "ALLRANKS_BIND"
 OF_USERS = {
     BIND: 'As `setup(bind=...)`, where the program does not say it: "numa".',
     "ALLRANKS_CHECK": (
-        'As `setup(check=...)`, where the program does not say it: 1 verifies bare tensors too, '
+        "As `setup(check=...)`, where the program does not say it: 1 verifies bare tensors too, "
         '"lines" also compares the lines that make the calls.'
     ),
     "ALLRANKS_HOST_SOCKETS": (
@@ -40,7 +40,9 @@ OF_USERS = {
         "Seconds, as `setup(stall_after=...)`, where the program does not say it."
     ),
     "ALLRANKS_STATUS": "0: `allranks status` and `allranks dump` get no answer from this job.",
-    "ALLRANKS_WATCH": "0: no watch; a failure is noticed by torch alone.",
+    "ALLRANKS_WATCH": (
+        "0: no watch. A failure is noticed by torch alone, and `allranks status` finds no rank."
+    ),
 }
 """What a user may set, and what it does."""
 
@@ -54,7 +56,10 @@ OF_RANKS = {
 """What a rank gets from whoever starts it, and leaves to its children."""
 
 
-_OF_PLACE = "Read where no launcher says more. Where several ranks are up, set unless it is set: "
+_OF_PLACE = (
+    "The place of this rank, as torchrun tells it. Read where no launcher says more. Where several "
+    "ranks are up, set unless it is set, for other libraries."
+)
 _AT_TERMINAL = "Set for the ranks of `allranks run` at a terminal, so that rich draws bars there."
 _GLOO_BATCHES = "Set to 1 in worlds of middling size, unless it is set: gloo connects in batches."
 
@@ -74,11 +79,11 @@ OF_OTHERS = {
         "The interface that gloo uses, and our own sockets between hosts. Unless it is set, set to "
         "the one that leads to rank 0's store; on one host, to loopback."
     ),
-    "GROUP_RANK": f"{_OF_PLACE}this host's number, as torchrun calls it.",
-    "GROUP_WORLD_SIZE": f"{_OF_PLACE}how many hosts there are, as torchrun calls it.",
-    "LOCAL_RANK": f"{_OF_PLACE}the rank's number on its host.",
-    "LOCAL_WORLD_SIZE": f"{_OF_PLACE}how many ranks are on this host.",
-    "MASTER_ADDR": f"The address of rank 0. {_OF_PLACE}where it was found.",
+    "GROUP_RANK": _OF_PLACE,
+    "GROUP_WORLD_SIZE": _OF_PLACE,
+    "LOCAL_RANK": _OF_PLACE,
+    "LOCAL_WORLD_SIZE": _OF_PLACE,
+    "MASTER_ADDR": ("The address of rank 0. Where several ranks are up, set unless it is set."),
     "MASTER_PORT": (
         "The port at which rank 0 is looked for, and no other is tried. Where several ranks are "
         "up, set unless it is set: a port that follows from the job's identity."
@@ -87,13 +92,13 @@ OF_OTHERS = {
         "Anything but 0: two ranks that use one GPU over NCCL are no error of ours."
     ),
     "NCCL_SOCKET_IFNAME": "Checked by `allranks doctor`; NCCL obeys it.",
-    "NODE_RANK": f"{_OF_PLACE}this host's number.",
+    "NODE_RANK": _OF_PLACE,
     "OMP_NUM_THREADS": (
         "The threads of each rank. `allranks run`, `launch` and the pytest plugin set it to a fair "
         "share of the CPUs, unless it is set; where it is, `bind` changes no number of threads."
     ),
     "PMI_FD": "MPICH's connection, handed to the process that asks MPI where rank 0 runs.",
-    "RANK": f"{_OF_PLACE}the rank.",
+    "RANK": _OF_PLACE,
     "TMPDIR": "Checked by `allranks doctor`; Python obeys it.",
     "TORCH_FR_BUFFER_SIZE": (
         "How many calls torch remembers, so that a verdict can name them. Set, unless it or "
@@ -105,7 +110,7 @@ OF_OTHERS = {
     "TORCH_NCCL_TRACE_BUFFER_SIZE": "The older name of TORCH_FR_BUFFER_SIZE.",
     "TTY_COMPATIBLE": _AT_TERMINAL,
     "TTY_INTERACTIVE": _AT_TERMINAL,
-    "WORLD_SIZE": f"{_OF_PLACE}how many ranks there are.",
+    "WORLD_SIZE": _OF_PLACE,
 }
 """What others have named, and allranks reads or sets; launchers' own are in their files."""
 

@@ -211,15 +211,17 @@ def measured() -> list[tuple[str, ...]]:
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
 
 
-def file(name: str) -> str:
+def file(name: str, test: str = "") -> str:
     """A whole file of the repository.
 
     Args:
         name: its path.
+        test: what runs it, for the test of the pages' code.
     """
     text = (ROOT / name).read_text().rstrip()
     language = {".yaml": "yaml", ".py": "python"}.get(Path(name).suffix, "sh")
-    return f"[{name}](../../{name}):\n\n```{language}\n{text}\n```"
+    elsewhere = f"<!-- elsewhere: {test} -->\n\n" if test else ""
+    return f"[{name}](../../{name}):\n\n{elsewhere}```{language}\n{text}\n```"
 
 
 def launchers() -> str:

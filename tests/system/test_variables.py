@@ -11,7 +11,6 @@ import pytest
 import torch.distributed as dist
 
 import allranks
-from allranks._launchers import simulated
 from allranks._process_group import bring_up
 from allranks._system.variables import OF_OTHERS, OF_RANKS, OF_USERS, misspelt
 
@@ -43,9 +42,7 @@ def test_the_table_has_the_variables_of_others_that_the_source_names() -> None:
     files = [f for f in PACKAGE.rglob("*.py") if f.relative_to(PACKAGE).parts[0] != "_migrate"]
     texts = {text for f in files if f.name != "variables.py" for text in texts_in(f)}
     named = set(filter(ANY_NAME.fullmatch, texts))
-    of_launchers = set(filter(simulated.is_launchers, named)) | {
-        text for f in files if f.parent.name == "_launchers" for text in texts_in(f)
-    }
+    of_launchers = {text for f in files if f.parent.name == "_launchers" for text in texts_in(f)}
     assert named - of_launchers - NO_VARIABLES <= {*OF_OTHERS, *OF_USERS, *OF_RANKS}
     assert OF_OTHERS.keys() <= texts
 

@@ -46,7 +46,7 @@ ORDER = (
 
 MEANINGS = (
     *("rank", "world size", "local rank", "ranks on this host", "this host's number", "hosts"),
-    *("rank 0's address", "rank 0's port"),
+    *("rank 0's address, if it is set", "rank 0's port, if it is set"),
 )
 """Of ``VariableNames``, in its order."""
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-torch slow test-gpu test-cluster check format bench bench-gpu faults chaos docs docs-serve pictures clean
+.PHONY: demo test test-torch slow test-gpu test-cluster check format bench bench-gpu faults chaos docs docs-serve pages pictures clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -110,6 +110,10 @@ pictures: .venv/docs
 .venv/%: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[$*]'
 	touch $@
+
+# What is generated in the documentation; a test fails where it is not up to date.
+pages: .venv/dev
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf .venv .venv-ray .venv-torch-* .mypy_cache .pytest_cache .ruff_cache

@@ -87,7 +87,7 @@ class SimulatedProgress:
 
     candidate = stuck
 
-    def status(self, rank: int, who: str) -> RankStatus:
+    def status(self, rank: int, who: str, *, disturb: bool = True) -> RankStatus:  # noqa: ARG002
         """Where it stands, after 200 calls; the absent rank has made one less."""
         seconds = time.monotonic() - self._since
         if self.absent:

@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-torch slow test-gpu test-cluster check format bench bench-gpu faults chaos docs docs-serve pages pictures clean
+.PHONY: demo test test-torch slow test-gpu test-cluster check format dist demo-of bench bench-gpu \
+    faults chaos docs docs-serve pages pictures clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -59,11 +60,30 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/front/test_exports.py tests/front/test_places.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q $(addprefix tests/front/test_, \
+	    exports.py places.py public_api.py release.py wheel.py)
 
 format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What a release uploads. Each file is tried in a clean environment, outside of the repository.
+dist: .venv/dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	for file in dist/*; do $(MAKE) --no-print-directory demo-of FILE=$$file || exit 1; done
+
+# The demo, with a wheel or an sdist that pip has installed; it must not find the package elsewhere.
+demo-of:
+	set -eu; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	$(PYTHON) -m venv $$place/venv; \
+	$$place/venv/bin/python -m pip install --disable-pip-version-check --quiet \
+	    --constraint constraints.txt '$(FILE)[demo]'; \
+	cp examples/digits.py $$place; cd $$place; \
+	venv/bin/python -c 'import allranks; print(allranks.__file__)' | grep "^$$place/venv/"; \
+	venv/bin/allranks run -n 4 digits.py
 
 bench: .venv/dev .venv/demo
 	$(BIN)/python benchmarks/testing.py

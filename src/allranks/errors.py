@@ -70,7 +70,7 @@ class DetectionError(AllranksError, RuntimeError):
 
     def __init__(self, message: str, variables: Mapping[str, str | None] | None = None) -> None:
         super().__init__(message)
-        self.variables = dict(variables or {})
+        self.variables: dict[str, str | None] = dict(variables or {})
 
 
 class ConfigError(AllranksError, ValueError):
@@ -94,7 +94,7 @@ class MissingRanksError(RendezvousError, TimeoutError):
 
     def __init__(self, message: str, *, missing: Iterable[int] = ()) -> None:
         super().__init__(message)
-        self.missing = tuple(missing)
+        self.missing: tuple[int, ...] = tuple(missing)
 
 
 class WrongJobError(RendezvousError):
@@ -110,7 +110,7 @@ class DuplicateRankError(RendezvousError):
 
     def __init__(self, message: str, *, rank: int | None = None) -> None:
         super().__init__(message)
-        self.rank = rank
+        self.rank: int | None = rank
 
 
 class WorldMismatchError(RendezvousError):
@@ -130,8 +130,8 @@ class RankFailedError(AllranksError, RuntimeError):
         self, message: str, *, rank: int | None = None, exit_code: int | None = None
     ) -> None:
         super().__init__(message)
-        self.rank = rank
-        self.exit_code = exit_code
+        self.rank: int | None = rank
+        self.exit_code: int | None = exit_code
 
 
 class CollectiveError(AllranksError, RuntimeError):
@@ -152,11 +152,13 @@ class PeerFailedError(CollectiveError):
 
     def __init__(self, message: str, *, rank: int | None = None, traceback: str = "") -> None:
         super().__init__(message)
-        self.rank = rank
-        self.traceback = traceback
+        self.rank: int | None = rank
+        self.traceback: str = traceback
 
 
 class StalledError(TimeoutError, CollectiveError):  # In this order, or it cannot be copied.
     """A collective did not complete within the group's timeout."""
 
-    __str__ = AllranksError.__str__
+    def __str__(self) -> str:
+        """The message, as a terminal may have it."""
+        return AllranksError.__str__(self)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from allranks import World
     from allranks._launchers.world import Launcher
 
-timeout = pytest.StashKey[float]()
+timeout: pytest.StashKey[float] = pytest.StashKey[float]()
 """Seconds that a test on several ranks may take, where its marker does not say."""
 
 

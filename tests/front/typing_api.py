@@ -13,6 +13,10 @@ import allranks
 from allranks import distutils
 
 
+def use(*values: object) -> None:
+    """Take what a program has got; each name stands for the type that it is annotated with."""
+
+
 def lifecycle() -> None:
     """Settings are checked by name and type."""
     allranks.setup()
@@ -42,8 +46,7 @@ def collectives(group: dist.ProcessGroup, tensor: torch.Tensor, array: NDArray[n
     work: dist.Work | None = allranks.broadcast(tensor, 0, async_op=True)
     allranks.broadcast_object_list([1, "two"], src=0)
     allranks.synchronize(group=group)
-    kept = (reduced, number, metrics, summed, gathered, objects, everybodys, sent, work)
-    assert kept
+    use(reduced, number, metrics, summed, gathered, objects, everybodys, sent, work)
 
 
 def between_ranks(tensor: torch.Tensor, model: torch.nn.Module) -> None:
@@ -62,8 +65,7 @@ def between_ranks(tensor: torch.Tensor, model: torch.nn.Module) -> None:
     allranks.send(words, 1, timeout=3.5)
     allranks.get_logger(__name__).info("here", ranks=(0, 1), in_order=True)
     allranks.all_reduce(tensor, op=dist.ReduceOp.SUM)
-    kept = (total, rows, parts, joined, words, weights, everything, each)
-    assert kept
+    use(total, rows, parts, joined, words, weights, everything, each)
 
 
 @allranks.master_only
@@ -101,5 +103,4 @@ def training(group: dist.ProcessGroup, array: NDArray[np.float64], metrics: torc
     state: dict[str, int] = sampler.state_dict(0)
     everywhere: dict[str, torch.Tensor] = allranks.gather_shards({"loss": metrics})
     on_one: list[float] | None = allranks.gather_shards(squares, sampler.indices, group, dst=1)
-    kept = (numbers, names, rows, squares, state, everywhere, on_one)
-    assert kept
+    use(numbers, names, rows, squares, state, everywhere, on_one)

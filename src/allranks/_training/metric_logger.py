@@ -40,7 +40,7 @@ class MetricLogger:
             delimiter: what stands between the meters, and between the parts of a line.
         """
         self.meters: defaultdict[str, SmoothedValue] = defaultdict(SmoothedValue)
-        self.delimiter = delimiter
+        self.delimiter: str = delimiter
 
     def update(self, **kwargs: Any) -> None:
         """Add a number to each of these meters. Not collective.

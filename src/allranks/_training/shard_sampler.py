@@ -110,12 +110,14 @@ class ShardSampler(Sampler[int]):
         group: Group | None = None,
     ) -> None:
         super().__init__()
-        self.length = length_of("dataset_or_length", dataset_or_length)
-        self.shuffle = boolean("shuffle", shuffle)
-        self.seed = whole_number("seed", seed)
-        self.drop_last = boolean("drop_last", drop_last)
+        self.length: int = length_of("dataset_or_length", dataset_or_length)
+        self.shuffle: bool = boolean("shuffle", shuffle)
+        self.seed: int = whole_number("seed", seed)
+        self.drop_last: bool = boolean("drop_last", drop_last)
+        self.rank: int
+        self.num_replicas: int
         self.rank, self.num_replicas = place_in("ShardSampler", group)
-        self.epoch = 0
+        self.epoch: int = 0
         self._begin = 0
         self._latest: _Iteration | None = None
 

@@ -38,8 +38,8 @@ class SmoothedValue:
             fmt: how ``str`` shows the meter; None means ``"{median:.4f} ({global_avg:.4f})"``.
         """
         self.deque: deque[float] = deque(maxlen=window_size)
-        self.fmt = DEFAULT_FORMAT if fmt is None else fmt
-        self.sums = MeterSums()
+        self.fmt: str = DEFAULT_FORMAT if fmt is None else fmt
+        self.sums: MeterSums = MeterSums()
 
     def update(self, value: Any, n: Any = 1) -> None:
         """Add a number. Not collective.

@@ -100,11 +100,11 @@ def test_no_better_epoch_ends_the_training_for_good(tmp_path: Path, run) -> None
 
 
 @pytest.mark.ranks(2, setup=False, timeout=PATIENCE)
-def test_fewer_ranks_may_go_on(tmp_path: Path, run) -> None:
+def test_more_ranks_may_go_on(tmp_path: Path, run) -> None:
     options = ("--patience", 9, "--checkpoint", tmp_path / "ddp.pt")
     assert run(*options, "--epochs", 1)[0] == 0
     checkpoint = torch.load(tmp_path / "ddp.pt")
-    if allranks.is_master():  # As four ranks leave it.
-        torch.save({**checkpoint, "random": checkpoint["random"] * 2}, tmp_path / "ddp.pt")
+    if allranks.is_master():  # As one rank leaves it.
+        torch.save({**checkpoint, "random": checkpoint["random"][:1]}, tmp_path / "ddp.pt")
     assert run(*options, "--epochs", 2)[0] == 0
     assert len(torch.load(tmp_path / "ddp.pt")["history"]) == 2

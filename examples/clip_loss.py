@@ -3,6 +3,8 @@
     allranks run -n 4 examples/clip_loss.py
     torchrun --nproc-per-node 4 examples/clip_loss.py
     srun -n 4 python examples/clip_loss.py
+
+It comes to the same model on any number of ranks, up to rounding.
 """
 
 from __future__ import annotations

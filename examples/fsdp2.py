@@ -3,6 +3,8 @@
     allranks run -n 4 examples/fsdp2.py
     torchrun --nproc-per-node 4 examples/fsdp2.py
     srun -n 4 python examples/fsdp2.py
+
+It comes to the same model on any number of ranks that divides 480, up to rounding.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
     python train.py --multirun lr=0.01,0.03
     python train.py --multirun lr=0.01,0.03 hydra/launcher=submitit_slurm hydra.launcher.nodes=2
+
+No line knows submitit: `allranks run -n 2 train.py` and `srun -n 2 python train.py` start it, too.
 """
 
 from __future__ import annotations

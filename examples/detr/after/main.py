@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 
 def get_args_parser():
@@ -56,7 +62,9 @@ def criterion(outputs, labels, boxes):
 def train_one_epoch(model, data_loader, optimizer, device, epoch, weight_dict):
     model.train()
     metric_logger = allranks.meters.MetricLogger(delimiter="  ")
-    metric_logger.add_meter("lr", allranks.meters.SmoothedValue(window_size=1, fmt="{global_avg:.6f}"))
+    metric_logger.add_meter(
+        "lr", allranks.meters.SmoothedValue(window_size=1, fmt="{global_avg:.6f}")
+    )
     for batch in metric_logger.log_every(data_loader, 10, f"Epoch: [{epoch}]"):
         images, labels, boxes = (part.to(device) for part in batch)
         loss_dict = criterion(model(images), labels, boxes)
@@ -98,7 +106,11 @@ def main(args):
     model = BoxFinder().to(device)
     model_without_ddp = model
     if allranks.get_world_size() > 1:
-        device_ids = [torch.device(allranks.get_device_for_local_rank()).index] if device.type == "cuda" else None
+        device_ids = (
+            [torch.device(allranks.get_device_for_local_rank()).index]
+            if device.type == "cuda"
+            else None
+        )
         model = DistributedDataParallel(model, device_ids=device_ids)
         model_without_ddp = model.module
     optimizer = torch.optim.AdamW(model_without_ddp.parameters(), lr=args.lr)
@@ -119,12 +131,17 @@ def main(args):
     for epoch in range(args.epochs):
         if allranks.get_world_size() > 1:
             sampler_train.set_epoch(epoch)
-        train_stats = train_one_epoch(model, data_loader_train, optimizer, device, epoch, weight_dict)
+        train_stats = train_one_epoch(
+            model, data_loader_train, optimizer, device, epoch, weight_dict
+        )
         test_stats = evaluate(model, data_loader_val, device)
         log_stats = {"epoch": epoch, **train_stats, **test_stats}
         print(log_stats)
         if args.output_dir:
-            allranks.save({"model": model_without_ddp.state_dict(), "epoch": epoch}, output_dir / "checkpoint.pth")
+            allranks.save(
+                {"model": model_without_ddp.state_dict(), "epoch": epoch},
+                output_dir / "checkpoint.pth",
+            )
         if args.output_dir and allranks.is_master():
             with (output_dir / "log.txt").open("a") as file:
                 file.write(json.dumps(log_stats) + "\n")

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 import util.misc as utils
 
@@ -120,12 +126,17 @@ def main(args):
     for epoch in range(args.epochs):
         if args.distributed:
             sampler_train.set_epoch(epoch)
-        train_stats = train_one_epoch(model, data_loader_train, optimizer, device, epoch, weight_dict)
+        train_stats = train_one_epoch(
+            model, data_loader_train, optimizer, device, epoch, weight_dict
+        )
         test_stats = evaluate(model, data_loader_val, device)
         log_stats = {"epoch": epoch, **train_stats, **test_stats}
         print(log_stats)
         if args.output_dir:
-            utils.save_on_master({"model": model_without_ddp.state_dict(), "epoch": epoch}, output_dir / "checkpoint.pth")
+            utils.save_on_master(
+                {"model": model_without_ddp.state_dict(), "epoch": epoch},
+                output_dir / "checkpoint.pth",
+            )
         if args.output_dir and utils.is_main_process():
             with (output_dir / "log.txt").open("a") as file:
                 file.write(json.dumps(log_stats) + "\n")

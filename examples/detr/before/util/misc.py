@@ -29,7 +29,11 @@ class SmoothedValue:
         """The mean becomes that of all ranks; the latest values stay this rank's."""
         if not is_dist_avail_and_initialized():
             return
-        both = torch.tensor([self.count, self.total], dtype=torch.float64, device="cuda" if torch.cuda.is_available() else "cpu")
+        both = torch.tensor(
+            [self.count, self.total],
+            dtype=torch.float64,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
         dist.barrier()
         dist.all_reduce(both)
         self.count, self.total = int(both[0]), both[1].item()
@@ -87,7 +91,9 @@ def all_gather(data):
     sizes = [torch.zeros_like(size) for _ in range(world_size)]
     dist.all_gather(sizes, size)
     longest = max(int(one) for one in sizes)
-    padded = torch.cat([mine, torch.zeros(longest - mine.numel(), dtype=torch.uint8, device=device)])
+    padded = torch.cat(
+        [mine, torch.zeros(longest - mine.numel(), dtype=torch.uint8, device=device)]
+    )
     parts = [torch.zeros_like(padded) for _ in range(world_size)]
     dist.all_gather(parts, padded)
     return [pickle.loads(part[: int(n)].cpu().numpy().tobytes()) for part, n in zip(parts, sizes)]

@@ -121,7 +121,7 @@ docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
 
 pictures: .venv/docs
-	$(BIN)/python docs/pictures/terminal.py
+	$(BIN)/python docs/scripts/terminal.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -133,7 +133,7 @@ pictures: .venv/docs
 
 # What is generated in the documentation; a test fails where it is not up to date.
 pages: .venv/dev
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/scripts/generate.py
 
 clean:
 	rm -rf .venv .venv-ray .venv-torch-* .mypy_cache .pytest_cache .ruff_cache

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-HERE = Path(__file__).parent
+PICTURES = Path(__file__).parents[1] / "pictures"
 COMMAND = "allranks run -n 4 train.py"
 WIDTH = 88
 
@@ -23,7 +23,7 @@ def shown(command: str) -> str:
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         command.split(),
-        cwd=HERE,
+        cwd=PICTURES,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdin=theirs,
         stdout=theirs,
@@ -53,4 +53,4 @@ def drawn(command: str, output: str) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "failure.svg").write_text(drawn(COMMAND, shown(COMMAND)))
+    (PICTURES / "failure.svg").write_text(drawn(COMMAND, shown(COMMAND)))

@@ -20,7 +20,7 @@ from allranks._rendezvous.plan import plan
 from allranks.errors import ConfigError
 from markdown_table import table
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "cluster"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "cluster"))
 
 from geometries import GEOMETRIES
 from pods import pods
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from allranks._rendezvous.plan import RendezvousPlan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "launchers"
 RECORDINGS = ROOT / "tests" / "launchers" / "recordings"
 

@@ -3,8 +3,8 @@
 A page is written by hand, but for these blocks, each of which has its owner in the code, in a
 recording, or in another page. The first word of the comment says which of ``KINDS`` writes it.
 
-    python docs/generate.py            # writes them all
-    python docs/generate.py --check    # says which pages are not as they would be written
+    python docs/scripts/generate.py            # writes them all
+    python docs/scripts/generate.py --check    # says which pages are not as they would be written
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import settings_blocks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 KINDS: Mapping[str, Callable[..., str]] = {
     "env": launcher_blocks.env,

@@ -114,7 +114,7 @@ chaos: .venv/dev
 
 # A warning is an error: a dead link, a docstring that cannot be read, a page that nobody reaches.
 docs: .venv/docs
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet docs docs/_build
 	@echo docs/_build/index.html
 
 docs-serve: docs

@@ -9,12 +9,12 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-import terminal
 from blocks import PAGES, ROOT
 from markdown_it import MarkdownIt
 from outputs import matches
 
 import allranks
+import terminal
 from harness import PATIENCE
 
 README = (ROOT / "README.md").read_text()

@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test test-torch slow test-gpu test-cluster check format dist demo-of bench bench-gpu \
-    faults chaos clean
+    faults chaos docs docs-serve pages pictures clean
 
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
@@ -112,6 +112,17 @@ PROGRAMS ?= 100
 chaos: .venv/dev
 	$(BIN)/python benchmarks/chaos.py --programs $(PROGRAMS) $(SEED:%=--seed %) --keep-going
 
+# A warning is an error: a dead link, a docstring that cannot be read, a page that nobody reaches.
+docs: .venv/docs
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet docs docs/_build
+	@echo docs/_build/index.html
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
+
+pictures: .venv/docs
+	$(BIN)/python docs/scripts/terminal.py
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -119,6 +130,10 @@ chaos: .venv/dev
 .venv/%: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[$*]'
 	touch $@
+
+# What is generated in the documentation; a test fails where it is not up to date.
+pages: .venv/dev
+	$(BIN)/python docs/scripts/generate.py
 
 clean:
 	rm -rf .venv .venv-ray .venv-torch-* .mypy_cache .pytest_cache .ruff_cache

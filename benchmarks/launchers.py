@@ -4,7 +4,7 @@ Real launchers, on hosts that are made for it (root on Debian; `make test-cluste
 
     python benchmarks/launchers.py
     python benchmarks/launchers.py --only slurm
-    python benchmarks/launchers.py --markdown docs/launchers.md
+    python benchmarks/launchers.py --markdown docs/launchers.md && make pages
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Grid:
         """For a page."""
         rule = ("---", *("---:" for _ in self.head[1:]))
         lines = [f"| {' | '.join(row)} |" for row in (self.head, rule, *self.rows)]
-        return "\n".join((f"### {self.title}", "", *lines, ""))
+        return "\n".join((f"## {self.title}", "", *lines, ""))
 
 
 class Results:

@@ -18,13 +18,13 @@ import click
 from allranks._job_commands import bench, doctor, dump, status
 from allranks._launch.local_world import local_world
 from allranks._launch.rank_process import Program
-from allranks._launchers.detect import detect, told_by
+from allranks._launchers.description import description
+from allranks._launchers.detect import detect
 from allranks._launchers.world import World
 from allranks._rendezvous import ports
 from allranks._rendezvous.address_board import SET_ADDRESS
 from allranks._system import cpus, interpreter, numa, streams, variables
 from allranks._system.printable import printable
-from allranks._system.typed_json import plain
 from allranks._system.version import __version__
 from allranks.errors import AllranksError, ConfigError
 
@@ -60,6 +60,11 @@ class _FailingClosed(click.Group):
             if failed and "--export" in sys.argv and os.getpid() == owner:  # And no rank's option.
                 click.echo("false")
             raise
+
+    def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        """Tell the variables after the commands."""
+        with formatter.section("Environment variables"):
+            formatter.write_dl([*variables.OF_USERS.items()])
 
 
 @click.group(cls=_FailingClosed, context_settings={"help_option_names": ["-h", "--help"]})
@@ -178,22 +183,12 @@ def env(as_json: bool, export: bool) -> None:
             click.echo(f"allranks: {printable(line)}", err=True)
         click.echo(exported if export else json.dumps(asdict(world), indent=2))
         return
-    from rich.table import Table
     from rich.text import Text
 
     streams.escape_what_cannot_be_encoded()
-    told = [name for name in told_by(world.launcher) if name in os.environ]
-    table = Table("fact", "value", title=f"launcher: {world.launcher}", title_justify="left")
-    for name, value in (*_shown_facts(world), *shown_cpus):
-        table.add_row(name, Text(printable(value)))
     console = streams.console(stderr=False)
-    console.print(table)
-    if told:
-        pairs = ", ".join(f"{name}={plain(os.environ[name]):.60}" for name in told)
-        console.print(Text(printable(f"told by: {pairs}")))
-    for note in world.notes:
-        kind = "warning" if note in world.doubt else "note"
-        console.print(Text(printable(f"{kind}: {note}")))
+    for part in description(world, os.environ, shown_cpus):
+        console.print(part)
     for line in misspelt:
         console.print(Text(printable(line)))
 
@@ -279,21 +274,6 @@ def _show(parts: Iterator[Table | str]) -> None:
     for part in parts:
         shown = Text(part) if isinstance(part, str) else part
         console.print(shown, soft_wrap=isinstance(part, str))
-
-
-def _shown_facts(world: World) -> Iterator[tuple[str, str]]:
-    """What is known of a world, for people."""
-    told = asdict(world)
-    counted = ("local_rank", "local_world_size", "node_rank", "num_nodes")
-    for name in ("rank", "world_size", *counted):
-        yield name, "counted by setup()" if told[name] is None else str(told[name])
-    for name in ("job", "master_addr", "master_port", "attempt", "store_path"):
-        if told[name]:
-            yield name, str(told[name])
-    if world.hosts:
-        yield "hosts of rank 0", ", ".join(world.hosts)
-    if world.agent_store:
-        yield "agent_store", "torchrun's agent keeps a store there"
 
 
 def _shown_cpus(world: World) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
 MARK = "REPORT "
 
 
@@ -22,7 +23,7 @@ ADOPTED = (str(HERE / "adopted.py"),)
 ENDLESS = (str(HERE / "endless.py"),)
 WAITING = (str(HERE / "waiting.py"),)
 DYING = (str(HERE / "dying.py"),)
-DIGITS = (str(HERE.parents[1] / "examples" / "digits.py"),)
+DIGITS = (str(EXAMPLES / "digits.py"),)
 
 
 def reports(out: str) -> list[dict[str, Any]]:

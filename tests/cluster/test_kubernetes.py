@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hosts import all_ended, network
 from jobs import PROBE, wrong
-from pods import MANIFESTS, pods
+from pods import MANIFESTS, Pod, pods
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -32,8 +33,27 @@ def test_the_pods_of_a_manifest_form_a_world(tmp_path, manifest) -> None:
 
 
 @pytest.mark.parametrize("manifest", sorted(path.name for path in MANIFESTS.glob("*.yaml")))
-def test_the_command_of_a_manifest_is_there(manifest) -> None:
-    for pod in pods(manifest):
-        program, script = pod.command
-        assert program == "python"
-        assert (REPOSITORY / script).exists()
+def test_the_command_of_a_manifest_trains(tmp_path, manifest) -> None:
+    """As it stands there, with another directory for the volume."""
+    told = pods(manifest)
+    names = {pod.name: (f"{pod.name}.{pod.domain}",) if pod.domain else () for pod in told}
+    volume = tmp_path / "checkpoints"
+    volume.mkdir()
+    with network(tmp_path, names) as net:
+        running = [
+            host.start(*command(pod, volume), "--epochs=2", environ=pod.environ)
+            for host, pod in zip(net.hosts, told, strict=True)
+        ]
+        first, *others = all_ended(running)
+    assert not any(each.code for each in (first, *others)), (first, others)
+    assert first.out.count("% right") == 2
+    assert not any("% right" in each.out for each in others)
+    assert len(torch.load(volume / "ddp.pt")["random"]) == len(told) == 4
+
+
+def command(pod: Pod, volume: Path) -> list[str]:
+    """What a container runs, whose directory and volume lie elsewhere here."""
+    program, script, *options = pod.command
+    assert program == "python"
+    assert options == ["--checkpoint", "/checkpoints/ddp.pt"]
+    return [sys.executable, str(REPOSITORY / script), "--checkpoint", str(volume / "ddp.pt")]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from jobs import EXAMPLES
 from ray_cluster import Ray, ray
 
 if TYPE_CHECKING:
@@ -122,3 +124,20 @@ def test_the_workers_of_ray_train_are_detected(cluster, tmp_path) -> None:
     assert found == [
         {"launcher": "ray", "rank": rank, "local_rank": 0, "total": 3} for rank in (0, 1)
     ]
+
+
+@pytest.mark.timeout(360)
+def test_the_example_of_ray_train(cluster, tmp_path) -> None:
+    """The loss is that of all workers' rows; alone, one worker comes to the same."""
+    losses = []
+    for workers in (1, 2):
+        storage = tmp_path / str(workers)
+        options = (f"--workers={workers}", "--epochs=20", f"--storage={storage}")
+        ended = cluster.run(str(EXAMPLES / "ray_train.py"), *options, timeout=150)
+        found = re.search(r"'loss': ([\d.]+), 'ranks': (\d)\}, the model in", ended.out)
+        assert found, ended.out
+        assert ended.code == 0, ended.out
+        assert int(found[2]) == workers
+        assert list(storage.rglob("model.pt"))
+        losses.append(float(found[1]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

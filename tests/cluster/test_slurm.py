@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from jobs import PROBE, reports, wrong
 pytestmark = pytest.mark.timeout(120)
 
 LINE = " ".join((PYTHON, *PROBE))
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_two_steps_of_one_job_at_once(lab) -> None:
@@ -57,6 +61,18 @@ def test_a_requeued_job(lab) -> None:
     assert [report["rank"] for report in told] == [0, 0, 1, 1], out
     assert {report["attempt"] for report in told} == {0, 1}
     assert len({report["job"] for report in told}) == 2
+
+
+@pytest.mark.timeout(360)
+def test_the_batch_script_of_the_examples(lab, tmp_path) -> None:
+    """As it is, but for where it writes, and which python it finds."""
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    found = f"PATH={Path(PYTHON).parent}:{os.environ['PATH']}"
+    script = (EXAMPLES / "slurm" / "digits.sbatch").read_text()
+    job = lab.slurm.sbatch(script, f"--chdir={tmp_path}", f"--export=ALL,{found}")
+    out = lab.slurm.output(job, 300)
+    assert "4 ranks, started by slurm" in out
+    assert "of 450 misclassified" in out
 
 
 def test_plain_python_in_a_batch_script(lab) -> None:

@@ -1,4 +1,4 @@
-"""What allranks says where something is wrong: tests wait for it, docs/launchers.md quotes it."""
+"""What allranks says where something is wrong: tests wait for it, the launchers' pages quote it."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from allranks._launch import supervisor
+from allranks._system.variables import OF_USERS
 from allranks._system.words import ranges
 from environments import ENDPOINT
 from harness import PATIENCE, alive, unlocked_directories, wait_until
@@ -534,6 +535,13 @@ def test_help_keeps_its_lines(command: str) -> None:
     done = subprocess.run([*ALLRANKS, command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "\\b" not in done.stdout
+
+
+def test_help_tells_the_variables_that_a_user_may_set() -> None:
+    done = subprocess.run([*ALLRANKS, "--help"], capture_output=True, text=True)
+    told = " ".join(done.stdout.partition("Environment variables:")[2].split())
+    for name, what in OF_USERS.items():
+        assert f"{name} {what}" in told
 
 
 def test_env_tells_the_world_and_imports_no_torch() -> None:

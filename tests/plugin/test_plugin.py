@@ -150,6 +150,7 @@ def test_a_hang_ends_and_shows_all_stacks(failures) -> None:
     text = failures.report("test_hangs")["text"]
     assert "rank 0: did not finish within 2 s (pid " in text
     assert text.count("in test_hangs") == 2
+    assert text.count(" (most recent call first)") == 2, "no threads but those of the program"
     assert "in all_reduce" in text
     assert 2 <= failures.report("test_hangs", "setup")["seconds"] < 7
     assert failures.section("test_hangs", "Captured stdout call, rank 1") == "rank 1 began\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
@@ -11,11 +12,16 @@ import torch.distributed as dist
 
 import allranks
 from allranks._process_group import bring_up
-from allranks._system.variables import OF_RANKS, OF_USERS, misspelt
+from allranks._system.variables import OF_OTHERS, OF_RANKS, OF_USERS, misspelt
 
 PACKAGE = Path(allranks.__file__).parent
 ROOT = PACKAGE.parents[1]
 NAME = re.compile(r"\bALLRANKS_[A-Z_]*[A-Z]\b")
+ANY_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+NO_VARIABLES = {
+    *("ADDRESS_OF_RANK_0", "SC_AVPHYS_PAGES", "SC_PAGE_SIZE"),
+    *("CURRENT_DEVICE_TYPE_STR", "DISTRIBUTED_PORT"),  # Names that allranks exports.
+}
 
 
 def named_in(*files: Path) -> set[str]:
@@ -27,8 +33,22 @@ def test_the_lists_have_the_variables_that_the_source_names() -> None:
     assert named_in(*others) == {*OF_USERS, *OF_RANKS}
 
 
+def texts_in(file: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return {node.value for node in nodes if isinstance(getattr(node, "value", None), str)}
+
+
+def test_the_table_has_the_variables_of_others_that_the_source_names() -> None:
+    files = [f for f in PACKAGE.rglob("*.py") if f.relative_to(PACKAGE).parts[0] != "_migrate"]
+    texts = {text for f in files if f.name != "variables.py" for text in texts_in(f)}
+    named = set(filter(ANY_NAME.fullmatch, texts))
+    of_launchers = {text for f in files if f.parent.name == "_launchers" for text in texts_in(f)}
+    assert named - of_launchers - NO_VARIABLES <= {*OF_OTHERS, *OF_USERS, *OF_RANKS}
+    assert OF_OTHERS.keys() <= texts
+
+
 def test_the_docs_name_what_a_user_may_set_and_nothing_that_is_not_there() -> None:
-    named = named_in(ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    named = named_in(ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
     assert {*OF_USERS} <= named <= {*OF_USERS, *OF_RANKS}
 
 

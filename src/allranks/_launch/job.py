@@ -90,7 +90,7 @@ class RankResult:
     @property
     def where(self) -> str:
         """Its stacks, for people."""
-        written = stacks.without_starters_frames(self.stacks.decode(errors="replace"))
+        written = stacks.threads_of_the_program(self.stacks.decode(errors="replace"))
         return written or "no answer: it is stopped, or cut off\n"
 
 

@@ -5,6 +5,6 @@ stands where it does in the order, what it would give a process in a test, and w
 from. Read ``world``, then ``detect`` (the order), then one launcher, such as ``torchrun`` or
 ``slurm``, and ``fields``, which they share; ``reader`` is the form of such a file. ``nodes`` knows
 platforms that number hosts, and not processes. ``hostlist``
-reads Slurm's lists, ``job_ports`` chooses rank 0's ports; ``simulated`` and ``simulated_process``
-make environments for tests.
+reads Slurm's lists, ``job_ports`` chooses rank 0's ports; ``description`` is what ``allranks env``
+shows; ``simulated`` and ``simulated_process`` make environments for tests.
 """

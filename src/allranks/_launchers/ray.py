@@ -1,8 +1,7 @@
 """Ray Train's workers; plain actors and tasks are given no rank.
 
 Before the launchers below, of any of which the raylet may be a task: Ray Train numbers its workers
-in the worker. Not recorded: names from the source of Ray Train's TorchConfig and Ray's page on
-containers.
+in the worker. Recorded.
 """
 
 from __future__ import annotations

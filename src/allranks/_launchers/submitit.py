@@ -1,8 +1,7 @@
 """Submitit's local executor: all tasks of a job as processes of this host.
 
 After all that such a task may start (torchrun, mpirun), before Slurm: it runs in Slurm's jobs, too,
-and starts no steps; the Slurm executor does, and its tasks are srun's. Not recorded: names from
-submitit/local/local.py, whose LocalJobEnvironment reads these six.
+and starts no steps; the Slurm executor does, and its tasks are srun's. Recorded.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def setup(config: Mapping[str, Any] | None = None, **settings: Unpack[SettingsDi
             * world_size (int): checked against what the launcher says.
             * rank (int): this process's rank, where no launcher tells it.
             * cpu (bool): True for the CPU, False for an accelerator, None for what is there.
-            * distributed_backend (str): torch's backend, to the letter; else it follows the device.
+            * distributed_backend (str): a backend of torch's, to the letter; else the device's.
             * submit (bool): True if this must be a Slurm step; False ignores Slurm.
             * init_method (str): "tcp", "file", "env", or a ``tcp://`` or ``file://`` URL.
             * shared_file_dir (str): a directory that all hosts share, where ranks may meet.

@@ -155,8 +155,27 @@ def without_starters(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
-def without_starters_frames(written: str) -> str:
-    """Stacks as faulthandler writes them, without the frames of ours that called the program."""
+def threads_of_the_program(written: str) -> str:
+    """Stacks as faulthandler writes them, of the program's threads only: the main one first.
+
+    Threads of ours, and Python's that wait for work, are left out, and so are the frames of ours
+    that called the program.
+
+    Args:
+        written: by a signal's handler, which runs in the main thread.
+    """
+    threads = [one.rstrip("\n") for one in written.split("\n\n")]
+    theirs = [one for one in threads if _is_a_programs_thread(one)] or threads
+    theirs.sort(key=lambda one: not one.startswith("Current thread"))
+    return _without_starters("".join(f"{one}\n\n" for one in theirs).removesuffix("\n"))
+
+
+def _is_a_programs_thread(written: str) -> bool:
+    files = [line.split('"')[1] for line in written.splitlines() if line.startswith('  File "')]
+    return any(_origin(file) not in ("ours", "python") for file in files)
+
+
+def _without_starters(written: str) -> str:
     kept, over = [], False
     for line in written.splitlines(keepends=True):
         is_frame = line.startswith("  File ")

@@ -47,6 +47,13 @@ def found_true() -> set[tuple[str, str]]:
     return {(python, torch) for torch in torches} | set(others)
 
 
+def made_by_ci() -> set[str]:
+    """What CI has make do."""
+    jobs = workflow("ci.yml")["jobs"].values()
+    runs = (step.get("run", "") for job in jobs for step in job["steps"])
+    return {target for run in runs for target in re.findall(r"^make (\S+)", run)}
+
+
 def test_the_version_stands_in_one_place() -> None:
     assert "version" in PROJECT["dynamic"]
     assert CITATION["version"] == allranks.__version__
@@ -87,9 +94,12 @@ def test_ci_runs_what_ci_runs() -> None:
     """The same commands as ``.ci/run``; ``make test`` with several torches."""
     script = (REPOSITORY / ".ci" / "run").read_text()
     wanted = set(re.findall(r"^make (\S+)", script, re.MULTILINE)) - {"test"} | {"test-torch"}
-    steps = (step for job in workflow("ci.yml")["jobs"].values() for step in job["steps"])
-    made = {target for step in steps for target in re.findall(r"make (\S+)", step.get("run", ""))}
-    assert wanted <= made
+    assert wanted <= made_by_ci()
+
+
+def test_make_knows_all_that_ci_makes() -> None:
+    targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert made_by_ci() <= set(targets)
 
 
 def test_a_release_is_published_without_a_token_and_after_all_tests() -> None:

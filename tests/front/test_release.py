@@ -90,7 +90,7 @@ def test_ci_knows_the_torch_of_this_repository() -> None:
     assert pinned in {torch for _, torch in matrix()}
 
 
-def test_ci_runs_what_ci_runs() -> None:
+def test_the_workflow_runs_what_the_script_of_ci_runs() -> None:
     """The same commands as ``.ci/run``; ``make test`` with several torches."""
     script = (REPOSITORY / ".ci" / "run").read_text()
     wanted = set(re.findall(r"^make (\S+)", script, re.MULTILINE)) - {"test"} | {"test-torch"}

@@ -243,8 +243,8 @@ def network(
 
 
 def numbered(count: int) -> dict[str, tuple[str, ...]]:
-    """The names h1, h2, and so on."""
-    return {f"h{number}": () for number in range(1, count + 1)}
+    """The names h1, h2, and so on; the documentation calls them host1, host2."""
+    return {f"h{number}": (f"host{number}",) for number in range(1, count + 1)}
 
 
 def _write_names(

@@ -30,6 +30,7 @@ CODE = {
     "silent": "pass",
     "of-parameter": "dist.get_backend(given)",
     "returns []": "return []",
+    "returns-list": "return [thing]",
     "returns:*": "return thing",
     "rank==0": "if rank == 0: pass",
     "rank!=0": "if rank != 0: pass",

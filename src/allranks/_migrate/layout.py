@@ -38,10 +38,10 @@ def table(name: str, recognised: Sequence[Recognition], width: int) -> Table | N
     from rich.text import Text
 
     rows = [_cells(one) for one in recognised if _is_shown(one)]
-    least = [max(map(_longest_word, column)) for column in zip(HEADS, *rows, strict=True)]
-    if width < max(NARROWEST_TABLE, sum(least) + BORDERS):
+    widths = _widths([HEADS, *rows], width - BORDERS)
+    if width < NARROWEST_TABLE or not widths:
         return None
-    columns = [Column(head, min_width=words) for head, words in zip(HEADS, least, strict=True)]
+    columns = [Column(head, width=cells) for head, cells in zip(HEADS, widths, strict=True)]
     shown = Table(*columns, title=printable(name), title_justify="left")
     for row in rows:
         shown.add_row(*(Text(cell, overflow="fold") for cell in row))
@@ -57,6 +57,27 @@ def _cells(one: Recognition) -> list[str]:
         "\n".join(_differs(one)).replace("leaves   ", "leaves "),
     )
     return [printable(cell) for cell in cells]
+
+
+def _widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """How wide each column is: its longest word, and its share of the rest; none if that is more.
+
+    Told to rich, since what its own columns share may be wider than the table.
+    """
+    columns = list(zip(*rows, strict=True))
+    least = [max(map(_longest_word, cells)) for cells in columns]
+    wished = [
+        max(map(_longest_line, cells)) - low for cells, low in zip(columns, least, strict=True)
+    ]
+    spare = width - sum(least)
+    if spare < 0:
+        return []
+    share = min(1.0, spare / max(1, sum(wished)))
+    return [low + int(more * share) for low, more in zip(least, wished, strict=True)]
+
+
+def _longest_line(text: str) -> int:
+    return max(map(len, text.splitlines()), default=1)
 
 
 def _longest_word(text: str) -> int:

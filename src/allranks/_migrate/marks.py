@@ -7,9 +7,10 @@ ranks), ``print=`` (print is replaced), ``rank==0`` and ``rank!=0`` (a rank is c
 ``nested`` (a function within).
 
 ``returns``, or ``silent``; ``returns.dist.get_rank``: the thing itself is returned;
-``returns:rank,size`` and ``returns []`` say of what form it is. ``takes.op`` is a parameter,
-``default.op`` one whose default is a word, ``self.sum`` an attribute that a method sets. A class
-has ``base.Function`` and ``method.update``. ``arguments`` says which marks tell of parameters.
+``returns:rank,size`` and ``returns []`` say of what form it is, ``returns-list`` that it is a
+list. ``takes.op`` is a parameter, ``default.op`` one whose default is a word, ``self.sum`` an
+attribute that a method sets. A class has ``base.Function`` and ``method.update``. ``arguments`` says
+which marks tell of parameters.
 """
 
 from __future__ import annotations
@@ -76,7 +77,25 @@ def own_marks(function: Function, names: Mapping[str, str]) -> set[str]:
             marks.add("nested")
         elif isinstance(node, ast.Return) and node.value is not None:
             marks.update(_returned(node.value, names))
+    if _returns_list(function):
+        marks.add("returns-list")
     return marks if "returns" in marks else marks | {"silent"}
+
+
+def _returns_list(function: Function) -> bool:
+    """Whether what a function returns is a list; the result of a call may be anything."""
+    nodes = list(_own(function.body))
+    assigned: dict[str, list[ast.AST]] = {}
+    for node in nodes:
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            assigned.setdefault(dotted(target, {}), []).append(node.value)
+    returned = [node.value for node in nodes if isinstance(node, ast.Return) and node.value]
+    values = [made for value in returned for made in assigned.get(dotted(value, {}), [value])]
+    return any(map(_is_list, values)) and not any(isinstance(one, ast.Call) for one in values)
+
+
+def _is_list(node: ast.AST) -> bool:
+    return isinstance(node, ast.ListComp | ast.List)
 
 
 def dotted(node: ast.AST, names: Mapping[str, str]) -> str:

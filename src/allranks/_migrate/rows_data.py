@@ -25,13 +25,17 @@ GATHER_NAMES = (
     "gather_all_tensors all_gather_object all_gather_objects all_gather_py gather_list_all "
     "all_gather_any dist_all_gather gather_from_all_ranks distributed_gather all_gather_nd "
     "gather_tensor_list all_gather_cpu all_gather_arbitrary all_gather_dict all_gather_variable "
-    "all_gather_various_shapes varsize_tensor_all_gather all_gather_different_shapes gather_obj_all"
+    "all_gather_various_shapes varsize_tensor_all_gather all_gather_different_shapes "
+    "gather_obj_all all_gather_padded all_gather_varsize all_gather_with_padding pad_and_gather "
+    "padded_all_gather concat_all_gather"
 )
 CAT_NAMES = (
     "concat_all_gather all_gather_concat gather_from_all distributed_concat all_gather_cat gather "
     "all_gather gather_features gather_tensor dist_collect concat_gather all_gather_and_cat "
     "gather_and_concat batch_all_gather gather_cat distributed_gather all_gather_tensor gather_all "
-    "all_gather_concat_tensors gather_tensors all_gather_base all_gather_tensors allgather"
+    "all_gather_concat_tensors gather_tensors all_gather_base all_gather_tensors allgather "
+    "all_gather_padded all_gather_varsize all_gather_with_padding pad_and_gather padded_all_gather "
+    "all_gather_variable gather_all_tensors"
 )
 GRAD_NAMES = (
     "differentiable_all_gather all_gather_with_grad diff_all_gather gather_with_grad gather "
@@ -254,8 +258,21 @@ GATHERINGS = (
         "tensors = allranks.all_gather(tensor)",
         "the ranks' tensors may differ in size; no gradient flows back through those that it "
         "returns",
+        must=(GATHER, "returns-list"),  # What is joined in it is padding.
+        never="pickle|dist.all_gather_object|base.*|dist.nn.*|call.apply",
+        patch=("return allranks.all_gather({0}{?group})",),
+        unused="world_size",
+        may=f"dist.all_gather*|dist._all_gather_base|{GROUPS}",
+    ),
+    Row(
+        GATHER_NAMES,
+        "all_gather",
+        "tensors = allranks.all_gather(tensor)",
+        "the ranks' tensors may differ in size; no gradient flows back through those that it "
+        "returns",
         must=(GATHER, "returns"),
-        never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*|call.stack",
+        never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*|call.stack"
+        "|returns-list",
         alone=("dist.all_gather", "returns:*", "of-parameter"),
         patch=("return allranks.all_gather({0}{?group})",),
         unused="world_size",
@@ -267,7 +284,7 @@ GATHERINGS = (
         "stacked = torch.stack(allranks.all_gather(tensor))",
         "no gradient flows back through the tensors that it returns",
         must=(GATHER, "call.stack", "returns"),
-        never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*",
+        never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*|returns-list",
         may=f"dist.all_gather*|{GROUPS}",
     ),
     Row(
@@ -277,7 +294,7 @@ GATHERINGS = (
         "the ranks may have different numbers of rows; no gradient flows back "
         "(allranks.autograd.all_gather lets it)",
         must=(GATHER, "call.cat|call.concat*|call.vstack|dist.all_gather_into_tensor", "returns"),
-        never="pickle|base.*|dist.nn.*|call.apply|dist.all_gather_tensor_autograd",
+        never="pickle|base.*|dist.nn.*|call.apply|dist.all_gather_tensor_autograd|returns-list",
         alone=("dist.all_gather", "call.cat|call.concat*", "returns", "of-parameter"),
         patch=("return allranks.all_gather({0}{?group}, cat=True)",),
         unused="world_size",

@@ -10,14 +10,16 @@ import torch
 
 from hosts import all_ended, network
 from jobs import PROBE, wrong
-from pods import MANIFESTS, Pod, pods
+from pods import MANIFESTS, pods
 
 pytestmark = pytest.mark.timeout(120)
 
 REPOSITORY = Path(__file__).parents[2]
 
+NAMES = sorted(path.name for path in MANIFESTS.glob("*.yaml"))
 
-@pytest.mark.parametrize("manifest", sorted(path.name for path in MANIFESTS.glob("*.yaml")))
+
+@pytest.mark.parametrize("manifest", NAMES)
 def test_the_pods_of_a_manifest_form_a_world(tmp_path, manifest) -> None:
     told = pods(manifest)
     names = {pod.name: (f"{pod.name}.{pod.domain}",) if pod.domain else () for pod in told}
@@ -32,16 +34,15 @@ def test_the_pods_of_a_manifest_form_a_world(tmp_path, manifest) -> None:
     assert not wrong(out, "kubernetes", [pod.name for pod in told]), out
 
 
-@pytest.mark.parametrize("manifest", sorted(path.name for path in MANIFESTS.glob("*.yaml")))
-def test_the_command_of_a_manifest_trains(tmp_path, manifest) -> None:
+def test_the_command_of_the_manifests_trains(tmp_path) -> None:
     """As it stands there, with another directory for the volume."""
-    told = pods(manifest)
-    names = {pod.name: (f"{pod.name}.{pod.domain}",) if pod.domain else () for pod in told}
+    (line,) = {pod.command for name in NAMES for pod in pods(name)}
+    told = pods("indexed-job.yaml")
     volume = tmp_path / "checkpoints"
     volume.mkdir()
-    with network(tmp_path, names) as net:
+    with network(tmp_path, {pod.name: (f"{pod.name}.{pod.domain}",) for pod in told}) as net:
         running = [
-            host.start(*command(pod, volume), "--epochs=2", environ=pod.environ)
+            host.start(*command(line, volume), "--epochs=2", environ=pod.environ)
             for host, pod in zip(net.hosts, told, strict=True)
         ]
         first, *others = all_ended(running)
@@ -51,9 +52,9 @@ def test_the_command_of_a_manifest_trains(tmp_path, manifest) -> None:
     assert len(torch.load(volume / "ddp.pt")["random"]) == len(told) == 4
 
 
-def command(pod: Pod, volume: Path) -> list[str]:
+def command(line: tuple[str, ...], volume: Path) -> list[str]:
     """What a container runs, whose directory and volume lie elsewhere here."""
-    program, script, *options = pod.command
+    program, script, *options = line
     assert program == "python"
     assert options == ["--checkpoint", "/checkpoints/ddp.pt"]
     return [sys.executable, str(REPOSITORY / script), "--checkpoint", str(volume / "ddp.pt")]

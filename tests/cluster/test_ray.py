@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from torch import nn
 
 from jobs import EXAMPLES
 from ray_cluster import Ray, ray
@@ -126,18 +128,26 @@ def test_the_workers_of_ray_train_are_detected(cluster, tmp_path) -> None:
     ]
 
 
-@pytest.mark.timeout(360)
+def in_one_process(epochs: int) -> float:
+    """The last loss of the example's training, on all rows and without Ray."""
+    torch.manual_seed(0)
+    rows = torch.randn(256, 8)
+    targets = torch.sin(rows.sum(1, keepdim=True))
+    network = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(network.parameters(), 0.03)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(network(rows), targets)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
 def test_the_example_of_ray_train(cluster, tmp_path) -> None:
-    """The loss is that of all workers' rows; alone, one worker comes to the same."""
-    losses = []
-    for workers in (1, 2):
-        storage = tmp_path / str(workers)
-        options = (f"--workers={workers}", "--epochs=20", f"--storage={storage}")
-        ended = cluster.run(str(EXAMPLES / "ray_train.py"), *options, timeout=150)
-        found = re.search(r"'loss': ([\d.]+), 'ranks': (\d)\}, the model in", ended.out)
-        assert found, ended.out
-        assert ended.code == 0, ended.out
-        assert int(found[2]) == workers
-        assert list(storage.rglob("model.pt"))
-        losses.append(float(found[1]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    options = ("--workers=2", "--epochs=20", f"--storage={tmp_path}")
+    ended = cluster.run(str(EXAMPLES / "ray_train.py"), *options, timeout=150)
+    found = re.search(r"\{'loss': ([\d.]+), 'ranks': 2\}, the model in", ended.out)
+    assert found, ended.out
+    assert ended.code == 0, ended.out
+    assert float(found[1]) == pytest.approx(in_one_process(20), rel=1e-4)
+    assert list(tmp_path.rglob("model.pt"))

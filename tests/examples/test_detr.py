@@ -47,13 +47,10 @@ def test_nothing_is_left_of_the_helpers(told: str) -> None:
 def trained(command: tuple[str, ...], script: Path, out: Path) -> tuple[list[object], object]:
     """The numbers of each epoch, and the parameters at the end."""
     out.mkdir()
-    output(*command, "2", script, "--epochs", "2", "--output_dir", out, cwd=out, **ON_CPU)
+    output(*command, "2", script, "--epochs", "2", "--output_dir", out, cwd=out)
     log = [json.loads(line) for line in (out / "log.txt").read_text().splitlines()]
     model = torch.load(out / "checkpoint.pth")["model"]
     return log, {name: tensor.tolist() for name, tensor in model.items()}
-
-
-ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_both_train_to_the_same_numbers(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ ENDED = re.compile(r"^<!-- end -->$", re.MULTILINE)
 
 
 def test_the_pages_are_what_is_generated() -> None:
-    command = [sys.executable, str(DOCS / "generate.py"), "--check"]
+    command = [sys.executable, str(DOCS / "scripts" / "generate.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"run `make pages`:\n{done.stdout}{done.stderr}"
 

@@ -13,7 +13,7 @@ from allranks._migrate.project import Project, python_files, source_of
 from allranks._migrate.reading import read
 from allranks._migrate.remains import partings
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "your-dist-utils.md"
 
 HELPERS = """
 import os, torch
@@ -346,14 +346,17 @@ def test_environments_and_hidden_directories_are_not_read(tmp_path: Path) -> Non
     assert [one.parent.name for one in python_files(tmp_path)] == ["own"]
 
 
-def test_the_readme_shows_what_the_command_says(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```diff\n(.*?)```", README.read_text(), re.DOTALL)
+def test_the_page_shows_what_the_command_says(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```diff\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    utils, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     before, after = (
-        "".join(f"{line[1:]}\n" for line in block.splitlines() if line[0] in kept)
-        for kept in (" -", " +")
+        "".join(f"{line[1:]}\n" for line in block.splitlines() if line[:1] in kept)
+        for kept in (("", " ", "-"), ("", " ", "+"))
     )
-    misc = (Path(__file__).parent / "project" / "utils" / "misc.py").read_text()
-    changes = in_main(tmp_path, before, utils__misc=misc).changes
+    for name, text in {"utils.py": utils, "main.py": before}.items():
+        (tmp_path / name).write_text(text)
+    project = Project([_source(tmp_path, path) for path in python_files(tmp_path)])
+    (changes,) = [one.changes for one in call_sites(project) if one.source.name == "main.py"]
     for change in sorted(changes, key=lambda one: one.span, reverse=True):
         start, end = change.span
         before = before[:start] + change.new + before[end:]

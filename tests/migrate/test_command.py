@@ -169,6 +169,16 @@ def test_a_wide_terminal_gets_a_table() -> None:
     assert "┃ function" in on_a_terminal(200, str(PROJECT / "utils" / "misc.py"))
 
 
+@pytest.mark.parametrize("columns", [145, 160, 165, 170, 180])
+def test_no_word_of_a_table_is_cut(columns: int) -> None:
+    file = PROJECT / "utils" / "misc.py"
+    shown = migrate(str(file), COLUMNS=str(columns)).stdout.replace("│", " ")
+    whole = migrate(str(file), COLUMNS="1000").stdout.replace("│", " ")
+    words = {word for word in whole.split() if word[0] not in "┏┃┡└"}
+    assert words <= {*shown.split()}
+    assert max(map(len, shown.splitlines())) > 100
+
+
 def test_under_a_patch_it_says_what_it_leaves_and_git_takes_it(tmp_path: Path) -> None:
     file = tmp_path / "dist_utils.py"
     stays = (

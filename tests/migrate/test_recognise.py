@@ -392,3 +392,39 @@ def test_encodings_and_line_ends(content: bytes) -> None:
 def test_what_is_no_python_is_an_error(content: bytes) -> None:
     with pytest.raises(NotReadError):
         read(content)
+
+
+LIST, JOINED = (
+    "tensors = allranks.all_gather(tensor)",
+    "rows = allranks.all_gather(tensor, cat=True)",
+)
+
+
+@pytest.mark.parametrize(
+    ("padding", "ending", "line"),
+    [
+        ("torch.cat([tensor, pad])", "return [o[:n] for o, n in zip(out, sizes)]", LIST),
+        ("F.pad(tensor, pad)", "parts = []\n    parts.append(out[0])\n    return parts", LIST),
+        ("F.pad(tensor, torch.stack(sizes))", "return out", LIST),
+        (
+            "torch.cat([tensor, pad])",
+            "return torch.cat([o[:n] for o, n in zip(out, sizes)])",
+            JOINED,
+        ),
+        ("tensor", "out = torch.cat(out)\n    return out", JOINED),
+    ],
+)
+@pytest.mark.parametrize("name", ["gather_tensors", "all_gather_padded", "all_gather"])
+def test_a_list_stays_a_list(name: str, padding: str, ending: str, line: str) -> None:
+    """What is joined may be the padding: it is what is returned that counts."""
+    source = f"""{DIST}
+def {name}(tensor):
+    sizes = [torch.zeros(1) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(tensor)]))
+    out = [torch.empty(int(max(sizes))) for _ in sizes]
+    dist.all_gather(out, {padding})
+    {ending}
+"""
+    (found,) = recognise(read(source.encode()))
+    assert found.row is not None
+    assert found.row.line == line

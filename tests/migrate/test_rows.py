@@ -143,6 +143,15 @@ def test_what_to_write_is_python_with_a_name_of_ours(line: str) -> None:
     assert {f"allranks.{name}" for name in OURS} & names, line
 
 
+@pytest.mark.parametrize("line", [row.line for row in ROWS if row.line])
+def test_what_to_write_has_the_arguments_that_are_asked_for(line: str) -> None:
+    for call in [node for node in ast.walk(parsed(line)) if isinstance(node, ast.Call)]:
+        name = ast.unparse(call.func).removeprefix("allranks.")
+        if name in allranks.__all__ and not any(isinstance(a, ast.Starred) for a in call.args):
+            keywords = {one.arg: one for one in call.keywords if one.arg}
+            inspect.signature(getattr(allranks, name)).bind(*call.args, **keywords)
+
+
 def parsed(line: str) -> ast.AST:
     """A line as Python; a decorator has something to decorate."""
     return ast.parse(f"{line}\ndef some(): ..." if line.startswith("@") else line)

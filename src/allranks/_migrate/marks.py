@@ -9,8 +9,8 @@ ranks), ``print=`` (print is replaced), ``rank==0`` and ``rank!=0`` (a rank is c
 ``returns``, or ``silent``; ``returns.dist.get_rank``: the thing itself is returned;
 ``returns:rank,size`` and ``returns []`` say of what form it is, ``returns-list`` that it is a
 list. ``takes.op`` is a parameter, ``default.op`` one whose default is a word, ``self.sum`` an
-attribute that a method sets. A class has ``base.Function`` and ``method.update``. ``arguments`` says
-which marks tell of parameters.
+attribute that a method sets. A class has ``base.Function`` and ``method.update``. ``arguments``
+says which marks tell of parameters.
 """
 
 from __future__ import annotations

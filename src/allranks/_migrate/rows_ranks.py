@@ -108,7 +108,7 @@ FACTS = (
     Row(
         "world_info_from_env get_world_info get_env_ranks ranks_from_env",
         "detect",
-        "world = allranks.detect()",
+        "world = allranks.detect(os.environ)",
         "where only some of the launcher's variables are set (RANK without WORLD_SIZE), it "
         "raises an error, and does not guess rank 0 of 1",
         must=("returns", "env.*RANK*", "env.*SIZE*"),
@@ -183,7 +183,7 @@ FACTS = (
     Row(
         "infer_launcher get_launcher detect_launcher",
         "detect",
-        "allranks.detect().launcher",
+        "allranks.detect(os.environ).launcher",
         'the names that it gives are "torchrun", "slurm", "openmpi" and others, and "single" '
         "where there is no launcher: compare with these",
         must=("returns", "env.*"),

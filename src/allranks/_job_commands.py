@@ -10,13 +10,22 @@ import click
 from allranks._bench.plan import COLLECTIVES, Plan, bytes_of
 from allranks.errors import AllranksError
 
+OF = click.option(
+    "--job",
+    "of",
+    metavar="TEXT",
+    default="",
+    help="Only jobs with this in their name or command line, or with a process of this number.",
+)
+
 
 @click.command()
+@OF
 @click.option("--follow", is_flag=True, help="Show it again and again, until Ctrl-C.")
 @click.option("--stacks", is_flag=True, help="Show where each program stands, line by line.")
 @click.option("--verdict", is_flag=True, help="Tell why ranks wait, as after a stall.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(follow: bool, stacks: bool, verdict: bool, as_json: bool) -> None:
+def status(of: str, follow: bool, stacks: bool, verdict: bool, as_json: bool) -> None:
     """Show where each rank stands, of your jobs that have ranks on this host.
 
     It asks one rank of a job, which asks the others; nothing has to be set up in the program.
@@ -27,16 +36,17 @@ def status(follow: bool, stacks: bool, verdict: bool, as_json: bool) -> None:
     if follow and as_json:
         raise click.UsageError("--follow draws a table, and --json prints none: choose one")
     if as_json:
-        print_json(verdict=verdict)
+        print_json(of, verdict=verdict)
     elif follow:
-        follow_jobs(stacks=stacks, verdict=verdict)
+        follow_jobs(of, stacks=stacks, verdict=verdict)
     else:
-        print_jobs(stacks=stacks, verdict=verdict)
+        print_jobs(of, stacks=stacks, verdict=verdict)
 
 
 @click.command()
+@OF
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-def dump(directory: Path | None) -> None:
+def dump(of: str, directory: Path | None) -> None:
     """Write where each rank stands, of your jobs with ranks on this host, into DIRECTORY.
 
     It asks as `status --verdict` does, and for the last calls and the threads of each rank:
@@ -46,7 +56,7 @@ def dump(directory: Path | None) -> None:
     from allranks._status.command import dump_jobs
 
     try:
-        dump_jobs(directory)
+        dump_jobs(of, directory)
     except (AllranksError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

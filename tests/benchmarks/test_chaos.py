@@ -177,7 +177,7 @@ def test_exit_codes_of_processes():
 
 def of_run(played: Played, status: int) -> Played:
     ranks = tuple(replace(rank, status=None, ended=None) for rank in played.ranks)
-    output = played.output or ("allranks: rank 1 (pid 1) was ended by SIGKILL" if status else "")
+    output = played.output or ("allranks: rank 1 (pid 1) was killed by SIGKILL" if status else "")
     return replace(played, ranks=ranks, status=status, output=output)
 
 
@@ -193,7 +193,7 @@ def test_run_names_the_dead_rank():
     only(program("kill", "run"), silent, "allranks run does not name rank 1")
     other = "allranks: rank 2 (pid 1) said so"
     only(program("kill", "run"), replace(silent, output=other), "does not name rank 1")
-    said = "2│ allranks: rank 1 (pid 1) was ended by SIGKILL"
+    said = "2│ allranks: rank 1 (pid 1) was killed by SIGKILL"
     only(program("kill", "run"), replace(silent, output=said), "does not name rank 1")
     last = (line(1.0, "fault", delay=0.0), line(1.5, "done"))
     late = replace(finished(1), diary=diary(*last))

@@ -35,8 +35,8 @@ def run(tmp_path: Path, script: str, *options: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("ending", "code", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "rank 1 (pid {}) was ended by SIGKILL"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "rank 1 (pid {}) was ended by SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137, "rank 1 (pid {}) was killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "rank 1 (pid {}) was killed by SIGSEGV"),
         ("sys.exit('no data')", 1, "rank 1 (pid {}) left with exit code 1"),
         ("raise LookupError('x')", 1, "rank 1 (pid {}) failed: LookupError: x"),
     ],

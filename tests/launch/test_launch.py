@@ -124,8 +124,8 @@ def test_a_rank_that_ends_without_a_word_is_named(how, said: str, code: int) -> 
 @pytest.mark.parametrize(
     ("how", "said", "code"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was ended by SIGSEGV", -11),
-        (lambda: os.kill(os.getpid(), 40), "was ended by signal 40", -40),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "was killed by SIGSEGV", -11),
+        (lambda: os.kill(os.getpid(), 40), "was killed by signal 40", -40),
         (lambda: os._exit(3), "left with exit code 3", 3),
     ],
 )

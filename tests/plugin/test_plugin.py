@@ -161,9 +161,12 @@ def test_a_hang_ends_and_shows_all_stacks(failures) -> None:
     ("name", "how"),
     [
         ("test_exits", "rank 1: left with exit code 3 before the test was over (pid "),
-        ("test_is_killed", "rank 1: was ended by SIGKILL before the test was over (pid "),
-        ("test_crashes", "rank 0: was ended by SIGSEGV before the test was over (pid "),
-        ("test_crashes_afterwards", "rank 1: was ended by SIGSEGV after the test was over (pid "),
+        (
+            "test_is_killed",
+            "rank 1: was killed by SIGKILL (out of memory?) before the test was over (pid ",
+        ),
+        ("test_crashes", "rank 0: was killed by SIGSEGV before the test was over (pid "),
+        ("test_crashes_afterwards", "rank 1: was killed by SIGSEGV after the test was over (pid "),
         ("test_raises_system_exit", "SystemExit: 7"),
         ("test_raises_what_pickle_cannot_carry", "Unpicklable: odd one"),
         ("test_outlives_a_failed_rank", "rank 0: still ran 3 s after rank 1 failed, and was"),

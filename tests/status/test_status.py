@@ -278,10 +278,23 @@ def test_a_followed_job_is_drawn_again_until_ctrl_c(tmp_path: Path) -> None:
 def test_the_command_says_what_to_do_where_there_is_no_job(monkeypatch, capsys) -> None:
     from allranks._status import command as command_
 
-    monkeypatch.setattr(command_, "jobs", lambda **_: [])
-    with pytest.raises(SystemExit, match="1"):
-        command_.print_jobs(stacks=False, verdict=False)
-    assert "No job of yours answers on this host" in capsys.readouterr().err
+    monkeypatch.setattr(command_, "jobs", lambda _, **__: [])
+    for of, told in [("", "No job of yours answers"), ("7", "No job of yours with '7' answers")]:
+        with pytest.raises(SystemExit, match="1"):
+            command_.print_jobs(of, stacks=False, verdict=False)
+        assert told in capsys.readouterr().err
+
+
+def test_a_job_is_asked_for_by_its_name_or_its_program_or_a_process(tmp_path: Path) -> None:
+    with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2) as (name, _):
+        (job,) = jobs_.jobs(name)
+        assert (job.directory, bool(job.program)) == (str(Path.cwd()), True)
+        asked = [name[:20], str(job.rows[1].pid), job.program]
+        assert all(job.job in [one.job for one in jobs_.jobs(of)] for of in asked)
+        told = command("--job", name).stdout
+    assert jobs_.jobs(f"{name}-another") == []
+    assert told.count(": 2 ranks, up for ") == 1
+    assert f", in {Path.cwd()}" in " ".join(told.split())
 
 
 def test_thousands_of_ranks_are_few_rows() -> None:

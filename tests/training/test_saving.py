@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import stat
@@ -73,6 +74,8 @@ def test_an_error_reaches_all_and_keeps_what_was_there(world, tmp_path) -> None:
 @pytest.mark.ranks(2)
 def test_a_rank_that_makes_another_call(world, tmp_path) -> None:
     call = allranks.synchronize if world.rank else lambda: allranks.save(1, tmp_path / "model.pt")
+    with pytest.raises(TypeError, match=r"save takes a path, .*BytesIO; for an open file: "):
+        allranks.save({}, io.BytesIO())
     with pytest.raises(MismatchError, match="different calls"):
         call()
 

@@ -84,7 +84,7 @@ class RankResult:
         """How it ended, for people."""
         status = self.status or 0
         if status < 0:
-            return f"was ended by {processes.signal_name(-status)}"
+            return processes.killed(status)
         return f"left with exit code {status}"
 
     @property

@@ -78,6 +78,5 @@ def _how(rank: ChildRank) -> str:
         return f"failed: {printable(rank.failure.summary)}"
     status = rank.exit_code if rank.is_leaving else rank.status or 0
     if status < 0:
-        hint = "; out of memory?" if status == -signal.SIGKILL else ""
-        return f"was ended by {processes.signal_name(-status)}{hint}"
+        return processes.killed(status)
     return f"left with exit code {status}"

@@ -87,8 +87,9 @@ def _returns_list(function: Function) -> bool:
     nodes = list(_own(function.body))
     assigned: dict[str, list[ast.AST]] = {}
     for node in nodes:
-        for target in node.targets if isinstance(node, ast.Assign) else ():
-            assigned.setdefault(dotted(target, {}), []).append(node.value)
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                assigned.setdefault(dotted(target, {}), []).append(node.value)
     returned = [node.value for node in nodes if isinstance(node, ast.Return) and node.value]
     values = [made for value in returned for made in assigned.get(dotted(value, {}), [value])]
     return any(map(_is_list, values)) and not any(isinstance(one, ast.Call) for one in values)

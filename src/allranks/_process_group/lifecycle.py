@@ -207,7 +207,7 @@ def session(
             _leave_early(_state, error)
         raise
     if ours:
-        cleanup()
+        _end("its session ended")
 
 
 def _leave_early(state: ProcessGroupState, error: BaseException) -> None:

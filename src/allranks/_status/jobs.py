@@ -26,17 +26,18 @@ ALL = 30.0
 """Seconds in which it tells of all: it asks them, and gives them time by their number."""
 
 
-def jobs(*, verdict: bool = False, details: bool = False) -> list[JobReport]:
+def jobs(of: str = "", *, verdict: bool = False, details: bool = False) -> list[JobReport]:
     """The jobs of this user that have a rank on this host.
 
     Args:
+        of: only those that have this in their name or their program, or as a process.
         verdict: whether to ask why ranks wait.
         details: whether to ask for each rank's record, calls and threads.
     """
     question = Question(everybody=True, verdict=verdict, details=details)
     by_job = groupby(doors(), key=lambda door: (door.user, door.job))
     found = [_job(list(ranks), question) for _, ranks in by_job]
-    return [job for job in found if job]
+    return [job for job in found if job and job.is_meant(of)]
 
 
 def _job(here: Sequence[Door], question: Question) -> JobReport | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ FITTING = ((100, 5), (130, 8))
 """Below so many columns of the terminal only the first of these are shown; `--json` has all."""
 
 COLOURS = {WAITING: "yellow", STOPPED: "red", GONE: "red", SILENT: "red", LEFT: "dim", RUNNING: ""}
+
+LONGEST_LINE = 100
+"""Characters of a program's command line that are shown."""
 
 FEW = 3
 """How many hosts or processes of a row are listed; more are counted."""
@@ -64,7 +68,9 @@ def _headline(job: JobReport) -> Text:
     up = _duration(max(0.0, time.time() - job.since))
     many = "rank" if job.world_size == 1 else "ranks"
     name = f"job {job.job} ({job.launcher})" if job.launcher not in job.job else f"job {job.job}"
-    return Text(printable(f"{name}: {job.world_size} {many}, up for {up}"), style="bold")
+    line = textwrap.shorten(job.program, LONGEST_LINE, placeholder=" ...")
+    program = f"\n{line}, in {job.directory}" if line else ""
+    return Text(printable(f"{name}: {job.world_size} {many}, up for {up}{program}"), style="bold")
 
 
 def _cells(some: Sequence[RankRow]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import struct
 import sys
@@ -30,6 +31,18 @@ def pid_space() -> str:
         import socket
 
         return socket.gethostname()
+
+
+def program() -> str:
+    """The command line of this process's program."""
+    return shlex.join(sys.argv)
+
+
+def directory() -> str:
+    """Where this process runs; "" where that directory is gone."""
+    with suppress(OSError):
+        return str(Path.cwd())
+    return ""
 
 
 def state(pid: int) -> str:
@@ -195,6 +208,15 @@ def ending(code: int | None) -> str:
         return "ended without a word"
     if code >= 0:
         return f"left with exit code {code}, without a word"
+    return killed(code)
+
+
+def killed(code: int) -> str:
+    """How a signal ended a process, for people.
+
+    Args:
+        code: minus its number.
+    """
     name = signal_name(-code)
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"

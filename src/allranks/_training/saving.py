@@ -34,6 +34,7 @@ def save(obj: Any, path: str | os.PathLike[str], *, group: Group | None = None, 
         **how: further arguments of ``torch.save``.
 
     Raises:
+        TypeError: it is no path, on every rank.
         OSError: the file cannot be written; on every rank, as all that ``torch.save`` raises. What
             was there before is still there.
         PeerFailedError: the first rank left or died in the meantime.
@@ -42,8 +43,19 @@ def save(obj: Any, path: str | os.PathLike[str], *, group: Group | None = None, 
 
     members = process_groups.members_of("save", group)
     call_on_first(
-        members, "save", lambda: _replace(Path(path), lambda file: torch.save(obj, file, **how))
+        members, "save", lambda: _replace(_path(path), lambda file: torch.save(obj, file, **how))
     )
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise TypeError(
+            "save takes a path, since it writes another file beside it first, and not "
+            f"{type(path).__name__}; for an open file: `if allranks.is_master(): "
+            "torch.save(obj, file)`"
+        ) from error
 
 
 def _replace(path: Path, write: Callable[[Any], None]) -> None:

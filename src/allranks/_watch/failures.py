@@ -84,7 +84,8 @@ class Failure:
 
     def __str__(self) -> str:
         message = self.message if len(self.message) <= SAID else f"{self.message[:SAID]}..."
-        text = f"failed: {self.kind}: {message.rstrip('.')}" if self.kind else message
+        said = f"{self.kind}: {message.rstrip('.')}".removesuffix(": ")
+        text = f"failed: {said}" if self.kind else message
         return printable(f"{self.who} {text}{f', at {self.line}' if self.line else ''}")
 
     @property

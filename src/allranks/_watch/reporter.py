@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from allranks._rendezvous.roll_call import all_records
+from allranks._system import processes
 from allranks._watch import status_answers
 from allranks._watch.diagnosis import verdict
 from allranks._watch.status_answers import Answers
@@ -94,7 +95,16 @@ class Reporter:
     ) -> JobReport:
         me = self._config.me
         return JobReport(
-            me.job, me.launcher, me.world_size, self._since, me.rank, rows, verdict, trouble
+            me.job,
+            me.launcher,
+            me.world_size,
+            self._since,
+            me.rank,
+            rows,
+            verdict,
+            trouble,
+            processes.program(),
+            processes.directory(),
         )
 
     def _fates(self, told: Answers) -> dict[int, str]:

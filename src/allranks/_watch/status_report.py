@@ -133,6 +133,8 @@ class JobReport:
         rows: of the ranks that it tells of.
         verdict: why ranks wait; "" where that was not asked for, or none waits.
         trouble: why it can tell of no others; "" where it can.
+        program: the command line of the rank that tells.
+        directory: where it runs.
     """
 
     job: str
@@ -143,6 +145,13 @@ class JobReport:
     rows: tuple[RankRow, ...] = ()
     verdict: str = ""
     trouble: str = ""
+    program: str = ""
+    directory: str = ""
+
+    def is_meant(self, words: str) -> bool:
+        """Whether it is called so, runs such a program, or has a process of this number."""
+        named = words in self.job or words in self.program
+        return named or any(str(row.pid) == words for row in self.rows)
 
 
 def row_of(status: RankStatus, record: RankRecord | None, longest: float = 0.0) -> RankRow:

@@ -32,9 +32,3 @@ def test_every_geometry_has_a_row_in_which_ranks_come_up() -> None:
     assert told.keys() == {(geometry.launcher, geometry.name) for geometry in GEOMETRIES}
     for place, ours in told.items():
         assert re.fullmatch(r"\d+\.\d s", ours), place
-
-
-def test_the_readme_shows_rows_of_the_page() -> None:
-    shown = rows((REPOSITORY / "README.md").read_text())
-    assert shown
-    assert set(shown) <= set(rows(PAGE))

@@ -19,6 +19,10 @@ from harness import PATIENCE
 
 README = (ROOT / "README.md").read_text()
 
+NO_FAULT = "nothing; the job goes on"
+RANK_2 = r"[Rr]anks? 2|did not come .*: 2\."
+"""How a message names the rank that a fault befalls."""
+
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     site = tmp_path / "site"
@@ -78,20 +82,36 @@ def test_the_picture_is_of_a_real_run() -> None:
 
 
 def words_of(picture: str) -> str:
-    """What is written in a picture."""
+    """What a picture says from the failure on; rank 0 may be ended before its last line."""
     texts = [one for one in ET.fromstring(picture).iter() if one.tag.endswith("}text")]
-    return " ".join(one.text or "" for one in texts).replace("\xa0", " ")
+    return " ".join(one.text or "" for one in texts).replace("\xa0", " ").partition("allranks: ")[2]
 
 
-def test_the_readmes_figures_are_those_of_the_pages() -> None:
-    table = (ROOT / "docs" / "launchers.md").read_text().partition("| launcher | geometry |")[2]
-    rows = [line.strip("| ").split(" | ") for line in table.split("<!--")[0].splitlines()[2:]]
-    came_up = [sum(bool(re.fullmatch(r"[\d.]+ s", row[n])) for row in rows) for n in (2, 3, 5)]
+def rows_of(page: str, head: str) -> list[list[str]]:
+    """The cells of a page's table that begins so."""
+    table = (ROOT / "docs" / page).read_text().partition(head)[2].split("<!--")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:] if line]
+
+
+def test_the_readme_tells_how_many_geometries_come_up() -> None:
+    rows = rows_of("launchers.md", "| launcher | geometry |")
+    came_up = [sum(bool(re.fullmatch(r"[\d.]+ s", row[n])) for row in rows) for n in (2, 5, 3)]
     told = re.search(
-        r"in (\d+) geometries .* comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)",
+        r"In (\d+) geometries .* comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)",
         README,
         re.DOTALL,
     )
     assert told
-    ours, torchs, accelerates = came_up
-    assert list(map(int, told.groups())) == [len(rows), ours, accelerates, torchs]
+    assert list(map(int, told.groups())) == [len(rows), *came_up]
+
+
+def test_the_readme_tells_how_many_faults_are_named() -> None:
+    faults = [row for row in rows_of("failures.md", "| fault |") if row[3] != NO_FAULT]
+    named = [sum(bool(re.search(RANK_2, row[n])) for row in faults) for n in (3, 1)]
+    told = re.search(
+        r"Of (\d+) faults .* names the rank in (\d+), .*plain torch names it in (\d+)",
+        README,
+        re.DOTALL,
+    )
+    assert told
+    assert list(map(int, told.groups())) == [len(faults), *named]

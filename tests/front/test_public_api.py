@@ -10,7 +10,6 @@ import pytest
 import allranks
 import public_api
 from allranks import _cli
-from allranks._system import variables
 
 PAGE = (Path(__file__).parents[2] / "docs" / "public-api.md").read_text()
 
@@ -33,11 +32,6 @@ def test_each_name_of_the_root_is_in_it(name: str) -> None:
     section = public_api.FILE.read_text().partition("[allranks.autograd]")[0]
     starts = {line.split("(")[0].split(" =")[0].split()[-1] for line in section.split("\n") if line}
     assert name in starts
-
-
-@pytest.mark.parametrize("name", variables.OF_USERS)
-def test_the_page_names_each_variable(name: str) -> None:
-    assert f"`{name}`" in PAGE
 
 
 @pytest.mark.parametrize("name", _cli.main.commands)

@@ -48,7 +48,7 @@ test-cluster: .venv/dev .venv-ray/ready
 	dpkg -s $(BROWSER) >/dev/null 2>&1 || \
 	    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends $(BROWSER))
-	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest tests/cluster -n 2 --dist loadfile
 
 # Ray brings many packages, and has an environment of its own.
 .venv-ray/ready:

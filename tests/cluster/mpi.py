@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -99,8 +100,11 @@ def mpi(base: Path, net: Network) -> Iterator[Mpi]:
     script.write_text(f'#!/bin/sh\nRSH_DIRECTORY={base} exec {python} {RSH} "$@"\n')
     script.chmod(0o755)
     with contextlib.ExitStack() as stack:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         for host in net.hosts:
-            stack.callback(host.start(sys.executable, str(RSH), "--serve", str(base)).cut_short)
+            serve = (sys.executable, str(RSH), "--serve", str(base))
+            stack.callback(host.start(*serve, environ={"PATH": path}).cut_short)
+            (base / f"host{host.name[1:]}").symlink_to(base / host.name)  # As the pages call it.
         wait_until(
             lambda: all((base / host.name).exists() for host in net.hosts),
             10,

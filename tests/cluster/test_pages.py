@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +32,9 @@ with allranks.session(cpu=True) as world:
 def commands(place: Path) -> Path:
     """A directory in which MPI's launchers have the names that the pages use."""
     place.mkdir()
-    names = {"mpirun": "mpirun.openmpi", "mpiexec": "mpiexec.hydra"}
-    for name, tool in names.items():
-        (place / name).symlink_to(shutil.which(tool) or tool)
+    for name, tool in {"mpirun": "mpirun.openmpi", "mpiexec": "mpiexec.hydra"}.items():
+        (place / name).write_text(f'#!/bin/sh\nexec {tool} "$@"\n')
+        (place / name).chmod(0o755)
     return place
 
 
@@ -47,7 +46,7 @@ def environ(lab: Lab, path: Path) -> dict[str, str]:
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "OMPI_MCA_plm_rsh_agent": lab.mpi.remote_shell,
-        "OMPI_MCA_mca_base_env_list": "PATH",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",  # Hosts have as many slots as this machine cores.
         "HYDRA_LAUNCHER": "rsh",
         "HYDRA_LAUNCHER_EXEC": lab.mpi.remote_shell,
     }

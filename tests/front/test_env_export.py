@@ -69,9 +69,7 @@ def test_a_command_that_is_missing_starts_nothing(shell: str, form: str, options
     assert not started(shell, options, form.format("allrnks env --export"))
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/launchers.md", "src/allranks/_cli.py"]
-)
+@pytest.mark.parametrize("page", ["docs/launchers.md", "src/allranks/_cli.py"])
 def test_the_safe_form_is_the_one_that_is_documented(page: str) -> None:
     text = (Path(__file__).parents[2] / page).read_text()
     assert 'v=$(allranks env --export) && eval "$v" && exec python train.py' in text

@@ -197,7 +197,7 @@ def test_under_a_patch_it_says_what_it_leaves_and_git_takes_it(tmp_path: Path) -
         "# Left as it is:",
         "#   line 5, ring: not recognised: dist.batch_isend_irecv",
         f"#   line 7, set_seed: {FORM}: write allranks.seed_all(seed)",
-        "#   line 10, get_rank_twice: not recognised: dist.get_rank: allranks.get_rank()",
+        "#   line 10, get_rank_twice: not recognised: in it, dist.get_rank is allranks.get_rank()",
         f"#   line 12, AverageMeter: {FORM}: write meter = allranks.meters.SmoothedValue()",
         "#   line 17, dist.barrier: it stands in no function: write allranks.synchronize() there",
         "#   Not about ranks: barrier, accuracy",

@@ -354,8 +354,8 @@ def test_a_function_that_is_not_known_is_told_its_calls() -> None:
     source = (
         f"{DIST}def fit(model):\n    dist.barrier()\n    train(model)\n    dist.all_reduce(model)"
     )
-    told = "dist.all_reduce: allranks.all_reduce(tensor); dist.barrier: allranks.synchronize()"
-    assert note(source, "fit") == told
+    told = "dist.all_reduce is allranks.all_reduce(tensor); dist.barrier is allranks.synchronize()"
+    assert note(source, "fit") == f"in it, {told}"
 
 
 @pytest.mark.parametrize("source", ["", "\n\n", "# nothing", "'''Only a docstring.'''", "x = 1"])

@@ -202,6 +202,7 @@ def _unknown(found: Found) -> Recognition:
     if named := _named(found):
         does = f"has {_shown(about)}" if about else "has nothing of ranks"
         note = f"only its name is that of {_ours(named[0])}: its body {does}"
+        note += f"; look whether this will do: {named[0].line}" if about and named[0].line else ""
     return Recognition(found.name, found.line, status, note=note, found=found)
 
 
@@ -227,8 +228,8 @@ def _ours(row: Row) -> str:
 def _hints(about: Sequence[str]) -> str:
     """For a function that is not known: its calls, with ours for those that have one."""
     lines = dict(CALLS)
-    told = [f"{_plainly(mark)}: {lines[mark]}" for mark in about if mark in lines]
-    return "; ".join(told) or _shown(about)
+    told = [f"{_plainly(mark)} is {lines[mark]}" for mark in about if mark in lines]
+    return f"in it, {'; '.join(told)}" if told else _shown(about)
 
 
 def _shown(marks: Sequence[str]) -> str:

@@ -280,8 +280,8 @@ ORDER = (
         "silence_non_master suppress_non_master_print restrict_print_to_main_process",
         "print_on_master",
         "allranks.print_on_master()",
-        "needs no argument: it knows the rank; print(..., force=True) still prints on every rank; it "
-        "puts no time before a line, and no number of ranks turns it off",
+        "needs no argument: it knows the rank; print(..., force=True) still prints on every rank; "
+        "it puts no time before a line, and no number of ranks turns it off",
         must=("print=|stdout=",),
         never="dist.init_process_group",
         alone=("print=", "silent"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -111,7 +112,7 @@ def test_the_lines_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyP
     else:
         code = f"{block.told.get('before', '')}\n{block.text}"
         ended = run_ranks(runs, int(block.told.get("ranks", 2)), code, str(block))
-        assert [one.error for one in ended] == [None] * len(ended), ended[0].error.__notes__
+        assert [one.error for one in ended] == [None] * len(ended)
 
 
 def test_a_console_begins_with_a_command() -> None:
@@ -121,10 +122,15 @@ def test_a_console_begins_with_a_command() -> None:
 
 
 def try_until_right(block: Block, command: str, shown: str, place: Path) -> None:
-    """Run a command; beside another one, until it prints what is shown."""
+    """Run a command; beside another one, again and again, until it prints what is shown."""
     end = time.monotonic() + (PATIENCE if "while" in block.told else 0)
-    while not is_right(block, shown, *(told := told_by(command, place))):
-        assert time.monotonic() < end, f"$ {command}\n{told[1]}"
+    for attempt in itertools.count():
+        here = place / f"attempt{attempt}" if "while" in block.told else place
+        here.mkdir(exist_ok=True)
+        code, told = told_by(command, here)
+        if is_right(block, shown, code, told):
+            return
+        assert time.monotonic() < end, f"$ {command}\n{told}"
 
 
 @pytest.mark.parametrize("block", [b for b in HERE if b.language in ("console", "bash")], ids=str)

@@ -58,13 +58,13 @@ class StoreSearch:
     def find(self) -> Meeting:
         pause, report = 0.01, PROGRESS_FIRST
         while not self._deadline.passed:
-            if self._deadline.elapsed > report:
-                tell(f"still waiting for rank 0: {self._what_was_found() or self._no_address()}")
-                report += PROGRESS_EVERY
             for address in self._addresses():
                 meeting = self._try(address)
                 if meeting is not None:
                     return meeting
+            if self._deadline.elapsed > report:
+                tell(f"still waiting for rank 0: {self._what_was_found() or self._no_address()}")
+                report += PROGRESS_EVERY
             time.sleep(min(pause, self._deadline.left))
             pause = min(pause * 1.5, 0.25)
         raise self._verdict()

@@ -93,25 +93,22 @@ def rows_of(page: str, head: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in table.splitlines()[2:] if line]
 
 
+def told(pattern: str) -> list[int]:
+    """The numbers that the README tells."""
+    found = re.search(pattern, README, re.DOTALL)
+    assert found
+    return list(map(int, found.groups()))
+
+
 def test_the_readme_tells_how_many_geometries_come_up() -> None:
     rows = rows_of("launchers.md", "| launcher | geometry |")
     came_up = [sum(bool(re.fullmatch(r"[\d.]+ s", row[n])) for row in rows) for n in (2, 5, 3)]
-    told = re.search(
-        r"In (\d+) geometries .* comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)",
-        README,
-        re.DOTALL,
-    )
-    assert told
-    assert list(map(int, told.groups())) == [len(rows), *came_up]
+    counts = r"In (\d+) geometries .* comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)"
+    assert told(counts) == [len(rows), *came_up]
 
 
 def test_the_readme_tells_how_many_faults_are_named() -> None:
     faults = [row for row in rows_of("failures.md", "| fault |") if row[3] != NO_FAULT]
     named = [sum(bool(re.search(RANK_2, row[n])) for row in faults) for n in (3, 1)]
-    told = re.search(
-        r"Of (\d+) faults .* names the rank in (\d+), .*plain torch names it in (\d+)",
-        README,
-        re.DOTALL,
-    )
-    assert told
-    assert list(map(int, told.groups())) == [len(faults), *named]
+    counts = r"Of (\d+) faults .* names the rank in (\d+), .*plain torch names it in (\d+)"
+    assert told(counts) == [len(faults), *named]

@@ -29,6 +29,12 @@ GATHER_NAMES = (
     "gather_obj_all all_gather_padded all_gather_varsize all_gather_with_padding pad_and_gather "
     "padded_all_gather concat_all_gather"
 )
+AS_A_LIST = (
+    GATHER_NAMES,
+    "all_gather",
+    "tensors = allranks.all_gather(tensor)",
+    "the ranks' tensors may differ in size; no gradient flows back through those that it returns",
+)
 CAT_NAMES = (
     "concat_all_gather all_gather_concat gather_from_all distributed_concat all_gather_cat gather "
     "all_gather gather_features gather_tensor dist_collect concat_gather all_gather_and_cat "
@@ -253,11 +259,7 @@ GATHERINGS = (
         "dist._get_default_group|dist.all_reduce|dist.distributed_c10d*",
     ),
     Row(
-        GATHER_NAMES,
-        "all_gather",
-        "tensors = allranks.all_gather(tensor)",
-        "the ranks' tensors may differ in size; no gradient flows back through those that it "
-        "returns",
+        *AS_A_LIST,
         must=(GATHER, "returns-list"),  # What is joined in it is padding.
         never="pickle|dist.all_gather_object|base.*|dist.nn.*|call.apply",
         patch=("return allranks.all_gather({0}{?group})",),
@@ -265,11 +267,7 @@ GATHERINGS = (
         may=f"dist.all_gather*|dist._all_gather_base|{GROUPS}",
     ),
     Row(
-        GATHER_NAMES,
-        "all_gather",
-        "tensors = allranks.all_gather(tensor)",
-        "the ranks' tensors may differ in size; no gradient flows back through those that it "
-        "returns",
+        *AS_A_LIST,
         must=(GATHER, "returns"),
         never="pickle|dist.all_gather_object|call.cat|call.concat*|base.*|dist.nn.*|call.stack"
         "|returns-list",

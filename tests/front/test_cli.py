@@ -120,7 +120,7 @@ def test_the_first_failures_traceback_stands_last_and_whole(tmp_path: Path, how:
     [
         ("sys.exit(7)", 7, "left with exit code 7"),
         ("os._exit(9)", 9, "left with exit code 9"),
-        ("os.kill(os.getpid(), 9)", 137, "ended by SIGKILL"),
+        ("os.kill(os.getpid(), 9)", 137, "killed by SIGKILL"),
         ("sys.exit('no data')", 1, "left with exit code 1"),
         ("raise KeyboardInterrupt", 130, "left with exit code 130"),
     ],

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL for the ranks that are left when one has failed."""
 
-CULPRIT_GRACE = 1.0
+CULPRIT_GRACE = 1.5
 """Seconds in which a rank that others have lost may still tell why, or be seen to have died."""
 
 OUTER_TERM_GRACE = 30.0

@@ -120,8 +120,9 @@ docs: .venv/docs
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
 
-pictures: .venv/docs
+pictures: .venv/dev
 	$(BIN)/python docs/scripts/terminal.py
+	$(BIN)/python docs/scripts/charts.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

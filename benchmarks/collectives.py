@@ -42,6 +42,8 @@ Measured on {machine}, over gloo. Load of the machine when it began: {load:.1f}.
   a multiple of the bytes that came from other ranks.
 - With more ranks than cores, times depend on how the system switches between processes.
 
+![How many times as fast as its peer each call is](pictures/collectives.svg)
+
 """
 
 

@@ -62,6 +62,8 @@ other programs that shared torch's library in memory, which lowers every PSS: at
 - `allranks run --spawn` starts fresh interpreters, for programs that cannot be forked.
 - Every command gets the same clean environment, with `OMP_NUM_THREADS=1`.
 
+![What allranks run takes of torchrun's time and memory](pictures/startup.svg)
+
 """
 
 

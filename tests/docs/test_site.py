@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from outputs import matches
 
 import allranks
+import charts
 import terminal
 from harness import PATIENCE
 
@@ -77,14 +78,30 @@ def test_the_readme_is_read_in_a_minute() -> None:
 
 def test_the_picture_is_of_a_real_run() -> None:
     drawn = (ROOT / "docs" / "pictures" / "failure.svg").read_text()
-    command = terminal.COMMAND
-    assert matches(words_of(drawn), words_of(terminal.drawn(command, terminal.shown(command))))
+    anew = terminal.drawn(terminal.COMMAND, terminal.shown(terminal.COMMAND))
+    # Rank 0 may be ended before its last line.
+    shown, told = (words_of(one).partition("allranks: ")[2] for one in (drawn, anew))
+    assert matches(shown, told)
+
+
+@pytest.mark.parametrize("name", charts.CHARTS)
+def test_a_chart_shows_the_table_of_its_page(name: str, tmp_path: Path) -> None:
+    charts.draw(name, tmp_path / "chart.svg")
+    drawn, anew = (ROOT / "docs" / "pictures" / f"{name}.svg", tmp_path / "chart.svg")
+    assert words_of(drawn.read_text()) == words_of(anew.read_text())
+    assert shapes_of(drawn.read_text()) == shapes_of(anew.read_text())
+
+
+def shapes_of(picture: str) -> list[str]:
+    """The lines and bars of a picture."""
+    paths = [one for one in ET.fromstring(picture).iter() if one.tag.endswith("}path")]
+    return [" ".join(one.attrib.get("d", "").split()) for one in paths]
 
 
 def words_of(picture: str) -> str:
-    """What a picture says from the failure on; rank 0 may be ended before its last line."""
+    """What is written in a picture."""
     texts = [one for one in ET.fromstring(picture).iter() if one.tag.endswith("}text")]
-    return " ".join(one.text or "" for one in texts).replace("\xa0", " ").partition("allranks: ")[2]
+    return " ".join(one.text or "" for one in texts).replace("\xa0", " ")
 
 
 def rows_of(page: str, head: str) -> list[list[str]]:

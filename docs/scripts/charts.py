@@ -45,9 +45,7 @@ def draw_collectives(axes: Axes) -> None:
         axes.barh(places, widths, 0.38, left=1, label=f"{ranks} ranks", color=COLOURS[at])
         axes.set_yticks([place + 0.2 for place in range(len(found))], [*found])
     axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set(
-        xscale="log", xlabel="times as fast as its peer, at 1x; right of it is faster"
-    )
+    axes.set(xscale="log", xlabel="times as fast as its peer, at 1x; right of it is faster")
     axes.xaxis.set_major_formatter("{x:g}x")
     axes.invert_yaxis()
     axes.legend()

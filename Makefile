@@ -9,8 +9,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 demo: .venv/demo
 	$(BIN)/allranks run -n 4 examples/digits.py
 
-# Most tests wait for imports of torch in processes of their own: three at a time, a file each.
-WORKERS ?= 3
+# Most tests wait for imports of torch in processes of their own: four at a time, a file each.
+WORKERS ?= 4
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile

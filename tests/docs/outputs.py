@@ -9,7 +9,7 @@ HOST = "node07"
 """What this host is called in the documentation."""
 
 ALWAYS = {
-    "gap": (r"\.\.\.", r"[\s\S]*?"),
+    "gap": (r"\s*\.\.\.\s*", r"[\s\S]*?"),
     "id": (r"0x[0-9a-f]+|[0-9a-f]{32}", r"(0x)?[0-9a-f]+"),
     "pid": (r"\(pid \d+", r"\(pid \d+"),
     "rule": (r"[=_─]{5,}", r"[=_─]+"),

@@ -15,7 +15,7 @@ OF = click.option(
     "of",
     metavar="TEXT",
     default="",
-    help="Only jobs with this in their name or command line, or with a process of this number.",
+    help="Only jobs with this in their name or command line, or as a process of this host.",
 )
 
 

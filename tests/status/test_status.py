@@ -297,6 +297,14 @@ def test_a_job_is_asked_for_by_its_name_or_its_program_or_a_process(tmp_path: Pa
     assert f", in {Path.cwd()}" in " ".join(told.split())
 
 
+def test_a_job_that_is_not_asked_for_is_not_disturbed(tmp_path: Path, monkeypatch) -> None:
+    asked, ask = [], jobs_.ask
+    monkeypatch.setattr(jobs_, "ask", lambda *given: asked.append(given[1]) or ask(*given))
+    with a_job(tmp_path, waiting_for_one, 1, sleeping, ranks=2) as (name, _):
+        assert jobs_.jobs(f"{name}-another", verdict=True, details=True) == []
+    assert set(asked) == {Question()}
+
+
 def test_thousands_of_ranks_are_few_rows() -> None:
     rows = [
         RankRow(rank, f"node{rank // 8}", 100 + rank, "cuda:0", "waiting", "all_reduce #7", 60.0)

@@ -30,14 +30,26 @@ def jobs(of: str = "", *, verdict: bool = False, details: bool = False) -> list[
     """The jobs of this user that have a rank on this host.
 
     Args:
-        of: only those that have this in their name or their program, or as a process.
+        of: only those that have this in their name or their program, or as a process here.
         verdict: whether to ask why ranks wait.
         details: whether to ask for each rank's record, calls and threads.
     """
     question = Question(everybody=True, verdict=verdict, details=details)
     by_job = groupby(doors(), key=lambda door: (door.user, door.job))
-    found = [_job(list(ranks), question) for _, ranks in by_job]
-    return [job for job in found if job and job.is_meant(of)]
+    ranks_of_jobs = [list(ranks) for _, ranks in by_job]
+    found = [_job(here, question) for here in ranks_of_jobs if not of or _is_meant(here, of)]
+    return [job for job in found if job]
+
+
+def _is_meant(here: Sequence[Door], of: str) -> bool:
+    """Whether a job is asked for; one that is not is disturbed by no question for a verdict."""
+    return any(_has(ask(door, Question(), SOON), of) for door in here)
+
+
+def _has(answer: Answer, of: str) -> bool:
+    report = answer.report
+    named = report is not None and (of in report.job or of in report.program)
+    return named or str(answer.pid) == of
 
 
 def _job(here: Sequence[Door], question: Question) -> JobReport | None:

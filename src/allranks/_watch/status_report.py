@@ -148,11 +148,6 @@ class JobReport:
     program: str = ""
     directory: str = ""
 
-    def is_meant(self, words: str) -> bool:
-        """Whether it is called so, runs such a program, or has a process of this number."""
-        named = words in self.job or words in self.program
-        return named or any(str(row.pid) == words for row in self.rows)
-
 
 def row_of(status: RankStatus, record: RankRecord | None, longest: float = 0.0) -> RankRow:
     """What a rank tells of itself, with what the roll call knows of it.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from markdown_table import rows_of
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -19,16 +21,12 @@ COLOURS = ("#4c72b0", "#dd8452")
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "allranks", "font.size": 9})
 
 
-def table(page: str, heading: str) -> list[list[str]]:
+def table(page: str, heading: str) -> list[tuple[str, ...]]:
     """The rows of the first table under a heading of a page, its head first."""
-    text = (DOCS / page).read_text().partition(f"\n## {heading}")[2]
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line] for line in lines]
-    size = next((n for n, row in enumerate(rows) if n > 1 and row[0] == ""), len(rows))
-    return [rows[0], *rows[2:size]]
+    return rows_of((DOCS / page).read_text(), f"\n## {heading}")
 
 
-def ratios(rows: list[list[str]]) -> dict[str, float]:
+def ratios(rows: list[tuple[str, ...]]) -> dict[str, float]:
     """What stands last in each row that has a ratio, by what is before it."""
     found = {f"{row[0]}\nagainst {row[1]}": row[-1] for row in rows[1:]}
     return {

@@ -18,7 +18,7 @@ from allranks._launchers.description import description
 from allranks._launchers.detect import READERS, detect
 from allranks._rendezvous.plan import plan
 from allranks.errors import ConfigError
-from markdown_table import table
+from markdown_table import rows_of, table
 
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "cluster"))
 
@@ -207,8 +207,7 @@ def geometries(launcher: str) -> str:
 def measured() -> list[tuple[str, ...]]:
     """The rows that `benchmarks/launchers.py` has written."""
     page = (ROOT / "docs" / "launchers.md").read_text()
-    lines = page.partition("| launcher | geometry |")[2].partition("\n<!--")[0].splitlines()[2:]
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+    return rows_of(page, "| launcher | geometry |")[1:]
 
 
 def file(name: str, test: str = "") -> str:

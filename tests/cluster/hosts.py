@@ -243,8 +243,13 @@ def network(
 
 
 def numbered(count: int) -> dict[str, tuple[str, ...]]:
-    """The names h1, h2, and so on; the documentation calls them host1, host2."""
-    return {f"h{number}": (f"host{number}",) for number in range(1, count + 1)}
+    """The names h1, h2, and so on, each with the one that the documentation uses."""
+    return {name: (name_in_pages(name),) for name in (f"h{n}" for n in range(1, count + 1))}
+
+
+def name_in_pages(name: str) -> str:
+    """What the documentation calls a host: host1 for h1."""
+    return f"host{name[1:]}"
 
 
 def _write_names(

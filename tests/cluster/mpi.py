@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hosts import Network, Running, wait_until
+from hosts import Network, Running, name_in_pages, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,7 +104,7 @@ def mpi(base: Path, net: Network) -> Iterator[Mpi]:
         for host in net.hosts:
             serve = (sys.executable, str(RSH), "--serve", str(base))
             stack.callback(host.start(*serve, environ={"PATH": path}).cut_short)
-            (base / f"host{host.name[1:]}").symlink_to(base / host.name)  # As the pages call it.
+            (base / name_in_pages(host.name)).symlink_to(base / host.name)
         wait_until(
             lambda: all((base / host.name).exists() for host in net.hosts),
             10,

@@ -9,17 +9,11 @@ import pytest
 
 import words
 from geometries import GEOMETRIES
+from markdown_table import rows_of
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "launchers.md").read_text()
 OF_LAUNCHERS = [page.read_text() for page in (REPOSITORY / "docs" / "launchers").glob("*.md")]
-
-
-def rows(text: str) -> list[tuple[str, ...]]:
-    """The cells of the table of launchers and geometries."""
-    _, _, table = text.partition("| launcher | geometry |")
-    lines = [line for line in table.split("\n\n")[0].splitlines()[2:] if line.startswith("|")]
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
 
 
 @pytest.mark.parametrize("said", words.ALL)
@@ -28,7 +22,7 @@ def test_what_is_said_is_quoted(said) -> None:
 
 
 def test_every_geometry_has_a_row_in_which_ranks_come_up() -> None:
-    told = {row[:2]: row[2] for row in rows(PAGE)}
+    told = {row[:2]: row[2] for row in rows_of(PAGE, "| launcher | geometry |")[1:]}
     assert told.keys() == {(geometry.launcher, geometry.name) for geometry in GEOMETRIES}
     for place, ours in told.items():
         assert re.fullmatch(r"\d+\.\d s", ours), place

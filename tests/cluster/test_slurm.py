@@ -11,13 +11,11 @@ import pytest
 import words
 from geometries import ON_TWO, PYTHON
 from hosts import all_ended
-from jobs import PROBE, reports, wrong
+from jobs import EXAMPLES, PROBE, reports, wrong
 
 pytestmark = pytest.mark.timeout(120)
 
 LINE = " ".join((PYTHON, *PROBE))
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_two_steps_of_one_job_at_once(lab) -> None:

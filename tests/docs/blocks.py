@@ -40,7 +40,7 @@ class Block:
         line: of its first line.
         language: as its fence says.
         text: what is in it.
-        told: what the comments before it tell, by their first words.
+        told: what the comments before it tell, by what stands before their colon.
     """
 
     page: str
@@ -59,9 +59,7 @@ def blocks_of(page: Path) -> list[Block]:
     for token in MarkdownIt().parse(page.read_text()):
         if token.type == "html_block" and token.content.startswith("<!-- "):
             word, _, rest = token.content.strip()[5:-3].strip().partition(":")
-            told[word] = rest.strip(
-                "\n "
-            )  # Of a name and a colon, or of a name, a file and a colon.
+            told[word] = rest.strip("\n ")
         elif token.type == "fence":
             line = token.map[0] + 2
             name = str(page.relative_to(ROOT))

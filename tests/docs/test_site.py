@@ -17,6 +17,7 @@ import allranks
 import charts
 import terminal
 from harness import PATIENCE
+from markdown_table import rows_of
 
 README = (ROOT / "README.md").read_text()
 
@@ -104,10 +105,9 @@ def words_of(picture: str) -> str:
     return " ".join(one.text or "" for one in texts).replace("\xa0", " ")
 
 
-def rows_of(page: str, head: str) -> list[list[str]]:
-    """The cells of a page's table that begins so."""
-    table = (ROOT / "docs" / page).read_text().partition(head)[2].split("<!--")[0]
-    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:] if line]
+def below(page: str, head: str) -> list[tuple[str, ...]]:
+    """The rows of a page's table whose head begins so."""
+    return rows_of((ROOT / "docs" / page).read_text(), head)[1:]
 
 
 def told(pattern: str) -> list[int]:
@@ -118,14 +118,14 @@ def told(pattern: str) -> list[int]:
 
 
 def test_the_readme_tells_how_many_geometries_come_up() -> None:
-    rows = rows_of("launchers.md", "| launcher | geometry |")
+    rows = below("launchers.md", "| launcher | geometry |")
     came_up = [sum(bool(re.fullmatch(r"[\d.]+ s", row[n])) for row in rows) for n in (2, 5, 3)]
     counts = r"In (\d+) geometries .* comes up in (\d+), Accelerate in (\d+), plain torch in (\d+)"
     assert told(counts) == [len(rows), *came_up]
 
 
 def test_the_readme_tells_how_many_faults_are_named() -> None:
-    faults = [row for row in rows_of("failures.md", "| fault |") if row[3] != NO_FAULT]
+    faults = [row for row in below("failures.md", "| fault |") if row[3] != NO_FAULT]
     named = [sum(bool(re.search(RANK_2, row[n])) for row in faults) for n in (3, 1)]
     counts = r"Of (\d+) faults .* names the rank in (\d+), .*plain torch names it in (\d+)"
     assert told(counts) == [len(faults), *named]

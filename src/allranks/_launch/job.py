@@ -82,10 +82,7 @@ class RankResult:
     @property
     def how(self) -> str:
         """How it ended, for people."""
-        status = self.status or 0
-        if status < 0:
-            return processes.killed(status)
-        return f"left with exit code {status}"
+        return processes.exited(self.status or 0)
 
     @property
     def where(self) -> str:

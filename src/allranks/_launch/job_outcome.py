@@ -76,7 +76,4 @@ def _told_once(first: ChildRank, others: tuple[ChildRank, ...]) -> list[str]:
 def _how(rank: ChildRank) -> str:
     if rank.failure and not rank.is_leaving:
         return f"failed: {printable(rank.failure.summary)}"
-    status = rank.exit_code if rank.is_leaving else rank.status or 0
-    if status < 0:
-        return processes.killed(status)
-    return f"left with exit code {status}"
+    return processes.exited(rank.exit_code if rank.is_leaving else rank.status or 0)

@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -70,21 +70,21 @@ def marks_of(nodes: Iterable[ast.AST], names: Mapping[str, str]) -> dict[str, in
 def own_marks(function: Function, names: Mapping[str, str]) -> set[str]:
     """The marks of what a function does itself, and not one that is defined in it."""
     marks: set[str] = set()
-    for node in _own(function.body):
+    nodes = list(_own(function.body))
+    for node in nodes:
         if isinstance(node, ast.Yield | ast.YieldFrom):
             marks.add("yield")
         elif isinstance(node, Function):
             marks.add("nested")
         elif isinstance(node, ast.Return) and node.value is not None:
             marks.update(_returned(node.value, names))
-    if _returns_list(function):
+    if _returns_list(nodes):
         marks.add("returns-list")
     return marks if "returns" in marks else marks | {"silent"}
 
 
-def _returns_list(function: Function) -> bool:
+def _returns_list(nodes: Sequence[ast.AST]) -> bool:
     """Whether what a function returns is a list; the result of a call may be anything."""
-    nodes = list(_own(function.body))
     assigned: dict[str, list[ast.AST]] = {}
     for node in nodes:
         if isinstance(node, ast.Assign):

@@ -206,17 +206,17 @@ def ending(code: int | None) -> str:
     """How a process ended, for people."""
     if code is None:
         return "ended without a word"
-    if code >= 0:
-        return f"left with exit code {code}, without a word"
-    return killed(code)
+    return f"{exited(code)}, without a word" if code >= 0 else exited(code)
 
 
-def killed(code: int) -> str:
-    """How a signal ended a process, for people.
+def exited(code: int) -> str:
+    """How a process exited, for people.
 
     Args:
-        code: minus its number.
+        code: its exit code, or minus the number of the signal that ended it.
     """
+    if code >= 0:
+        return f"left with exit code {code}"
     name = signal_name(-code)
     hint = " (out of memory?)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
